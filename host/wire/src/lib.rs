@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The contract between a sandgate host and its workers.
+//!
+//! ```text
+//!  host ── ToWorker ── frame ──┃ transport ┃── frame ── ToWorker ── worker
+//!  host ◄── ToHost ◄── frame ──┃ transport ┃── frame ◄── ToHost ── worker
+//! ```
+//!
+//! Both sides are built from the same sources, but neither believes the other: every length is checked before memory is
+//! set aside for it, every id is checked by its receiver, and a message that breaks the rules is an error that ends the
+//! connection, never a panic.
+//!
+//! What is where: [`frame`] cuts a byte stream into frames; [`message`] gives frames a meaning; [`flow`] keeps both sides
+//! from sending what the other has no room for; [`assembly`] puts chunks together again; [`outbox`] writes many
+//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use;
+//! [`launch`] says how a worker process is started.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod assembly;
+pub mod flow;
+pub mod frame;
+pub mod ids;
+pub mod launch;
+pub mod limits;
+pub mod message;
+pub mod outbox;
+pub mod outcome;
+pub mod transport;
+
+pub use assembly::Message;
+pub use ids::{ChannelId, ModuleId, Side};
+pub use limits::{LimitName, Limits};
+pub use message::{ToHost, ToWorker};
+pub use outbox::Outbox;
+pub use outcome::Outcome;

@@ -1,0 +1,350 @@
+//! Messages and the chunks they travel in.
+//!
+//! The first chunk of a message carries what the receiver must know before the bytes:
+//!
+//! ```text
+//!  flag MORE:      total length in bytes, u64        (otherwise: the rest of this chunk)
+//!  flag CHANNELS:  count, u16, then that many u64 channel ids
+//!  bytes …
+//! ```
+//!
+//! Every chunk but the last has MORE. An [`Assembly`] holds at most one message that is not complete; it grows with what
+//! really arrived, not with what was announced.
+
+use bytes::Bytes;
+
+use crate::flow::{FlowError, ReceiveWindow};
+use crate::ids::ChannelId;
+
+/// Flag of a chunk: the message goes on in another one.
+pub const MORE: u8 = 1;
+/// Flag of a first chunk: channel ids stand before the bytes.
+pub const CHANNELS: u8 = 2;
+
+/// Most channels one message can carry.
+pub const MAX_MESSAGE_CHANNELS: usize = 64;
+
+/// What a sender hands over and a receiver gets: bytes, and the channels that the bytes refer to by position.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// The payload.
+    pub bytes: Bytes,
+    /// The channels that go with it.
+    pub channels: Vec<ChannelId>,
+}
+
+/// A part of a message as it stands in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// [`MORE`] and [`CHANNELS`].
+    pub flags: u8,
+    /// The frame's payload.
+    pub payload: &'a [u8],
+}
+
+/// A chunk that does not fit what came before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssemblyError {
+    /// A first chunk is shorter than what its flags announce.
+    #[error("chunk is too short for its flags")]
+    Short,
+    /// The message is larger than the receiver takes.
+    #[error("message of {length} bytes is larger than the maximum of {maximum}")]
+    TooLarge {
+        /// The announced length.
+        length: u64,
+        /// The most this receiver takes.
+        maximum: u64,
+    },
+    /// More channels than a message may carry.
+    #[error("message carries {count} channels, the maximum is {MAX_MESSAGE_CHANNELS}")]
+    TooManyChannels {
+        /// How many.
+        count: usize,
+    },
+    /// The chunks do not add up to the announced length.
+    #[error("message of {announced} bytes arrived as {arrived}")]
+    Length {
+        /// The announced length.
+        announced: u64,
+        /// What came.
+        arrived: u64,
+    },
+    /// A flag that a chunk in this place cannot have.
+    #[error("chunk has unknown flags {0:#x}")]
+    Flags(u8),
+    /// The sender had no credit for the message.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+}
+
+#[derive(Debug)]
+struct Partial {
+    total: u64,
+    bytes: Vec<u8>,
+    channels: Vec<ChannelId>,
+}
+
+/// Puts the chunks of one channel together.
+#[derive(Debug, Default)]
+pub struct Assembly {
+    partial: Option<Partial>,
+}
+
+impl Assembly {
+    /// Takes the next chunk and returns the message if that was its last. The whole length is taken off `window` (if the
+    /// stream has one) when the first chunk arrives.
+    ///
+    /// # Errors
+    /// See [`AssemblyError`]; each means that the peer broke the protocol.
+    pub fn push(
+        &mut self,
+        chunk: Chunk<'_>,
+        maximum: u64,
+        window: Option<&mut ReceiveWindow>,
+    ) -> Result<Option<Message>, AssemblyError> {
+        let more = chunk.flags & MORE != 0;
+        let Some(mut partial) = self.partial.take() else {
+            let first = First::parse(chunk)?;
+            if first.total > maximum {
+                return Err(AssemblyError::TooLarge {
+                    length: first.total,
+                    maximum,
+                });
+            }
+            if let Some(window) = window {
+                window.arrive(first.total)?;
+            }
+            if !more {
+                return Ok(Some(Message {
+                    bytes: Bytes::copy_from_slice(first.bytes),
+                    channels: first.channels,
+                }));
+            }
+            let partial = Partial {
+                total: first.total,
+                bytes: first.bytes.to_vec(),
+                channels: first.channels,
+            };
+            self.partial = Some(partial.checked()?);
+            return Ok(None);
+        };
+        if chunk.flags & !MORE != 0 {
+            return Err(AssemblyError::Flags(chunk.flags));
+        }
+        partial.bytes.extend_from_slice(chunk.payload);
+        let partial = partial.checked()?;
+        if more {
+            self.partial = Some(partial);
+            return Ok(None);
+        }
+        let arrived = partial.bytes.len() as u64;
+        if arrived != partial.total {
+            return Err(AssemblyError::Length {
+                announced: partial.total,
+                arrived,
+            });
+        }
+        Ok(Some(Message {
+            bytes: Bytes::from(partial.bytes),
+            channels: partial.channels,
+        }))
+    }
+}
+
+impl Partial {
+    fn checked(self) -> Result<Partial, AssemblyError> {
+        let arrived = self.bytes.len() as u64;
+        if arrived > self.total {
+            return Err(AssemblyError::Length {
+                announced: self.total,
+                arrived,
+            });
+        }
+        Ok(self)
+    }
+}
+
+struct First<'a> {
+    total: u64,
+    channels: Vec<ChannelId>,
+    bytes: &'a [u8],
+}
+
+impl<'a> First<'a> {
+    fn parse(chunk: Chunk<'a>) -> Result<First<'a>, AssemblyError> {
+        let Chunk {
+            flags,
+            payload: mut rest,
+        } = chunk;
+        if flags & !(MORE | CHANNELS) != 0 {
+            return Err(AssemblyError::Flags(flags));
+        }
+        let announced = match flags & MORE {
+            0 => None,
+            _ => Some(u64::from_le_bytes(*take(&mut rest)?)),
+        };
+        let mut channels = Vec::new();
+        if flags & CHANNELS != 0 {
+            let count = usize::from(u16::from_le_bytes(*take(&mut rest)?));
+            if count > MAX_MESSAGE_CHANNELS {
+                return Err(AssemblyError::TooManyChannels { count });
+            }
+            for _ in 0..count {
+                channels.push(ChannelId(u64::from_le_bytes(*take(&mut rest)?)));
+            }
+        }
+        Ok(First {
+            total: announced.unwrap_or(rest.len() as u64),
+            channels,
+            bytes: rest,
+        })
+    }
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], AssemblyError> {
+    let (head, tail) = rest.split_first_chunk().ok_or(AssemblyError::Short)?;
+    *rest = tail;
+    Ok(head)
+}
+
+/// Writes what stands before the bytes of a message's first chunk, and returns the chunk's flags.
+pub(crate) fn write_prefix(out: &mut Vec<u8>, message: &Message, more: bool) -> u8 {
+    let mut flags = 0;
+    if more {
+        flags |= MORE;
+        out.extend_from_slice(&(message.bytes.len() as u64).to_le_bytes());
+    }
+    if !message.channels.is_empty() {
+        flags |= CHANNELS;
+        let count =
+            u16::try_from(message.channels.len()).expect("senders check MAX_MESSAGE_CHANNELS");
+        out.extend_from_slice(&count.to_le_bytes());
+        for channel in &message.channels {
+            out.extend_from_slice(&channel.0.to_le_bytes());
+        }
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn push(
+        assembly: &mut Assembly,
+        flags: u8,
+        payload: &[u8],
+    ) -> Result<Option<Message>, AssemblyError> {
+        assembly.push(Chunk { flags, payload }, 1000, None)
+    }
+
+    #[test]
+    fn golden_prefixes() {
+        let message = |bytes: &'static [u8], ids: &[u64]| Message {
+            bytes: Bytes::from_static(bytes),
+            channels: ids.iter().copied().map(ChannelId).collect(),
+        };
+        for (message, more, flags, expected) in [
+            (message(b"ab", &[]), false, 0, &[][..]),
+            (message(b"ab", &[]), true, 1, &[2, 0, 0, 0, 0, 0, 0, 0]),
+            (
+                message(b"ab", &[5]),
+                false,
+                2,
+                &[1, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                message(b"", &[5]),
+                true,
+                3,
+                &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0],
+            ),
+        ] {
+            let mut out = Vec::new();
+            assert_eq!(write_prefix(&mut out, &message, more), flags);
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn bad_chunks_are_errors() {
+        let start = |total: u64, bytes: &[u8]| [&total.to_le_bytes()[..], bytes].concat();
+        for (flags, payload, error) in [
+            (MORE, b"short".to_vec(), AssemblyError::Short),
+            (CHANNELS, vec![9, 0, 1], AssemblyError::Short),
+            (
+                CHANNELS,
+                vec![65, 0],
+                AssemblyError::TooManyChannels { count: 65 },
+            ),
+            (
+                MORE,
+                start(1001, b""),
+                AssemblyError::TooLarge {
+                    length: 1001,
+                    maximum: 1000,
+                },
+            ),
+            (
+                MORE,
+                start(u64::MAX, b""),
+                AssemblyError::TooLarge {
+                    length: u64::MAX,
+                    maximum: 1000,
+                },
+            ),
+            (
+                MORE,
+                start(1, b"ab"),
+                AssemblyError::Length {
+                    announced: 1,
+                    arrived: 2,
+                },
+            ),
+            (0x80, vec![], AssemblyError::Flags(0x80)),
+        ] {
+            assert_eq!(push(&mut Assembly::default(), flags, &payload), Err(error));
+        }
+        let mut assembly = Assembly::default();
+        assert_eq!(push(&mut assembly, MORE, &start(5, b"ab")), Ok(None));
+        assert_eq!(
+            push(&mut assembly, 0, b"c"),
+            Err(AssemblyError::Length {
+                announced: 5,
+                arrived: 3
+            })
+        );
+    }
+
+    #[test]
+    fn nothing_is_set_aside_for_an_announcement() {
+        let mut assembly = Assembly::default();
+        let announced = (1_u64 << 40).to_le_bytes();
+        assembly
+            .push(
+                Chunk {
+                    flags: MORE,
+                    payload: &announced,
+                },
+                u64::MAX,
+                None,
+            )
+            .unwrap();
+        assert!(assembly.partial.unwrap().bytes.capacity() < 100);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_chunks_do_not_panic(chunks: Vec<(u8, Vec<u8>)>) {
+            let mut assembly = Assembly::default();
+            let mut window = ReceiveWindow::new();
+            for (flags, payload) in &chunks {
+                let _ = assembly.push(Chunk { flags: *flags, payload }, 1000, Some(&mut window));
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Credits: how much may be under way on one channel in one direction.
+//!
+//! A sender may *start* a message when it has a message credit and byte credits for it, or for half a window if it is
+//! larger than that; sending takes the message's whole length off its credits, below zero if need be. A receiver gives
+//! credits back for what its user took, once half a window has gathered. So a channel buffers at most a window and one
+//! message, a message larger than the window still goes through, and nobody waits for credits that the other side sits on:
+//! if all was taken, less than half a window is withheld.
+
+use crate::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
+
+/// Credits on their way back to a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Credit {
+    /// Bytes that were taken.
+    pub bytes: u64,
+    /// Messages that were taken.
+    pub messages: u32,
+}
+
+/// The peer broke the rules of the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowError {
+    /// It sent without credit.
+    #[error("peer sent a message without credit for it")]
+    Overrun,
+    /// It gave back more than it got.
+    #[error("peer returned more credit than it was sent")]
+    Surplus,
+}
+
+/// The sender's view of a window.
+#[derive(Debug, Clone)]
+pub struct SendWindow {
+    bytes: i64,
+    messages: i64,
+}
+
+/// The receiver's view of a window.
+#[derive(Debug, Clone)]
+pub struct ReceiveWindow {
+    /// What the sender has left, were all credits to arrive at once.
+    bytes: i64,
+    messages: i64,
+    gathered: Credit,
+}
+
+const FULL_BYTES: i64 = WINDOW_BYTES.cast_signed();
+const FULL_MESSAGES: i64 = WINDOW_MESSAGES as i64;
+
+fn may_start(bytes: i64, messages: i64, length: u64) -> bool {
+    let needed = i64::try_from(length)
+        .unwrap_or(i64::MAX)
+        .min(FULL_BYTES / 2);
+    messages > 0 && bytes >= needed
+}
+
+impl SendWindow {
+    /// A full window.
+    pub fn new() -> SendWindow {
+        SendWindow {
+            bytes: FULL_BYTES,
+            messages: FULL_MESSAGES,
+        }
+    }
+
+    /// Takes the credits for a message of `length` bytes, or says that it has to wait.
+    pub fn try_start(&mut self, length: u64) -> bool {
+        if !may_start(self.bytes, self.messages, length) {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub_unsigned(length);
+        true
+    }
+
+    /// Takes credits back.
+    ///
+    /// # Errors
+    /// [`FlowError::Surplus`] if that would be more than a full window.
+    pub fn give_back(&mut self, credit: Credit) -> Result<(), FlowError> {
+        let bytes = self
+            .bytes
+            .checked_add_unsigned(credit.bytes)
+            .ok_or(FlowError::Surplus)?;
+        let messages = self
+            .messages
+            .checked_add(i64::from(credit.messages))
+            .ok_or(FlowError::Surplus)?;
+        if bytes > FULL_BYTES || messages > FULL_MESSAGES {
+            return Err(FlowError::Surplus);
+        }
+        (self.bytes, self.messages) = (bytes, messages);
+        Ok(())
+    }
+}
+
+impl Default for SendWindow {
+    fn default() -> Self {
+        SendWindow::new()
+    }
+}
+
+impl ReceiveWindow {
+    /// A full window.
+    pub fn new() -> ReceiveWindow {
+        ReceiveWindow {
+            bytes: FULL_BYTES,
+            messages: FULL_MESSAGES,
+            gathered: Credit::default(),
+        }
+    }
+
+    /// A message of `length` bytes begins to arrive.
+    ///
+    /// # Errors
+    /// [`FlowError::Overrun`] if the sender had no credit for it.
+    pub fn arrive(&mut self, length: u64) -> Result<(), FlowError> {
+        if !may_start(self.bytes, self.messages, length) {
+            return Err(FlowError::Overrun);
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub_unsigned(length);
+        Ok(())
+    }
+
+    /// The user took a message of `length` bytes. Returns credits when it is time to send some back.
+    pub fn take(&mut self, length: u64) -> Option<Credit> {
+        self.gathered.bytes += length;
+        self.gathered.messages += 1;
+        let enough = self.gathered.bytes >= WINDOW_BYTES / 2
+            || self.gathered.messages >= WINDOW_MESSAGES / 2;
+        if !enough {
+            return None;
+        }
+        let credit = std::mem::take(&mut self.gathered);
+        self.bytes = self.bytes.saturating_add_unsigned(credit.bytes);
+        self.messages += i64::from(credit.messages);
+        Some(credit)
+    }
+}
+
+impl Default for ReceiveWindow {
+    fn default() -> Self {
+        ReceiveWindow::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn small_messages_stop_at_the_window() {
+        let mut window = SendWindow::new();
+        let started = (0..).take_while(|_| window.try_start(0)).count();
+        assert_eq!(started, WINDOW_MESSAGES as usize);
+        let mut window = SendWindow::new();
+        let started = (0..).take_while(|_| window.try_start(4096)).count();
+        assert_eq!(started as u64, WINDOW_BYTES / 4096);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_window_goes_alone() {
+        let mut window = SendWindow::new();
+        assert!(window.try_start(WINDOW_BYTES * 50));
+        assert!(!window.try_start(1), "nothing more until it was taken");
+        window
+            .give_back(Credit {
+                bytes: WINDOW_BYTES * 50,
+                messages: 1,
+            })
+            .unwrap();
+        assert!(window.try_start(1));
+    }
+
+    #[test]
+    fn credit_from_nowhere_is_refused() {
+        for credit in [
+            Credit {
+                bytes: 1,
+                messages: 0,
+            },
+            Credit {
+                bytes: 0,
+                messages: 1,
+            },
+            Credit {
+                bytes: u64::MAX,
+                messages: 0,
+            },
+        ] {
+            assert_eq!(SendWindow::new().give_back(credit), Err(FlowError::Surplus));
+        }
+    }
+
+    #[test]
+    fn an_overrun_is_noticed() {
+        let mut window = ReceiveWindow::new();
+        for _ in 0..WINDOW_MESSAGES {
+            window.arrive(0).unwrap();
+        }
+        assert_eq!(window.arrive(0), Err(FlowError::Overrun));
+    }
+
+    proptest! {
+        /// Whatever the sizes and however lazily messages are taken, both views agree and the sender never starves.
+        #[test]
+        fn both_views_agree_and_nobody_starves(lengths in prop::collection::vec(0u64..3 * WINDOW_BYTES, 1..200), lag in 0usize..50) {
+            let (mut sender, mut receiver) = (SendWindow::new(), ReceiveWindow::new());
+            let mut queue = std::collections::VecDeque::new();
+            for length in lengths {
+                while !sender.try_start(length) {
+                    let taken = queue.pop_front();
+                    prop_assert!(taken.is_some(), "all was taken and still no credit for {length} bytes");
+                    if let Some(credit) = taken.and_then(|taken| receiver.take(taken)) {
+                        prop_assert!(sender.give_back(credit).is_ok());
+                    }
+                }
+                prop_assert!(receiver.arrive(length).is_ok());
+                queue.push_back(length);
+                while queue.len() > lag {
+                    if let Some(credit) = queue.pop_front().and_then(|taken| receiver.take(taken)) {
+                        prop_assert!(sender.give_back(credit).is_ok());
+                    }
+                }
+            }
+        }
+    }
+}

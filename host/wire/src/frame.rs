@@ -1,0 +1,324 @@
+//! Cuts a byte stream into frames. Knows lengths and numbers, not what they mean.
+//!
+//! ```text
+//!  0        4      5       6          8            16
+//!  ┌────────┬──────┬───────┬──────────┬────────────┬─────────────┐
+//!  │ length │ kind │ flags │ zero     │ channel    │ payload …   │   all little-endian
+//!  │ u32    │ u8   │ u8    │ u16      │ u64        │ length bytes│
+//!  └────────┴──────┴───────┴──────────┴────────────┴─────────────┘
+//! ```
+//!
+//! The length is checked against [`MAX_FRAME_BYTES`] before any memory is set aside for the payload.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::ids::ChannelId;
+use crate::transport::ReceiveHalf;
+
+/// Size of a frame's header.
+pub const HEADER_BYTES: usize = 16;
+
+/// Largest payload of a frame. Larger messages travel in chunks.
+pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+
+/// Size of the chunks that a large message is cut into, small enough that others get a turn between them.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+const FIRST_BUFFER_BYTES: usize = 32 * 1024;
+
+/// The fixed part of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Length of the payload in bytes.
+    pub length: u32,
+    /// What kind of message this is.
+    pub kind: u8,
+    /// Bits whose meaning depends on the kind.
+    pub flags: u8,
+    /// The channel it is about.
+    pub channel: ChannelId,
+}
+
+/// A whole frame; the payload lies in the reader's buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// The fixed part.
+    pub header: Header,
+    /// The payload, `header.length` bytes.
+    pub payload: &'a [u8],
+}
+
+/// Why no frame could be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The stream failed.
+    #[error("connection failed")]
+    Io(#[source] io::Error),
+    /// The peer announced more than a frame may hold.
+    #[error("frame of {length} bytes is larger than the maximum of {MAX_FRAME_BYTES}")]
+    TooLarge {
+        /// The length in the header.
+        length: u32,
+    },
+    /// A reserved field of the header is in use: this is no peer of ours.
+    #[error("header `{header:02x?}` is not one of this protocol")]
+    NotOurs {
+        /// The header.
+        header: [u8; HEADER_BYTES],
+    },
+    /// The stream ended inside a frame.
+    #[error("connection ended inside a frame, {got} bytes after its start")]
+    Truncated {
+        /// Bytes of the frame that had arrived.
+        got: usize,
+    },
+}
+
+impl Header {
+    /// The header's bytes.
+    pub fn encode(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
+        bytes[4] = self.kind;
+        bytes[5] = self.flags;
+        bytes[8..16].copy_from_slice(&self.channel.0.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header and checks its length.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] and [`FrameError::NotOurs`].
+    pub fn decode(bytes: [u8; HEADER_BYTES]) -> Result<Header, FrameError> {
+        let [l0, l1, l2, l3, kind, flags, zero0, zero1, channel @ ..] = bytes;
+        if zero0 != 0 || zero1 != 0 {
+            return Err(FrameError::NotOurs { header: bytes });
+        }
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        if length as usize > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLarge { length });
+        }
+        Ok(Header {
+            length,
+            kind,
+            flags,
+            channel: ChannelId(u64::from_le_bytes(channel)),
+        })
+    }
+}
+
+/// Reads frames from the receiving half of a transport.
+///
+/// The buffer grows to the largest frame seen and never beyond [`MAX_FRAME_BYTES`] and a header.
+#[derive(Debug)]
+pub struct FrameReader {
+    source: Box<dyn ReceiveHalf>,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl FrameReader {
+    /// A reader over `source`.
+    pub fn new(source: Box<dyn ReceiveHalf>) -> FrameReader {
+        FrameReader {
+            source,
+            buffer: vec![0; FIRST_BUFFER_BYTES],
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// The next frame, or `None` when the stream ended between two frames. Blocks until one is there.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn read_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        loop {
+            if let Some(length) = self.complete()? {
+                return Ok(Some(self.take(length)));
+            }
+            if self.fill(true)? == Some(0) {
+                return match self.end - self.start {
+                    0 => Ok(None),
+                    got => Err(FrameError::Truncated { got }),
+                };
+            }
+        }
+    }
+
+    /// Whether [`read_frame`](Self::read_frame) would return a frame at once without asking the stream.
+    pub fn has_frame(&self) -> bool {
+        matches!(self.complete(), Ok(Some(_)) | Err(_))
+    }
+
+    /// The next descriptor that came with the stream, for the message that announces one.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.source.take_descriptor()
+    }
+
+    /// Size of the frame at the front, header included, if all of it is here.
+    fn complete(&self) -> Result<Option<usize>, FrameError> {
+        let waiting = &self.buffer[self.start..self.end];
+        let Some(header) = waiting.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let size = HEADER_BYTES + Header::decode(*header)?.length as usize;
+        Ok((waiting.len() >= size).then_some(size))
+    }
+
+    fn take(&mut self, size: usize) -> Frame<'_> {
+        let bytes = &self.buffer[self.start..self.start + size];
+        self.start += size;
+        let (header, payload) = bytes
+            .split_first_chunk::<HEADER_BYTES>()
+            .expect("complete() saw a header");
+        Frame {
+            header: Header::decode(*header).expect("complete() decoded this header"),
+            payload,
+        }
+    }
+
+    /// Reads more bytes; `None` when `wait` is false and there are none yet.
+    fn fill(&mut self, wait: bool) -> Result<Option<usize>, FrameError> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if let Some(header) = self.buffer[..self.end].first_chunk::<HEADER_BYTES>() {
+            let needed = HEADER_BYTES + Header::decode(*header)?.length as usize;
+            if needed > self.buffer.len() {
+                self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
+            }
+        }
+        loop {
+            match self.source.read(&mut self.buffer[self.end..], wait) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(Some(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                // A peer that dies with unread data makes the kernel answer so; for us it is the end of the stream.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(0)),
+                Err(error) => return Err(FrameError::Io(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::testing::Scripted;
+
+    fn reader(parts: &[&[u8]]) -> FrameReader {
+        FrameReader::new(Box::new(Scripted::new(parts)))
+    }
+
+    fn frame(kind: u8, channel: u64, payload: &[u8]) -> Vec<u8> {
+        let header = Header {
+            length: payload.len().try_into().unwrap(),
+            kind,
+            flags: 3,
+            channel: ChannelId(channel),
+        };
+        [&header.encode()[..], payload].concat()
+    }
+
+    #[test]
+    fn golden_header() {
+        let header = Header {
+            length: 0x01_02_03,
+            kind: 4,
+            flags: 5,
+            channel: ChannelId(0x0a0b),
+        };
+        assert_eq!(
+            header.encode(),
+            [3, 2, 1, 0, 4, 5, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(Header::decode(header.encode()).unwrap(), header);
+    }
+
+    #[test]
+    fn frames_arrive_whole_however_the_stream_is_cut() {
+        let big = vec![7; MAX_FRAME_BYTES];
+        let stream = [
+            frame(1, 1, b""),
+            frame(2, 2, b"hello"),
+            frame(3, 3, &big),
+            frame(4, 4, b"x"),
+        ]
+        .concat();
+        for cut in [1, 2, 15, 16, 17, 1000, 65536, stream.len()] {
+            let parts: Vec<&[u8]> = stream.chunks(cut).collect();
+            let mut reader = reader(&parts);
+            for (kind, payload) in [(1, &b""[..]), (2, b"hello"), (3, &big), (4, b"x")] {
+                let frame = reader.read_frame().unwrap().unwrap();
+                assert_eq!(
+                    (frame.header.kind, frame.header.channel.0),
+                    (kind, u64::from(kind))
+                );
+                assert_eq!(frame.payload, payload);
+            }
+            assert!(reader.read_frame().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_length_above_the_maximum_is_refused_before_memory_is_set_aside() {
+        let mut header = Header {
+            length: 0,
+            kind: 1,
+            flags: 0,
+            channel: ChannelId(0),
+        }
+        .encode();
+        header[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        let mut reader = reader(&[&header]);
+        assert!(matches!(
+            reader.read_frame(),
+            Err(FrameError::TooLarge { length: u32::MAX })
+        ));
+        assert_eq!(reader.buffer.len(), FIRST_BUFFER_BYTES);
+    }
+
+    #[test]
+    fn text_is_not_taken_for_a_frame() {
+        let error = reader(&[b"bash: no such command, sorry"])
+            .read_frame()
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FrameError::TooLarge { .. } | FrameError::NotOurs { .. }
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_end_inside_a_frame_is_an_error() {
+        let whole = frame(1, 1, b"hello");
+        for cut in 1..whole.len() {
+            let error = reader(&[&whole[..cut]]).read_frame().unwrap_err();
+            assert!(
+                matches!(error, FrameError::Truncated { got } if got == cut),
+                "{error}"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_neither_panic_nor_grow_the_buffer(bytes: Vec<u8>) {
+            let mut reader = reader(&[&bytes]);
+            while let Ok(Some(_)) = reader.read_frame() {}
+            proptest::prop_assert!(reader.buffer.len() <= HEADER_BYTES + MAX_FRAME_BYTES);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Names of things on the wire. Each is a newtype, so that one cannot stand where another is meant.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Names a channel within one connection, and the execution whose own channel it is.
+///
+/// Ids are never used twice within a connection, so a late kill cannot reach a later execution. The host makes odd ids,
+/// the worker even ones; 0 names the connection itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ChannelId(pub u64);
+
+/// One of the two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Makes odd channel ids.
+    Host,
+    /// Makes even channel ids.
+    Worker,
+}
+
+impl ChannelId {
+    /// The connection itself, for messages that belong to no channel.
+    pub const CONNECTION: ChannelId = ChannelId(0);
+
+    /// The first id that `side` gives out.
+    pub const fn first(side: Side) -> ChannelId {
+        match side {
+            Side::Host => ChannelId(1),
+            Side::Worker => ChannelId(2),
+        }
+    }
+
+    /// The id that the same side gives out next.
+    pub const fn next(self) -> ChannelId {
+        // 2^63 ids last for ages; wrapping is still better than a panic that a peer could cause.
+        ChannelId(self.0.wrapping_add(2))
+    }
+
+    /// The side that gave this id out.
+    pub const fn side(self) -> Side {
+        if self.0 % 2 == 1 {
+            Side::Host
+        } else {
+            Side::Worker
+        }
+    }
+}
+
+impl fmt::Debug for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+impl fmt::Display for ChannelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The SHA-256 of a module's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModuleId(pub [u8; 32]);
+
+impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        f.write_str("…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_gives_out_its_own_ids() {
+        let mut host = ChannelId::first(Side::Host);
+        let mut worker = ChannelId::first(Side::Worker);
+        for _ in 0..100 {
+            assert_eq!((host.side(), worker.side()), (Side::Host, Side::Worker));
+            host = host.next();
+            worker = worker.next();
+        }
+        assert_eq!(
+            ChannelId::CONNECTION.side(),
+            Side::Worker,
+            "a host never gives out the connection's id"
+        );
+    }
+
+    #[test]
+    fn a_module_id_prints_all_of_its_digits() {
+        let id = ModuleId([0xab; 32]);
+        assert_eq!(id.to_string(), "ab".repeat(32));
+        assert_eq!(format!("{id:?}"), "abababababab…");
+    }
+}

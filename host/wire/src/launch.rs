@@ -1,0 +1,33 @@
+//! How a worker process is started: its hidden arguments, where it finds the connection, and who can be a worker.
+//!
+//! The parent passes the connection as the child's standard input. The child moves it to another descriptor before
+//! anything else and puts `/dev/null` in its place, so descriptors 0 to 2 are never the protocol's. This needs neither
+//! unsafe code nor a fork of the whole host, and an ssh client can stand in the same place.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The first argument of a process that is to be a worker.
+pub const WORKER_ARGUMENT: &str = "__sandgate-worker";
+
+/// The first argument of a process that is to compile one module.
+pub const COMPILER_ARGUMENT: &str = "__sandgate-compiler";
+
+/// Names the worker's binary; looked at before anything else.
+pub const WORKER_VARIABLE: &str = "SANDGATE_WORKER";
+
+/// The name of the shipped binary, looked for on the search path.
+pub const SHIPPED_BINARY: &str = "sandgate";
+
+static CURRENT_EXECUTABLE_IS_WORKER: AtomicBool = AtomicBool::new(false);
+
+/// Says that this process's own executable becomes a worker when it is started with [`WORKER_ARGUMENT`].
+///
+/// `sandgate_worker::run_if_worker` calls this; it is the one way in which worker and host know of each other.
+pub fn register_current_executable() {
+    CURRENT_EXECUTABLE_IS_WORKER.store(true, Ordering::Release);
+}
+
+/// Whether [`register_current_executable`] was called in this process.
+pub fn current_executable_is_worker() -> bool {
+    CURRENT_EXECUTABLE_IS_WORKER.load(Ordering::Acquire)
+}

@@ -1,0 +1,479 @@
+//! Writes the messages of many channels over one transport: in order within a channel, fairly between channels, and
+//! without ever making the sender of a message wait for the transport.
+//!
+//! ```text
+//!  push ──► urgent ────────────┐
+//!  push ──► lane of channel 1 ─┼─► batch ─► try_write ─► transport
+//!  push ──► lane of channel 3 ─┘     ▲          │ no room
+//!                                    └─ writer ─┘ thread waits
+//! ```
+//!
+//! 1. A message is queued: control messages that overtake data (kills, credits) in `urgent`, all else in the lane of its
+//!    channel, so that a channel's data comes before its end.
+//! 2. Whoever finds nobody writing writes, without blocking, until the queues are empty: a message to an idle connection
+//!    needs no other thread.
+//! 3. If the transport has no room, or the writing goes on for long, the writer thread takes over and waits.
+//!
+//! Lanes take turns; a turn is one chunk of a large message or a few small messages. Nothing here is bounded by itself:
+//! what may be queued is bounded by the credits of [`crate::flow`].
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::assembly::{Message, write_prefix};
+use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header, MAX_FRAME_BYTES};
+use crate::ids::ChannelId;
+use crate::message::{Encoded, kind};
+use crate::transport::SendHalf;
+
+/// Bytes up to which a body is copied into the batch instead of being written from where it is.
+const COPY_BYTES: usize = 8 * 1024;
+/// Bytes at which a batch is full.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of small messages that a lane may write in one turn.
+const TURN_BYTES: usize = 16 * 1024;
+/// Batches that a sender writes itself before it leaves the rest to the writer thread.
+const MAX_INLINE_BATCHES: usize = 4;
+
+/// The connection no longer takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("connection is closed")]
+pub struct OutboxClosed;
+
+/// The queue of everything that one side sends. Shared by all senders; see the [module](self).
+#[derive(Debug)]
+pub struct Outbox {
+    transport: Box<dyn SendHalf>,
+    state: Mutex<State>,
+    wake_writer: Condvar,
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    urgent: VecDeque<Item>,
+    lanes: HashMap<ChannelId, VecDeque<Item>>,
+    /// Channels whose lane is not empty, in the order of their turns.
+    turns: VecDeque<ChannelId>,
+    /// The batch being written, unless a thread is at it.
+    batch: Batch,
+    /// Whether a thread is writing right now.
+    writing: bool,
+    /// Whether the writer thread is to go on.
+    writer_wanted: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    Control {
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+    },
+    Message {
+        kind: u8,
+        channel: ChannelId,
+        message: Message,
+        sent: usize,
+    },
+}
+
+/// Bytes on their way: copied ones first, then at most one large body.
+#[derive(Debug, Default)]
+struct Batch {
+    copied: Vec<u8>,
+    large: Bytes,
+    descriptors: VecDeque<OwnedFd>,
+    written: usize,
+}
+
+enum Progress {
+    Done,
+    NoRoom,
+    TurnsUp,
+    Failed,
+}
+
+impl Outbox {
+    /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer).
+    pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
+        Outbox {
+            transport,
+            state: Mutex::default(),
+            wake_writer: Condvar::new(),
+            idle: Condvar::new(),
+        }
+    }
+
+    /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        self.queue(
+            Item::Control {
+                encoded,
+                descriptors: VecDeque::new(),
+            },
+            false,
+        )
+    }
+
+    /// Sends a control message before all that is queued. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        self.queue(
+            Item::Control {
+                encoded,
+                descriptors: VecDeque::new(),
+            },
+            true,
+        )
+    }
+
+    /// Sends a control message together with descriptors. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_with_descriptors(
+        &self,
+        encoded: Encoded,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), OutboxClosed> {
+        self.queue(
+            Item::Control {
+                encoded,
+                descriptors: descriptors.into(),
+            },
+            true,
+        )
+    }
+
+    /// Sends a message on a channel, in chunks if it is large. The caller has taken the credits for it. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_message(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
+        self.queue(
+            Item::Message {
+                kind: kind::DATA,
+                channel,
+                message,
+                sent: 0,
+            },
+            false,
+        )
+    }
+
+    /// Sends the arguments of a call, in chunks if they are large. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_arguments(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
+        self.queue(
+            Item::Message {
+                kind: kind::ARGUMENTS,
+                channel,
+                message,
+                sent: 0,
+            },
+            false,
+        )
+    }
+
+    /// Drops what is queued and ends the transport, so that both halves of it wake up. Never blocks.
+    pub fn shutdown(&self) {
+        self.close(&mut self.state.lock());
+        self.transport.shutdown();
+    }
+
+    /// Waits until everything that was queued is handed to the transport or the connection is gone.
+    pub fn flush(&self) {
+        let mut state = self.state.lock();
+        while !state.closed && (state.writing || state.has_work()) {
+            self.idle.wait(&mut state);
+        }
+    }
+
+    /// Writes what senders leave; returns when the connection is gone. Meant for a thread of its own.
+    pub fn run_writer(&self) {
+        let mut state = self.state.lock();
+        loop {
+            while !state.closed && !state.writer_wanted {
+                self.wake_writer.wait(&mut state);
+            }
+            if state.closed {
+                return;
+            }
+            state.writer_wanted = false;
+            if state.writing || !state.has_work() {
+                continue;
+            }
+            state.writing = true;
+            drop(state);
+            while let Progress::NoRoom | Progress::TurnsUp = self.write(usize::MAX) {
+                if self.transport.wait_writable().is_err() {
+                    self.shutdown();
+                }
+            }
+            state = self.state.lock();
+        }
+    }
+
+    fn queue(&self, item: Item, urgent: bool) -> Result<(), OutboxClosed> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(OutboxClosed);
+        }
+        if urgent {
+            state.urgent.push_back(item);
+        } else {
+            state.push_lane(item);
+        }
+        if state.writing || state.writer_wanted {
+            return Ok(());
+        }
+        state.writing = true;
+        drop(state);
+        if let Progress::NoRoom | Progress::TurnsUp = self.write(MAX_INLINE_BATCHES) {
+            let mut state = self.state.lock();
+            state.writing = false;
+            state.writer_wanted = true;
+            self.wake_writer.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Writes batch after batch. The caller has set `writing`; on `Done` it is cleared under the same lock that saw the
+    /// queues empty, so that no message is left lying.
+    fn write(&self, max_batches: usize) -> Progress {
+        for _ in 0..max_batches {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Progress::Failed;
+            }
+            if state.batch.is_empty() {
+                state.fill_batch();
+            }
+            if state.batch.is_empty() {
+                state.writing = false;
+                self.idle.notify_all();
+                return Progress::Done;
+            }
+            let mut batch = std::mem::take(&mut state.batch);
+            drop(state);
+            let result = batch.write_to(&*self.transport);
+            let mut state = self.state.lock();
+            state.batch = batch;
+            match result {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::NoRoom,
+                Err(_) => {
+                    self.close(&mut state);
+                    drop(state);
+                    self.transport.shutdown();
+                    return Progress::Failed;
+                }
+            }
+        }
+        Progress::TurnsUp
+    }
+
+    fn close(&self, state: &mut State) {
+        state.closed = true;
+        state.urgent.clear();
+        state.lanes.clear();
+        state.turns.clear();
+        state.batch = Batch::default();
+        self.wake_writer.notify_all();
+        self.idle.notify_all();
+    }
+}
+
+impl State {
+    fn has_work(&self) -> bool {
+        !self.batch.is_empty() || !self.urgent.is_empty() || !self.turns.is_empty()
+    }
+
+    fn push_lane(&mut self, item: Item) {
+        let channel = match &item {
+            Item::Control { encoded, .. } => encoded.channel,
+            Item::Message { channel, .. } => *channel,
+        };
+        let lane = self.lanes.entry(channel).or_default();
+        if lane.is_empty() {
+            self.turns.push_back(channel);
+        }
+        lane.push_back(item);
+    }
+
+    fn fill_batch(&mut self) {
+        self.batch.clear();
+        while self.batch.has_room() {
+            let Some(item) = self.urgent.pop_front() else {
+                break;
+            };
+            if let Some(rest) = self.batch.add(item) {
+                self.urgent.push_front(rest);
+            }
+        }
+        while self.batch.has_room() {
+            let Some(channel) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(&channel) else {
+                continue;
+            };
+            let end_of_turn = self.batch.copied.len() + TURN_BYTES;
+            while self.batch.has_room() && self.batch.copied.len() < end_of_turn {
+                let Some(item) = lane.pop_front() else { break };
+                if let Some(rest) = self.batch.add(item) {
+                    lane.push_front(rest);
+                    break;
+                }
+            }
+            if lane.is_empty() {
+                self.lanes.remove(&channel);
+            } else {
+                self.turns.push_back(channel);
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.copied.len() + self.large.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.written == self.len()
+    }
+
+    fn clear(&mut self) {
+        self.copied.clear();
+        self.large = Bytes::new();
+        self.written = 0;
+    }
+
+    /// Bytes can follow: the batch is not full, has no large body at its end, and has no descriptors of its own.
+    fn has_room(&self) -> bool {
+        self.large.is_empty() && self.descriptors.is_empty() && self.copied.len() < BATCH_BYTES
+    }
+
+    /// Adds an item, or its next chunk, and returns what is left of it.
+    fn add(&mut self, item: Item) -> Option<Item> {
+        match item {
+            Item::Control {
+                encoded,
+                descriptors,
+            } => {
+                if !descriptors.is_empty() && !self.copied.is_empty() {
+                    // Descriptors travel with the first byte of a write.
+                    return Some(Item::Control {
+                        encoded,
+                        descriptors,
+                    });
+                }
+                self.descriptors = descriptors;
+                let Encoded {
+                    kind,
+                    flags,
+                    channel,
+                    body,
+                } = encoded;
+                debug_assert!(
+                    body.len() <= MAX_FRAME_BYTES,
+                    "bodies are capped by those who make them"
+                );
+                self.add_frame(kind, flags, channel, &[], Bytes::from(body));
+                None
+            }
+            Item::Message {
+                kind,
+                channel,
+                message,
+                sent,
+            } => {
+                let end = message.bytes.len().min(sent + CHUNK_BYTES);
+                let more = end < message.bytes.len();
+                let chunk = message.bytes.slice(sent..end);
+                let mut prefix = Vec::new();
+                let flags = if sent == 0 {
+                    write_prefix(&mut prefix, &message, more)
+                } else {
+                    u8::from(more)
+                };
+                self.add_frame(kind, flags, channel, &prefix, chunk);
+                more.then_some(Item::Message {
+                    kind,
+                    channel,
+                    message,
+                    sent: end,
+                })
+            }
+        }
+    }
+
+    fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {
+        let length = u32::try_from(prefix.len() + body.len())
+            .expect("a frame is at most MAX_FRAME_BYTES long");
+        self.copied
+            .reserve(HEADER_BYTES + prefix.len() + body.len().min(COPY_BYTES));
+        self.copied.extend_from_slice(
+            &Header {
+                length,
+                kind,
+                flags,
+                channel,
+            }
+            .encode(),
+        );
+        self.copied.extend_from_slice(prefix);
+        if body.len() <= COPY_BYTES {
+            self.copied.extend_from_slice(&body);
+        } else {
+            self.large = body;
+        }
+    }
+
+    /// Writes what is left, as far as the transport has room.
+    fn write_to(&mut self, transport: &dyn SendHalf) -> io::Result<()> {
+        while !self.is_empty() {
+            let copied = &self.copied[self.written.min(self.copied.len())..];
+            let large = &self.large[self.written.saturating_sub(self.copied.len())..];
+            // One descriptor for each write; the reader queues them in this order.
+            let (descriptor, copied) = match self.descriptors.len() {
+                0 | 1 => (self.descriptors.front(), copied),
+                _ => (self.descriptors.front(), &copied[..1]),
+            };
+            let large = if self.descriptors.len() > 1 {
+                &[][..]
+            } else {
+                large
+            };
+            let descriptor = descriptor.map(AsFd::as_fd);
+            let count = match transport
+                .try_write(&[IoSlice::new(copied), IoSlice::new(large)], descriptor)
+            {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?,
+            };
+            if count > 0 {
+                self.descriptors.pop_front();
+            }
+            self.written += count;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,303 @@
+//! The stream between host and worker, behind one small interface: two halves, bytes, and (locally) descriptors.
+//!
+//! Today there is one transport, a Unix socket pair. Whatever follows (an ssh client's pipes, shared-memory rings)
+//! implements the same two traits and nothing above notices.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
+};
+
+/// Descriptors that may wait for the message that announces them.
+const MAX_WAITING_DESCRIPTORS: usize = 16;
+
+/// The half that sends. Several threads may hold it; the outbox makes sure that one writes at a time.
+pub trait SendHalf: Send + Sync + fmt::Debug {
+    /// Writes what there is room for, without waiting, and returns how much that was. A descriptor travels with the
+    /// first byte.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is no room at all; anything else means the connection is gone.
+    fn try_write(
+        &self,
+        buffers: &[IoSlice<'_>],
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<usize>;
+
+    /// Waits until there may be room, or until [`shutdown`](Self::shutdown).
+    ///
+    /// # Errors
+    /// The system's.
+    fn wait_writable(&self) -> io::Result<()>;
+
+    /// Ends the connection in both directions; whoever waits on either half wakes up. Never blocks.
+    fn shutdown(&self);
+}
+
+/// The half that receives; it has one owner.
+pub trait ReceiveHalf: Send + fmt::Debug {
+    /// Reads some bytes; 0 is the end of the stream. With `wait`, blocks until there is something.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] without `wait` when there is nothing; [`io::ErrorKind::Interrupted`]; others mean
+    /// the connection is gone.
+    fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
+
+    /// The oldest descriptor that arrived and was not taken yet.
+    fn take_descriptor(&mut self) -> Option<OwnedFd>;
+}
+
+/// A connected pair of stream sockets, both closed on exec.
+///
+/// # Errors
+/// The system's, usually for want of descriptors.
+pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// What a side does with descriptors that its peer attaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Descriptors {
+    /// They are kept for the message that announces them. For a worker, whose host is trusted.
+    Accept,
+    /// The kernel drops them. For a host, whose workers are not trusted.
+    Refuse,
+}
+
+/// Both halves of a stream socket.
+pub fn unix_socket(socket: OwnedFd, descriptors: Descriptors) -> (UnixSendHalf, UnixReceiveHalf) {
+    let socket = Arc::new(socket);
+    let receive = UnixReceiveHalf {
+        socket: Arc::clone(&socket),
+        descriptors,
+        waiting: VecDeque::new(),
+    };
+    (UnixSendHalf { socket }, receive)
+}
+
+/// The sending half of a Unix socket.
+#[derive(Debug, Clone)]
+pub struct UnixSendHalf {
+    socket: Arc<OwnedFd>,
+}
+
+/// The receiving half of a Unix socket.
+#[derive(Debug)]
+pub struct UnixReceiveHalf {
+    socket: Arc<OwnedFd>,
+    descriptors: Descriptors,
+    waiting: VecDeque<OwnedFd>,
+}
+
+impl SendHalf for UnixSendHalf {
+    fn try_write(
+        &self,
+        buffers: &[IoSlice<'_>],
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let attached = descriptor.map(|fd| [fd]);
+        if let Some(attached) = &attached {
+            let fits = ancillary.push(SendAncillaryMessage::ScmRights(attached));
+            debug_assert!(fits, "the buffer has room for one descriptor");
+        }
+        Ok(sendmsg(
+            &self.socket,
+            buffers,
+            &mut ancillary,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        )?)
+    }
+
+    fn wait_writable(&self) -> io::Result<()> {
+        wait(self.socket.as_fd(), PollFlags::OUT, None).map(drop)
+    }
+
+    fn shutdown(&self) {
+        // The only failure is that the peer is gone already.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+impl ReceiveHalf for UnixReceiveHalf {
+    fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+        let flags = if wait {
+            RecvFlags::empty()
+        } else {
+            RecvFlags::DONTWAIT
+        };
+        if self.descriptors == Descriptors::Refuse {
+            return Ok(rustix::net::recv(&self.socket, buffer, flags)?.1);
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut buffers = [IoSliceMut::new(buffer)];
+        let received = recvmsg(
+            &self.socket,
+            &mut buffers,
+            &mut ancillary,
+            flags | RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.waiting.extend(descriptors);
+            }
+        }
+        if self.waiting.len() > MAX_WAITING_DESCRIPTORS {
+            return Err(io::Error::other(
+                "peer attaches descriptors that nothing announces",
+            ));
+        }
+        Ok(received.bytes)
+    }
+
+    fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.waiting.pop_front()
+    }
+}
+
+/// Waits for `flags` on a descriptor; false when `timeout` passed first. `None` waits for ever.
+///
+/// # Errors
+/// The system's.
+pub fn wait(
+    descriptor: BorrowedFd<'_>,
+    flags: PollFlags,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    let timeout = timeout.map(|timeout| {
+        Timespec::try_from(timeout).unwrap_or(Timespec {
+            tv_sec: i64::MAX,
+            tv_nsec: 0,
+        })
+    });
+    loop {
+        match poll(
+            &mut [PollFd::from_borrowed_fd(descriptor, flags)],
+            timeout.as_ref(),
+        ) {
+            Ok(ready) => return Ok(ready > 0),
+            // Waiting anew is right without a timeout, and close enough with one: signals are rare here.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! A receiving half that plays a script.
+
+    use super::*;
+
+    #[derive(Debug)]
+    pub(crate) struct Scripted {
+        parts: VecDeque<Vec<u8>>,
+    }
+
+    impl Scripted {
+        pub(crate) fn new(parts: &[&[u8]]) -> Scripted {
+            Scripted {
+                parts: parts
+                    .iter()
+                    .filter(|part| !part.is_empty())
+                    .map(|part| part.to_vec())
+                    .collect(),
+            }
+        }
+    }
+
+    impl ReceiveHalf for Scripted {
+        fn read(&mut self, buffer: &mut [u8], _wait: bool) -> io::Result<usize> {
+            let Some(part) = self.parts.front_mut() else {
+                return Ok(0);
+            };
+            let count = part.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&part[..count]);
+            part.drain(..count);
+            if part.is_empty() {
+                self.parts.pop_front();
+            }
+            Ok(count)
+        }
+
+        fn take_descriptor(&mut self) -> Option<OwnedFd> {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(descriptors: Descriptors) -> (UnixSendHalf, UnixReceiveHalf) {
+        let (a, b) = socket_pair().unwrap();
+        (
+            unix_socket(a, Descriptors::Refuse).0,
+            unix_socket(b, descriptors).1,
+        )
+    }
+
+    #[test]
+    fn bytes_and_a_descriptor_cross() {
+        let (send, mut receive) = pair(Descriptors::Accept);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let parts = [IoSlice::new(b"ab"), IoSlice::new(b"c")];
+        assert_eq!(send.try_write(&parts, Some(file.as_fd())).unwrap(), 3);
+        let mut buffer = [0; 8];
+        assert_eq!(receive.read(&mut buffer, true).unwrap(), 3);
+        assert_eq!(&buffer[..3], b"abc");
+        assert!(receive.take_descriptor().is_some());
+        assert!(receive.take_descriptor().is_none());
+    }
+
+    #[test]
+    fn a_host_drops_descriptors_of_its_worker() {
+        let (send, mut receive) = pair(Descriptors::Refuse);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        send.try_write(&[IoSlice::new(b"a")], Some(file.as_fd()))
+            .unwrap();
+        assert_eq!(receive.read(&mut [0; 8], true).unwrap(), 1);
+        assert!(receive.take_descriptor().is_none());
+    }
+
+    #[test]
+    fn a_full_socket_says_so_and_shutdown_wakes_both_halves() {
+        let (a, _keep_open) = socket_pair().unwrap();
+        let (send, mut receive) = unix_socket(a, Descriptors::Refuse);
+        let chunk = vec![0; 64 * 1024];
+        let full = (0..1000)
+            .find_map(|_| send.try_write(&[IoSlice::new(&chunk)], None).err())
+            .unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            receive.read(&mut [0; 8], false).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| send.wait_writable());
+            let reading = scope.spawn(move || receive.read(&mut [0; 8], true));
+            send.shutdown();
+            waiting.join().unwrap().unwrap();
+            assert_eq!(reading.join().unwrap().unwrap(), 0);
+        });
+        assert!(send.try_write(&[IoSlice::new(b"x")], None).is_err());
+    }
+}
