@@ -64,7 +64,9 @@ impl Clock {
         if !state.running && !state.closed {
             state.running = true;
             let worker_of_thread = Arc::clone(worker);
-            worker.spawn("clock", move || worker_of_thread.clock.run(&worker_of_thread));
+            worker.spawn("clock", move || {
+                worker_of_thread.clock.run(&worker_of_thread)
+            });
         } else if state
             .entries
             .first_key_value()

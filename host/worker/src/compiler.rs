@@ -204,9 +204,8 @@ fn check_import(
             .and_then(|index| types.get(index)),
         _ => None,
     };
-    let fits = found.is_some_and(|ty| {
-        letters(ty.params()) == parameters && letters(ty.results()) == results
-    });
+    let fits = found
+        .is_some_and(|ty| letters(ty.params()) == parameters && letters(ty.results()) == results);
     if fits {
         return Ok(());
     }

@@ -23,11 +23,7 @@ const MAX_ENGINE_TEXT_BYTES: usize = 4096;
 #[error("guest exits with code {0}")]
 pub(crate) struct Exit(pub(crate) i32);
 
-pub(crate) fn outcome(
-    result: Result<(), Failure>,
-    guest: &mut Guest,
-    tasks: &[String],
-) -> Outcome {
+pub(crate) fn outcome(result: Result<(), Failure>, guest: &mut Guest, tasks: &[String]) -> Outcome {
     let report = guest.report.take();
     let error = match result {
         Ok(()) => return ended(0, report, Vec::new(), tasks),

@@ -53,7 +53,10 @@ fn run(worker: &Arc<Worker>) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job)));
         if result.is_err() {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
-            crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
+            crate::process::abort(&format!(
+                "execution {} hit a bug in the worker",
+                execution.id
+            ));
         }
         worker.leave_if_done();
     }
@@ -92,15 +95,14 @@ fn execute(worker: &Arc<Worker>, job: Job) {
         if let Some(arguments) = arguments {
             hub.unrefer_all(arguments.channels);
         }
-        hub.end_channel(execution.id);
+        hub.end(execution.id);
     }
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
     let _ = worker
         .outbox
         .push(ToHost::Done(execution.id, outcome).encode());
-    drop(store);
-    worker.hub.lock().finish(execution.id);
+    worker.hub.lock().outcome_sent();
 }
 
 fn outcome(

@@ -38,7 +38,6 @@ pub(crate) fn read(memory: &[u8], pointer: u32, length: u32) -> Result<Vec<u8>, 
     Ok(memory[range(memory, pointer, length, 1)?].to_vec())
 }
 
-
 /// Copies `u32`s out.
 pub(crate) fn read_numbers(memory: &[u8], pointer: u32, count: u32) -> Result<Vec<u32>, Fault> {
     let bytes = &memory[range(memory, pointer, count, 4)?];
@@ -59,11 +58,7 @@ pub(crate) fn write(memory: &mut [u8], pointer: u32, bytes: &[u8]) -> Result<(),
 }
 
 /// Copies `u32`s in.
-pub(crate) fn write_numbers(
-    memory: &mut [u8],
-    pointer: u32,
-    numbers: &[u32],
-) -> Result<(), Fault> {
+pub(crate) fn write_numbers(memory: &mut [u8], pointer: u32, numbers: &[u32]) -> Result<(), Fault> {
     let bytes: Vec<u8> = numbers
         .iter()
         .flat_map(|number| number.to_le_bytes())

@@ -521,10 +521,8 @@ fn task_report(mut caller: Caller<'_, Guest>, kind: i32, pointer: i32, length: i
     if ![report::ERROR, report::PANIC, report::BAD_ARGUMENTS].contains(&kind) {
         return Ok(status::NOT_ALLOWED);
     }
-    answer(
-        text(memory, number(pointer), number(length)).map(|text| {
-            guest.report = Some(Report { kind, text });
-            status::OK
-        }),
-    )
+    answer(text(memory, number(pointer), number(length)).map(|text| {
+        guest.report = Some(Report { kind, text });
+        status::OK
+    }))
 }

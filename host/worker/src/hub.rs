@@ -63,6 +63,8 @@ pub(crate) struct Hub {
     pub(crate) queue: VecDeque<Job>,
     running: HashMap<ChannelId, Running>,
     finished: u64,
+    /// Executions that have ended and whose outcome is not sent yet.
+    ending: usize,
     /// Threads that run guests, and how many of them wait for work.
     pub(crate) executors: usize,
     pub(crate) idle_executors: usize,
@@ -95,6 +97,7 @@ impl Hub {
             queue: VecDeque::new(),
             running: HashMap::new(),
             finished: 0,
+            ending: 0,
             executors: 0,
             idle_executors: 0,
             terminating: false,
@@ -114,7 +117,7 @@ impl Hub {
 
     /// Whether the host asked for the end and all is done.
     pub(crate) fn is_done(&self) -> bool {
-        self.terminating && self.queue.is_empty() && self.running.is_empty()
+        self.terminating && self.queue.is_empty() && self.running.is_empty() && self.ending == 0
     }
 
     // ---- what the host sends -------------------------------------------------------------------------------------
@@ -260,7 +263,11 @@ impl Hub {
         Ok(())
     }
 
-    pub(crate) fn output_credit(&mut self, channel: ChannelId, bytes: u64) -> Result<(), Violation> {
+    pub(crate) fn output_credit(
+        &mut self,
+        channel: ChannelId,
+        bytes: u64,
+    ) -> Result<(), Violation> {
         let Some(running) = self.running.get_mut(&channel) else {
             return self.late(channel);
         };
@@ -357,19 +364,25 @@ impl Hub {
         Some(job)
     }
 
-    /// The execution's own channel is gone from here on; its outcome can be sent.
-    pub(crate) fn end_channel(&mut self, channel: ChannelId) {
+    /// An execution that ran has ended, and its own channel is gone from here on. Its outcome can be sent.
+    pub(crate) fn end(&mut self, channel: ChannelId) {
+        self.end_channel(channel);
+        self.running.remove(&channel);
+        self.finished += 1;
+        self.ending += 1;
+    }
+
+    /// The outcome was sent.
+    pub(crate) fn outcome_sent(&mut self) {
+        self.ending -= 1;
+    }
+
+    fn end_channel(&mut self, channel: ChannelId) {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             for attached in endpoint.abandon() {
                 self.unrefer(attached);
             }
         }
-    }
-
-    /// The outcome was sent.
-    pub(crate) fn finish(&mut self, channel: ChannelId) {
-        self.running.remove(&channel);
-        self.finished += 1;
     }
 
     /// Takes credit for up to `wanted` bytes of output.

@@ -31,7 +31,8 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let (module, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Load { module, bytes } => (module, bytes),
             message => {
-                let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
+                let may_be_last =
+                    matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
                 take(worker, message)?;
                 if may_be_last && worker.hub.lock().is_done() {
                     worker.outbox.flush();
@@ -78,9 +79,7 @@ fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> 
         }
         ToWorker::Status => {
             let status = worker.hub.lock().status();
-            let _ = worker
-                .outbox
-                .push_urgent(ToHost::Status(status).encode());
+            let _ = worker.outbox.push_urgent(ToHost::Status(status).encode());
         }
         ToWorker::Terminate { kill } => {
             let running = worker.hub.lock().terminate(kill);

@@ -51,11 +51,10 @@ impl Artefact {
             .take()
             .expect("the cell that calls this runs it once");
         let refused = |message| Rejection::Instantiation { message };
-        let module =
-            artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
-                let cause = std::error::Error::source(&error);
-                refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
-            })?;
+        let module = artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
+            let cause = std::error::Error::source(&error);
+            refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
+        })?;
         let instance_pre = imports::link(&worker.linker, &module)?;
         Ok(Arc::new(LoadedModule {
             tasks: tasks(&module),
@@ -67,10 +66,15 @@ impl Artefact {
 impl LoadedModule {
     /// Whether the module exports a function of this name that takes and returns nothing.
     pub(crate) fn has_entry(&self, export: &str) -> bool {
-        match self.instance_pre.module().get_export(export) {
-            Some(ExternType::Func(ty)) => ty.params().len() == 0 && ty.results().len() == 0,
-            _ => false,
-        }
+        let export = self.instance_pre.module().get_export(export);
+        export.is_some_and(|ty| is_entry(&ty))
+    }
+}
+
+fn is_entry(ty: &ExternType) -> bool {
+    match ty {
+        ExternType::Func(ty) => ty.params().len() == 0 && ty.results().len() == 0,
+        _ => false,
     }
 }
 
@@ -91,6 +95,7 @@ pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>
 fn tasks(module: &Module) -> Vec<String> {
     module
         .exports()
+        .filter(|export| is_entry(&export.ty()))
         .filter_map(|export| match export.name() {
             START_EXPORT => Some(START_EXPORT),
             name => name.strip_prefix(TASK_EXPORT_PREFIX),

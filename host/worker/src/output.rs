@@ -121,9 +121,7 @@ fn push(worker: &Worker, channel: ChannelId, stream: Stream, bytes: &[u8], trunc
         bytes,
     };
     // Without a connection there is nobody to tell.
-    let _ = worker
-        .outbox
-        .push(ToHost::Output(channel, output).encode());
+    let _ = worker.outbox.push(ToHost::Output(channel, output).encode());
 }
 
 fn other(stream: Stream) -> Stream {

@@ -68,9 +68,7 @@ pub(crate) fn poll_oneoff(
         .worker
         .wait(&guest.execution, moment, |_| None::<()>)?;
     let passed = start.elapsed();
-    let due = subscriptions
-        .iter()
-        .filter(|it| it.after <= passed);
+    let due = subscriptions.iter().filter(|it| it.after <= passed);
     Ok(write(memory, events, out, due).unwrap_or(errno::FAULT))
 }
 

@@ -36,7 +36,8 @@ fn exit_codes() {
 fn traps_have_their_kind() {
     use TrapKind::*;
     let table = "(table $t 2 funcref) (elem (i32.const 0) $f) (func $f)";
-    let recursion = "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (call $new)))";
+    let recursion =
+        "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (call $new)))";
     for (items, body, expected) in [
         ("", "unreachable", Unreachable),
         ("", "(drop (i32.load (i32.const -1)))", MemoryOutOfBounds),
@@ -78,11 +79,7 @@ fn traps_have_their_kind() {
             "(call $f)",
             StackOverflow,
         ),
-        (
-            "(func $start unreachable) (start $start)",
-            "",
-            Unreachable,
-        ),
+        ("(func $start unreachable) (start $start)", "", Unreachable),
         (
             r#"(func (export "_initialize") unreachable)"#,
             "",
@@ -129,9 +126,7 @@ fn reports_decide_together_with_the_end() {
             available: vec!["_start".to_owned()],
         },
     };
-    let panicked = |outcome: &Outcome| {
-        matches!(outcome, Outcome::Panicked { message, location: Some(at), .. } if message == "b" && at == "a:1")
-    };
+    let panicked = |outcome: &Outcome| matches!(outcome, Outcome::Panicked { message, location: Some(at), .. } if message == "b" && at == "a:1");
     let trapped = |outcome: &Outcome| matches!(outcome, Outcome::Trapped { .. });
     let is = |expected: Outcome| move |outcome: &Outcome| *outcome == expected;
     let exit = "(call $exit (i32.const 3))";
@@ -165,7 +160,10 @@ fn reports_decide_together_with_the_end() {
             &format!("{told} {between} {end}"),
         );
         let outcome = outcome(&text);
-        assert!(expected(&outcome), "{reports:?} {between} {end}: {outcome:?}");
+        assert!(
+            expected(&outcome),
+            "{reports:?} {between} {end}: {outcome:?}"
+        );
     }
 }
 

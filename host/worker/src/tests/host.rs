@@ -172,11 +172,17 @@ impl Host {
             let event = match self.events.recv_timeout(left) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!("waited {DEADLINE:?} for {what}; there was {:?}", self.pending)
+                    panic!(
+                        "waited {DEADLINE:?} for {what}; there was {:?}",
+                        self.pending
+                    )
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let end = self.worker.take().map(JoinHandle::join);
-                    panic!("worker ended ({end:?}) instead of {what}; before: {:?}", self.pending)
+                    panic!(
+                        "worker ended ({end:?}) instead of {what}; before: {:?}",
+                        self.pending
+                    )
                 }
             };
             if let Event::Output(id, _, _, bytes) = &event
@@ -369,8 +375,7 @@ impl Drop for Host {
 }
 
 pub(super) fn memory_file(bytes: &[u8], sealed: bool) -> OwnedFd {
-    let descriptor =
-        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let descriptor = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     let mut file = File::from(descriptor);
     file.write_all(bytes).unwrap();
     if sealed {

@@ -46,7 +46,8 @@ fn memory_and_tables() {
         check(&memory(pages), limits(), &expected);
     }
     let table = "(table $t 10 funcref)";
-    let grow = "(call $exit (i32.sub (i32.const 0) (table.grow $t (ref.null func) (i32.const -1))))";
+    let grow =
+        "(call $exit (i32.sub (i32.const 0) (table.grow $t (ref.null func) (i32.const -1))))";
     let one = Outcome::Exited { code: 1 };
     check(&guest_with(table, grow), limits(), &one);
     let table = "(table $t 101 funcref)";
@@ -175,7 +176,9 @@ fn messages() {
     // What the host sends is checked as well, in one piece and in many.
     for length in [101, 1 << 20] {
         let mut host = Host::new(1);
-        let receive = guest(&format!("(drop {SEND_1}) (drop {RECEIVE}) (loop $again (br $again))"));
+        let receive = guest(&format!(
+            "(drop {SEND_1}) (drop {RECEIVE}) (loop $again (br $again))"
+        ));
         let channel = host.start(&receive, with_limits(limits()));
         host.receive(channel);
         host.data(channel, &vec![0; length], &[]);
@@ -256,7 +259,9 @@ fn channels_made_and_dropped_come_back_when_the_host_has_closed_them() {
         host.closed(made);
         host.close(made, None, false);
     }
-    host.wait_status("both channels to be forgotten", |status| status.channels == 1);
+    host.wait_status("both channels to be forgotten", |status| {
+        status.channels == 1
+    });
     host.data(channel, b"", &[]);
     assert_eq!(host.done(channel), Outcome::Returned);
 }

@@ -35,26 +35,54 @@ fn endless() -> Vec<(&'static str, String)> {
             "a loop of br_table",
             body("(loop $again (br_table $again $again (i32.const 7)))"),
         ),
-        ("a loop of host calls", body(&again("(drop (call $drop (i32.const 9)))"))),
+        (
+            "a loop of host calls",
+            body(&again("(drop (call $drop (i32.const 9)))")),
+        ),
         ("a loop of yields", body(&again("(drop (call $yield))"))),
-        ("a loop of random numbers", body(&again("(drop (call $random (i32.const 0) (i32.const 65536)))"))),
-        ("bulk memory in a loop", body(&again("(memory.fill (i32.const 0) (i32.const 1) (i32.const 65536))"))),
+        (
+            "a loop of random numbers",
+            body(&again(
+                "(drop (call $random (i32.const 0) (i32.const 65536)))",
+            )),
+        ),
+        (
+            "bulk memory in a loop",
+            body(&again(
+                "(memory.fill (i32.const 0) (i32.const 1) (i32.const 65536))",
+            )),
+        ),
         ("receive", body(&format!("(drop {RECEIVE})"))),
-        ("receive on a channel of its own", body(
-            "(drop (call $receive (call $new) (i32.const 1024) (i32.const 4096) (i32.const 512) (i32.const 16) (i32.const 8) (i64.const -1)))",
-        )),
-        ("wait", body("(drop (call $wait (i32.const 0) (i32.const 1) (i64.const -1)))")),
-        ("wait for nothing", body("(drop (call $wait (i32.const 0) (i32.const 0) (i64.const -1)))")),
+        (
+            "receive on a channel of its own",
+            body(
+                "(drop (call $receive (call $new) (i32.const 1024) (i32.const 4096) (i32.const 512) (i32.const 16) (i32.const 8) (i64.const -1)))",
+            ),
+        ),
+        (
+            "wait",
+            body("(drop (call $wait (i32.const 0) (i32.const 1) (i64.const -1)))"),
+        ),
+        (
+            "wait for nothing",
+            body("(drop (call $wait (i32.const 0) (i32.const 0) (i64.const -1)))"),
+        ),
         ("sleep", body(SLEEP)),
         ("sends without credit", body(&again(&said))),
         ("output without credit", body(&again(WRITE))),
         (
             "a loop in start",
-            guest_with(&format!("(func $start {said} (loop $again (br $again))) (start $start)"), ""),
+            guest_with(
+                &format!("(func $start {said} (loop $again (br $again))) (start $start)"),
+                "",
+            ),
         ),
         (
             "a loop in _initialize",
-            guest_with(&format!(r#"(func (export "_initialize") {said} (loop $again (br $again)))"#), ""),
+            guest_with(
+                &format!(r#"(func (export "_initialize") {said} (loop $again (br $again)))"#),
+                "",
+            ),
         ),
     ]
 }
@@ -122,7 +150,9 @@ fn a_sibling_goes_on_when_one_is_killed() {
         RECEIVE.replace("(i64.const -1)", "(i64.const 0)")
     ));
     let sibling = host.start(&busy, Call::default());
-    let module = host.load(&guest(&format!("(drop {SEND_1}) (loop $again (br $again))")));
+    let module = host.load(&guest(&format!(
+        "(drop {SEND_1}) (loop $again (br $again))"
+    )));
     for round in 0..50_u8 {
         let victim = host.execute(module, Call::default());
         host.receive(victim);
