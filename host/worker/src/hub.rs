@@ -15,7 +15,7 @@ use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
-use crate::execution::Execution;
+use crate::execution::{Execution, Stop};
 
 /// The host sent something that the rules do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -353,9 +353,7 @@ impl Hub {
     pub(crate) fn start(&mut self) -> Option<Job> {
         let job = self.queue.pop_front()?;
         let execution = Arc::clone(&job.execution);
-        if let Some(endpoint) = self.channels.get_mut(&execution.id) {
-            endpoint.holders.push(Arc::clone(&execution));
-        }
+        self.hold(execution.id, &execution);
         let running = Running {
             execution,
             output_credit: OUTPUT_WINDOW_BYTES,
@@ -406,9 +404,13 @@ impl Hub {
         channel
     }
 
-    /// A message's reference becomes a handle of `holder`.
+    /// A reference becomes a handle of `holder`.
     pub(crate) fn hold(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
+            if endpoint.broken {
+                // Nobody was there to be stopped when the message came. The holder looks before it waits or runs on.
+                holder.set_stop(Stop::Limit(LimitName::Message));
+            }
             endpoint.holders.push(Arc::clone(holder));
         }
     }

@@ -189,6 +189,22 @@ fn messages() {
 }
 
 #[test]
+fn a_message_that_is_too_large_may_come_before_its_execution_runs() {
+    let mut host = Host::new(1);
+    let module = host.load(&guest(&format!("(drop {RECEIVE})")));
+    let first = host.execute(module, Call::default());
+    let limits = Limits {
+        message_bytes: 100,
+        ..Limits::default()
+    };
+    let second = host.execute(module, with_limits(limits));
+    host.data(second, &[0; 101], &[]);
+    host.data(first, b"", &[]);
+    assert_eq!(host.done(first), Outcome::Returned);
+    assert_eq!(host.done(second), exceeded(LimitName::Message, 100));
+}
+
+#[test]
 fn a_flood_of_sends_stays_within_the_window() {
     let mut host = Host::new(1);
     let flood = guest(&format!("(loop $again (drop {SEND_1}) (br $again))"));

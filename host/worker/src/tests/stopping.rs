@@ -121,6 +121,32 @@ fn a_deadline_ends_everything() {
 }
 
 #[test]
+fn a_deadline_holds_for_the_last_output_too() {
+    let after = Duration::from_millis(30);
+    let limits = Limits {
+        wall_time: Some(after),
+        ..Limits::default()
+    };
+    // A window of output without a line end, and a little more that stays until the guest has returned.
+    let text = guest(
+        "(i32.store (i32.const 16) (i32.const 0)) (i32.store (i32.const 20) (i32.const 65536))
+         (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))
+         (i32.store (i32.const 20) (i32.const 1))
+         (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))",
+    );
+    let mut host = Host::new(1);
+    host.takes_output = false;
+    let channel = host.start(
+        &text,
+        Call {
+            limits,
+            ..Call::default()
+        },
+    );
+    assert_eq!(host.done(channel), Outcome::Returned);
+}
+
+#[test]
 fn a_deadline_that_is_far_away_disturbs_nobody() {
     let mut host = Host::new(1);
     let limits = Limits {
