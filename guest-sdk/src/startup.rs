@@ -1,0 +1,55 @@
+//! What happens before the guest's own code: constructors, and the hook that tells the host about a panic.
+//!
+//! The linker collects the functions of all `.init_array` sections into the module's constructors. `_start` runs them
+//! before `main`, `_initialize` runs them in a reactor, and the export of a named task, which neither precedes, runs them
+//! itself: [`run_constructors`]. One of them is this module's, so "have they run?" has an answer.
+//!
+//! A guest that never names this crate does not link it and has no hook: its panic is a trap to the host, and its message
+//! is on stderr only.
+
+use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sandgate_abi::report;
+
+use crate::sys;
+
+/// Whether the constructors of this instance have run.
+static CONSTRUCTED: AtomicBool = AtomicBool::new(false);
+
+/// Linked into the constructors by its section; native programs panic as they like.
+#[cfg(target_arch = "wasm32")]
+#[used]
+// SAFETY: the section holds pointers to functions without parameters, as this is one.
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = construct;
+
+/// Runs the module's constructors unless they have run.
+pub(crate) fn run_constructors() {
+    if !CONSTRUCTED.load(Ordering::Relaxed) {
+        sys::call_constructors();
+    }
+}
+
+#[cfg_attr(
+    not(target_arch = "wasm32"),
+    allow(dead_code, reason = "only the wasm target has constructors")
+)]
+extern "C" fn construct() {
+    CONSTRUCTED.store(true, Ordering::Relaxed);
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        // First, because printing can fail where a limit on output is reached.
+        sys::task_report(report::PANIC, &panic_report(info));
+        previous(info);
+    }));
+}
+
+/// `LOCATION '\n' MESSAGE`
+fn panic_report(info: &PanicHookInfo<'_>) -> String {
+    let message = info.payload_as_str().unwrap_or("a panic without a text");
+    match info.location() {
+        Some(location) => format!("{location}\n{message}"),
+        None => format!("\n{message}"),
+    }
+}
