@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 
 use crate::message;
 use crate::operation::ArgsError;
-use crate::sys;
+use crate::{startup, sys};
 
 /// The arguments that the host passed, for a module that is run by its `main`. They can be taken once.
 ///
@@ -23,6 +23,7 @@ use crate::sys;
 /// * [`ArgsError::Decode`] when they are not a `T`. They are gone then.
 /// * [`ArgsError::TooManyChannels`] when they bring more channels than the task may have.
 pub fn args<T: DeserializeOwned>() -> Result<T, ArgsError> {
+    startup::ensure_linked();
     message::decode(sys::call_args)
         .map_err(ArgsError::from_status)?
         .map_err(ArgsError::Decode)

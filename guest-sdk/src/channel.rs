@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::message;
 use crate::operation::{CloseError, NewChannelError, ReceiveError, SendError, WaitError};
-use crate::sys;
+use crate::{startup, sys};
 
 const FOR_EVER: i64 = -1;
 const NOT_AT_ALL: i64 = 0;
@@ -59,6 +59,7 @@ pub struct Channel {
 /// The channel of this task: what the host got from `remote_exec`. Every call returns the same channel.
 #[must_use]
 pub fn channel() -> Channel {
+    startup::ensure_linked();
     Channel { owned: None }
 }
 
@@ -68,6 +69,7 @@ pub fn channel() -> Channel {
 ///
 /// [`NewChannelError::TooMany`] when the task has as many channels as it may.
 pub fn new_channel() -> Result<Channel, NewChannelError> {
+    startup::ensure_linked();
     let code = sys::channel_new();
     match u32::try_from(code) {
         Ok(handle) => Ok(Channel::owning(handle)),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sandgate_abi::report;
 
-use crate::sys;
+use crate::{startup, sys};
 
 /// What a task returns: its `main`, or a function with the [`task`](macro@crate::task) attribute.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -60,6 +60,8 @@ impl Error {
 
     /// Tells the host that the task ends with this error. It must be the last word: see `sandgate-abi`.
     pub(crate) fn report(&self) {
+        // A `main` that returns this error type refers to this function, whether it fails or not.
+        startup::ensure_linked();
         sys::task_report(report::ERROR, &format!("{self:#}"));
     }
 }

@@ -36,8 +36,9 @@
 //! | `std::process::exit(code)` | exited, with the code |
 //! | the arguments of a named task cannot be decoded | rejected, with the reason |
 //!
-//! A panic ends the task, because the target cannot unwind. To tell the host about it, the crate adds a panic hook before
-//! `main`; a program that depends on this crate without using it at all needs a `use sandgate_guest as _;` for that.
+//! A panic ends the task, because the target cannot unwind. To tell the host about it, the crate sets a panic hook before
+//! `main` runs. It does so in every program that has a task, uses a channel or arguments, or whose `main` returns
+//! [`Result`]; in one that only depends on this crate, a panic is a trap to the host.
 //!
 //! # Natively
 //!

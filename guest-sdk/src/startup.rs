@@ -4,8 +4,12 @@
 //! before `main`, `_initialize` runs them in a reactor, and the export of a named task, which neither precedes, runs them
 //! itself: [`run_constructors`]. One of them is this module's, so "have they run?" has an answer.
 //!
-//! A guest that never names this crate does not link it and has no hook: its panic is a trap to the host, and its message
-//! is on stderr only.
+//! The linker takes an object file of a library only if something refers to it, so the ways into this crate call
+//! [`ensure_linked`]. A guest that uses none of them has no hook: its panic is a trap to the host, and its message is on
+//! stderr only.
+//!
+//! `_start` also sets up libc's idea of a thread, by a function that not every version of wasi-libc has. A task's export
+//! goes without: the standard library does not need it, and C code would notice only if it asked for its thread.
 
 use std::panic::{self, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +28,13 @@ static CONSTRUCTED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = construct;
 
+/// Makes the linker take this module, and with it the constructor. Then this is a test that is never true.
+pub(crate) fn ensure_linked() {
+    if cfg!(target_arch = "wasm32") && !CONSTRUCTED.load(Ordering::Relaxed) {
+        construct();
+    }
+}
+
 /// Runs the module's constructors unless they have run.
 pub(crate) fn run_constructors() {
     if !CONSTRUCTED.load(Ordering::Relaxed) {
@@ -31,10 +42,6 @@ pub(crate) fn run_constructors() {
     }
 }
 
-#[cfg_attr(
-    not(target_arch = "wasm32"),
-    allow(dead_code, reason = "only the wasm target has constructors")
-)]
 extern "C" fn construct() {
     CONSTRUCTED.store(true, Ordering::Relaxed);
     let previous = panic::take_hook();

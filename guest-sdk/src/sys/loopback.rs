@@ -1,6 +1,7 @@
 //! The worker of this crate's unit tests: a channel gives back what was sent on it. Each test thread has its own.
 //!
 //! It never waits: what would wait is TIMEOUT.
+#![expect(clippy::unwrap_used, reason = "a unit test's stand-in")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,5 +1,5 @@
 //! Does nothing, with the SDK linked.
 
-use sandgate_guest as _;
-
-fn main() {}
+fn main() -> sandgate_guest::Result {
+    Ok(())
+}

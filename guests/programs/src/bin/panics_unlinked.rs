@@ -1,4 +1,4 @@
-//! Panics without the SDK: the host sees a trap, and the text on stderr only.
+//! Panics with "nobody is told", without the SDK: the host sees a trap, and the text on stderr only.
 
 fn main() {
     panic!("nobody is told");

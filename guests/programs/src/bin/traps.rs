@@ -22,6 +22,7 @@ fn unreachable() {
 }
 
 /// Rust checks a division and panics, so the check is removed.
+#[inline(never)]
 fn divide(a: u32, b: u32) {
     // SAFETY: none; a division by zero is what this is for. It traps on this target.
     black_box(unsafe { a.checked_div(b).unwrap_unchecked() });
@@ -34,6 +35,9 @@ fn out_of_bounds() {
 }
 
 fn recurse(depth: u64) -> u64 {
+    if depth == black_box(u64::MAX) {
+        return 0;
+    }
     let frame = black_box([depth; 16]);
     recurse(depth + 1) + frame[3]
 }
