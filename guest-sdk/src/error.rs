@@ -58,11 +58,14 @@ impl Error {
         self.inner.downcast_ref()
     }
 
-    /// Tells the host that the task ends with this error. It must be the last word: see `sandgate-abi`.
-    pub(crate) fn report(&self) {
+    /// Tells the host that the task ends with this error, and returns the text. It must be the last word: see
+    /// `sandgate-abi`.
+    pub(crate) fn report(&self) -> String {
         // A `main` that returns this error type refers to this function, whether it fails or not.
         startup::ensure_linked();
-        sys::task_report(report::ERROR, &format!("{self:#}"));
+        let text = format!("{self:#}");
+        sys::task_report(report::ERROR, &text);
+        text
     }
 }
 
@@ -92,8 +95,8 @@ impl fmt::Display for Error {
 /// report at the next call.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.report();
-        write!(f, "{self:#}")
+        // In one piece: on stderr, where std formats to, each piece is a call of the system.
+        f.write_str(&self.report())
     }
 }
 

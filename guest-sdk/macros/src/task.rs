@@ -59,6 +59,12 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
         .map(|index| format_ident!("argument_{index}"))
         .collect();
 
+    // A comma makes a tuple of a single type; after more it is only noise in a message.
+    let listed = match &types[..] {
+        [single] => quote!((#single,)),
+        types => quote!((#(#types),*)),
+    };
+
     Ok(quote! {
         #function
 
@@ -69,7 +75,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
             extern "C" fn task() {
                 ::sandgate_guest::__private::run_task(
                     #name,
-                    ::core::stringify!((#(#types,)*)),
+                    ::core::stringify!(#listed),
                     |channel: ::sandgate_guest::Channel, (#(#arguments,)*): (#(#types,)*)| {
                         use ::sandgate_guest::__private::{KindOfResult, KindOfValue};
                         let _ = &channel;

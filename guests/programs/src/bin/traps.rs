@@ -1,6 +1,6 @@
 //! Traps in the way that its argument ([`Trap`]) says. Nothing is sent.
 
-use std::hint::black_box;
+use std::hint::{assert_unchecked, black_box};
 
 use guest_protocol::Trap;
 
@@ -9,7 +9,7 @@ fn main() -> sandgate_guest::Result {
         Trap::Unreachable => unreachable(),
         Trap::DivisionByZero => divide(black_box(1), black_box(0)),
         Trap::OutOfBounds => out_of_bounds(),
-        Trap::StackOverflow => drop(black_box(recurse(black_box(0)))),
+        Trap::StackOverflow => _ = black_box(recurse(black_box(0), black_box(u64::MAX))),
         Trap::IndirectCall => indirect_call(),
     }
     Ok(())
@@ -25,7 +25,8 @@ fn unreachable() {
 #[inline(never)]
 fn divide(a: u32, b: u32) {
     // SAFETY: none; a division by zero is what this is for. It traps on this target.
-    black_box(unsafe { a.checked_div(b).unwrap_unchecked() });
+    unsafe { assert_unchecked(b != 0) };
+    black_box(a / b);
 }
 
 fn out_of_bounds() {
@@ -34,12 +35,14 @@ fn out_of_bounds() {
     black_box(unsafe { address.read_volatile() });
 }
 
-fn recurse(depth: u64) -> u64 {
-    if depth == black_box(u64::MAX) {
+/// Keeps nothing in linear memory, so that it is the call stack that overflows. The other kind, of a function with large
+/// locals, leaves linear memory at address 0 and is out of bounds.
+#[inline(never)]
+fn recurse(depth: u64, end: u64) -> u64 {
+    if depth == end {
         return 0;
     }
-    let frame = black_box([depth; 16]);
-    recurse(depth + 1) + frame[3]
+    recurse(depth + 1, end).rotate_left(5) ^ depth
 }
 
 fn indirect_call() {
