@@ -28,7 +28,7 @@ static CONSTRUCTED: AtomicBool = AtomicBool::new(false);
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = construct;
 
-/// Makes the linker take this module, and with it the constructor. Then this is a test that is never true.
+/// Makes the linker take this module, and with it the constructor. Once constructors have run, it does nothing.
 pub(crate) fn ensure_linked() {
     if cfg!(target_arch = "wasm32") && !CONSTRUCTED.load(Ordering::Relaxed) {
         construct();
@@ -43,7 +43,10 @@ pub(crate) fn run_constructors() {
 }
 
 extern "C" fn construct() {
-    CONSTRUCTED.store(true, Ordering::Relaxed);
+    // Another constructor may have used the SDK before this one had its turn.
+    if CONSTRUCTED.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         // First, because printing can fail where a limit on output is reached.
