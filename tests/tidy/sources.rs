@@ -8,10 +8,36 @@ const MAX_LINES: usize = 600;
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Where `unsafe` is written, and for what.
-const UNSAFE_FILES: &[(&str, &str)] = &[(
-    "guest-sdk/src/sys.rs",
-    "calls the functions that the worker offers",
-)];
+const UNSAFE_FILES: &[(&str, &str)] = &[
+    (
+        "guest-sdk/src/sys.rs",
+        "calls what the worker offers, and decides nothing",
+    ),
+    (
+        "guest-sdk/src/sys/wasm.rs",
+        "declares the functions that the worker offers",
+    ),
+    (
+        "guest-sdk/src/sys/native.rs",
+        "stands in for them where there is no worker",
+    ),
+    (
+        "guest-sdk/src/sys/loopback.rs",
+        "stands in for them in the tests of the SDK",
+    ),
+    (
+        "guest-sdk/src/startup.rs",
+        "an attribute: runs before `main`",
+    ),
+    (
+        "guest-sdk/macros/src/task.rs",
+        "an attribute: the name under which the worker finds a task",
+    ),
+    (
+        "guests/programs/src/bin/traps.rs",
+        "a guest that breaks every rule, to be caught at it",
+    ),
+];
 
 const BINARY_EXTENSIONS: [&str; 6] = ["wasm", "cwasm", "so", "a", "o", "rlib"];
 
@@ -70,7 +96,7 @@ fn files_are_short_or_have_a_reason() {
 
 #[test]
 fn unsafe_stays_where_it_is_listed() {
-    let has_unsafe = |source: &Source| source.code_lines().any(|(_, line)| has_word(line, UNSAFE));
+    let has_unsafe = |source: &Source| source.code_lines().any(|(_, line)| has_word(&line, UNSAFE));
     let offences = against_list(
         rust_sources(),
         UNSAFE_FILES,

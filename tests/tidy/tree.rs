@@ -27,11 +27,36 @@ impl Source {
         (1..).zip(self.text.lines())
     }
 
-    /// The lines without comments. A `//` in a string ends a line as well: nothing looked for here stands after one.
-    pub(crate) fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.lines()
-            .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+    /// The lines without comments and without what stands in strings.
+    pub(crate) fn code_lines(&self) -> impl Iterator<Item = (usize, String)> {
+        self.lines().map(|(number, line)| (number, code(line)))
     }
+}
+
+/// What of `line` is code. Good enough for single lines: a string over several is taken for code.
+fn code(line: &str) -> String {
+    let mut code = String::new();
+    let mut in_string = false;
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        let token = if in_string && c == '\\' {
+            rest.get(..2).unwrap_or(rest)
+        } else if !in_string && rest.starts_with("'\"'") {
+            "'\"'"
+        } else {
+            &rest[..c.len_utf8()]
+        };
+        if !in_string && rest.starts_with("//") {
+            break;
+        }
+        if token == "\"" {
+            in_string = !in_string;
+        } else if !in_string {
+            code.push_str(token);
+        }
+        rest = &rest[token.len()..];
+    }
+    code
 }
 
 /// The paths of all files that git tracks or would, relative to the root.
@@ -106,4 +131,13 @@ pub(crate) fn metadata(dir: &str) -> Value {
 #[track_caller]
 pub(crate) fn assert_none(rule: &str, offences: &[String]) {
     assert!(offences.is_empty(), "{rule}\n  {}", offences.join("\n  "));
+}
+
+#[test]
+fn code_is_what_is_left_without_comments_and_strings() {
+    let check = |line, expected| assert_eq!(code(line), expected, "{line}");
+    check("let a = 1; // why", "let a = 1; ");
+    check(r#"say("a // \" b", c) // d"#, "say(, c) ");
+    check(r#"split('"').find("x")"#, r#"split('"').find()"#);
+    check(r#""open \"#, "");
 }
