@@ -1,4 +1,4 @@
-//! Builds the guests. Which compiler does it is for [`toolchain`](crate::toolchain) to say.
+//! Builds the guests. Which compiler does it is for [`toolchain`] to say.
 
 use std::path::PathBuf;
 
