@@ -64,7 +64,7 @@ pub(crate) fn soak(workspace: &Workspace, times: u32) -> Result<()> {
         eprintln!("{number:>4}  {result:<6}  {:>7.1}", duration.as_secs_f64());
     }
     let passed = runs.iter().filter(|(_, outcome)| outcome.is_ok()).count();
-    eprintln!("{passed} of {times} runs passed");
+    eprintln!("{passed} passed of {times} asked for");
     runs.into_iter().try_for_each(|(_, outcome)| outcome)
 }
 
