@@ -24,9 +24,7 @@ use crate::{startup, sys};
 /// * [`ArgsError::TooManyChannels`] when they bring more channels than the task may have.
 pub fn args<T: DeserializeOwned>() -> Result<T, ArgsError> {
     startup::ensure_linked();
-    message::decode(sys::call_args)
-        .map_err(ArgsError::from_status)?
-        .map_err(ArgsError::Decode)
+    message::decode(sys::call_args).map_err(ArgsError::from_status)?.map_err(ArgsError::Decode)
 }
 
 #[cfg(test)]

@@ -114,11 +114,7 @@ impl Channel {
     /// # Errors
     ///
     /// Those of `send`, and [`SendError::Timeout`]; then nothing was sent.
-    pub fn send_timeout<T: Serialize + ?Sized>(
-        &self,
-        value: &T,
-        timeout: Duration,
-    ) -> Result<(), SendError> {
+    pub fn send_timeout<T: Serialize + ?Sized>(&self, value: &T, timeout: Duration) -> Result<(), SendError> {
         self.send_nanos(value, nanos(timeout))
     }
 
@@ -175,10 +171,7 @@ impl Channel {
     /// # Errors
     ///
     /// Those of `receive`, and [`ReceiveError::Timeout`]; then nothing was taken.
-    pub fn receive_timeout<T: DeserializeOwned>(
-        &self,
-        timeout: Duration,
-    ) -> Result<T, ReceiveError> {
+    pub fn receive_timeout<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T, ReceiveError> {
         self.receive_nanos(nanos(timeout))
     }
 
@@ -245,11 +238,7 @@ impl Channel {
     /// # }
     /// ```
     pub fn iter<T: DeserializeOwned>(&self) -> Iter<'_, T> {
-        Iter {
-            channel: self,
-            ended: false,
-            values: PhantomData,
-        }
+        Iter { channel: self, ended: false, values: PhantomData }
     }
 
     /// Ends the channel for both sides. The host still receives what was sent before. Closing twice is no error.
@@ -273,9 +262,7 @@ impl Channel {
 
     /// The channel of a handle that the worker has just given to this instance.
     pub(crate) fn owning(handle: u32) -> Self {
-        Channel {
-            owned: Some(Rc::new(Handle(handle))),
-        }
+        Channel { owned: Some(Rc::new(Handle(handle))) }
     }
 
     pub(crate) fn handle(&self) -> u32 {
@@ -283,9 +270,7 @@ impl Channel {
     }
 
     fn send_nanos<T: Serialize + ?Sized>(&self, value: &T, timeout: i64) -> Result<(), SendError> {
-        let send = |bytes: &[u8], handles: &[u32]| {
-            sys::channel_send(self.handle(), bytes, handles, timeout)
-        };
+        let send = |bytes: &[u8], handles: &[u32]| sys::channel_send(self.handle(), bytes, handles, timeout);
         SendError::check(message::encode(value, send).map_err(SendError::Encode)?)
     }
 
@@ -294,11 +279,9 @@ impl Channel {
     }
 
     fn receive_nanos<T: DeserializeOwned>(&self, timeout: i64) -> Result<T, ReceiveError> {
-        message::decode(|bytes, handles| {
-            sys::channel_receive(self.handle(), bytes, handles, timeout)
-        })
-        .map_err(|code| self.receive_error(code))?
-        .map_err(ReceiveError::Decode)
+        message::decode(|bytes, handles| sys::channel_receive(self.handle(), bytes, handles, timeout))
+            .map_err(|code| self.receive_error(code))?
+            .map_err(ReceiveError::Decode)
     }
 
     fn receive_bytes_nanos(&self, timeout: i64) -> Result<Vec<u8>, ReceiveError> {
@@ -308,10 +291,8 @@ impl Channel {
     }
 
     fn receive_into_nanos(&self, bytes: &mut Vec<u8>, timeout: i64) -> Result<(), ReceiveError> {
-        message::take_bytes(bytes, |bytes, handles| {
-            sys::channel_receive(self.handle(), bytes, handles, timeout)
-        })
-        .map_err(|code| self.receive_error(code))
+        message::take_bytes(bytes, |bytes, handles| sys::channel_receive(self.handle(), bytes, handles, timeout))
+            .map_err(|code| self.receive_error(code))
     }
 
     fn receive_error(&self, code: i32) -> ReceiveError {
@@ -397,14 +378,8 @@ mod tests {
         assert!(matches!(channel.send(&1), Err(SendError::Closed)));
         let numbers: Vec<u32> = channel.iter().map(Result::unwrap).collect();
         assert_eq!(numbers, [0, 1, 2]);
-        assert!(matches!(
-            channel.receive::<u32>(),
-            Err(ReceiveError::Closed)
-        ));
-        assert!(matches!(
-            channel.try_receive::<u32>(),
-            Err(ReceiveError::Closed)
-        ));
+        assert!(matches!(channel.receive::<u32>(), Err(ReceiveError::Closed)));
+        assert!(matches!(channel.try_receive::<u32>(), Err(ReceiveError::Closed)));
     }
 
     #[test]
@@ -414,13 +389,9 @@ mod tests {
         channel.close_with_error("gone wrong").unwrap();
         let mut items = channel.iter::<String>();
         assert_eq!(items.next().unwrap().unwrap(), "a");
-        assert!(
-            matches!(items.next(), Some(Err(ReceiveError::Peer(text))) if text == "gone wrong")
-        );
+        assert!(matches!(items.next(), Some(Err(ReceiveError::Peer(text))) if text == "gone wrong"));
         assert!(items.next().is_none());
-        assert!(
-            matches!(channel.receive_bytes(), Err(ReceiveError::Peer(text)) if text == "gone wrong")
-        );
+        assert!(matches!(channel.receive_bytes(), Err(ReceiveError::Peer(text)) if text == "gone wrong"));
     }
 
     #[test]
@@ -439,14 +410,8 @@ mod tests {
         assert!(channel.try_receive::<u8>().unwrap().is_none());
         assert!(channel.try_receive_bytes().unwrap().is_none());
         let timeout = Duration::from_nanos(1);
-        assert!(matches!(
-            channel.receive_timeout::<u8>(timeout),
-            Err(ReceiveError::Timeout)
-        ));
-        assert!(matches!(
-            wait_timeout(&[&channel], timeout),
-            Err(WaitError::Timeout)
-        ));
+        assert!(matches!(channel.receive_timeout::<u8>(timeout), Err(ReceiveError::Timeout)));
+        assert!(matches!(wait_timeout(&[&channel], timeout), Err(WaitError::Timeout)));
     }
 
     #[test]

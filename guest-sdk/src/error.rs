@@ -41,9 +41,7 @@ impl Error {
     /// An error that is a text.
     #[must_use]
     pub fn msg(text: impl fmt::Display) -> Self {
-        Error {
-            inner: text.to_string().into(),
-        }
+        Error { inner: text.to_string().into() }
     }
 
     /// The error and its sources, the outermost first.
@@ -71,9 +69,7 @@ impl Error {
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Error {
-            inner: Box::new(error),
-        }
+        Error { inner: Box::new(error) }
     }
 }
 
@@ -128,10 +124,7 @@ mod tests {
     #[test]
     fn the_chain_is_shown_on_demand() {
         assert_eq!(outer().to_string(), "line `3` is not a number");
-        assert_eq!(
-            format!("{:#}", outer()),
-            "line `3` is not a number: invalid digit found in string"
-        );
+        assert_eq!(format!("{:#}", outer()), "line `3` is not a number: invalid digit found in string");
         assert_eq!(outer().chain().count(), 2);
         assert!(outer().downcast_ref::<Outer>().is_some());
         assert!(loopback::worker(|worker| worker.reports.is_empty()));
@@ -140,14 +133,8 @@ mod tests {
     #[test]
     fn debug_reports_as_std_uses_it_when_main_returns() {
         let shown = format!("{:?}", outer());
-        assert_eq!(
-            shown,
-            "line `3` is not a number: invalid digit found in string"
-        );
-        assert_eq!(
-            loopback::worker(|worker| worker.reports.clone()),
-            [(report::ERROR, shown)]
-        );
+        assert_eq!(shown, "line `3` is not a number: invalid digit found in string");
+        assert_eq!(loopback::worker(|worker| worker.reports.clone()), [(report::ERROR, shown)]);
     }
 
     #[test]

@@ -59,8 +59,7 @@ pub use crate::args::args;
 pub use crate::channel::{Channel, Iter, channel, new_channel, wait, wait_timeout};
 pub use crate::error::{Error, Result};
 pub use crate::operation::{
-    ArgsError, CloseError, DecodeError, EncodeError, NewChannelError, ReceiveError, SendError,
-    WaitError,
+    ArgsError, CloseError, DecodeError, EncodeError, NewChannelError, ReceiveError, SendError, WaitError,
 };
 
 /// Makes a function a named task, which the host runs by `remote_exec_fn`.

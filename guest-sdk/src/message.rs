@@ -34,14 +34,8 @@ thread_local! {
 
 enum Travelling {
     Nothing,
-    Out {
-        channels: Vec<Channel>,
-        cause: Option<EncodeCause>,
-    },
-    In {
-        channels: Vec<Channel>,
-        cause: Option<DecodeCause>,
-    },
+    Out { channels: Vec<Channel>, cause: Option<EncodeCause> },
+    In { channels: Vec<Channel>, cause: Option<DecodeCause> },
 }
 
 /// What the worker said to a receive: a message was taken, or the status of not taking one.
@@ -54,10 +48,7 @@ pub(crate) fn encode<T: Serialize + ?Sized, R>(
 ) -> Result<R, EncodeError> {
     let mut bytes = SENT.take();
     bytes.clear();
-    let scope = Scope::enter(Travelling::Out {
-        channels: Vec::new(),
-        cause: None,
-    });
+    let scope = Scope::enter(Travelling::Out { channels: Vec::new(), cause: None });
     let encoded = postcard::to_extend(value, bytes);
     let Travelling::Out { channels, cause } = scope.leave() else {
         unreachable!("a scope leaves with what it entered with");
@@ -97,8 +88,9 @@ pub(crate) fn take_bytes(
 pub(crate) fn peer_error(handle: u32) -> String {
     let mut bytes = Vec::new();
     match take(&mut bytes, |bytes, _| sys::channel_error(handle, bytes)) {
-        Ok(_) => String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        Ok(_) => {
+            String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        }
         Err(_) => String::new(),
     }
 }
@@ -125,20 +117,10 @@ fn take(
     Ok(handles.map(|&handle| Channel::owning(handle)).collect())
 }
 
-fn decode_bytes<T: DeserializeOwned>(
-    bytes: &[u8],
-    channels: Vec<Channel>,
-) -> Result<T, DecodeError> {
-    let scope = Scope::enter(Travelling::In {
-        channels,
-        cause: None,
-    });
+fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], channels: Vec<Channel>) -> Result<T, DecodeError> {
+    let scope = Scope::enter(Travelling::In { channels, cause: None });
     let decoded = postcard::take_from_bytes::<T>(bytes);
-    let Travelling::In {
-        channels: _given_back,
-        cause,
-    } = scope.leave()
-    else {
+    let Travelling::In { channels: _given_back, cause } = scope.leave() else {
         unreachable!("a scope leaves with what it entered with");
     };
     let cause = match (decoded, cause) {
@@ -163,9 +145,7 @@ struct Scope {
 
 impl Scope {
     fn enter(list: Travelling) -> Self {
-        Scope {
-            outer: TRAVELLING.replace(list),
-        }
+        Scope { outer: TRAVELLING.replace(list) }
     }
 
     fn leave(mut self) -> Travelling {
@@ -178,9 +158,7 @@ impl Serialize for Channel {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let index = TRAVELLING.with_borrow_mut(|list| match list {
             Travelling::Out { channels, cause } => {
-                let known = channels
-                    .iter()
-                    .position(|channel| channel.handle() == self.handle());
+                let known = channels.iter().position(|channel| channel.handle() == self.handle());
                 let index = known.unwrap_or(channels.len());
                 if index == HANDLES {
                     *cause = Some(EncodeCause::TooManyChannels);
@@ -193,9 +171,7 @@ impl Serialize for Channel {
         });
         match index {
             Some(index) => serializer.serialize_u32(index),
-            None => Err(serde::ser::Error::custom(
-                "a channel is encoded only while it is sent",
-            )),
+            None => Err(serde::ser::Error::custom("a channel is encoded only while it is sent")),
         }
     }
 }
@@ -207,18 +183,13 @@ impl<'de> Deserialize<'de> for Channel {
             Travelling::In { channels, cause } => {
                 let channel = channels.get(index as usize).cloned();
                 if channel.is_none() {
-                    *cause = Some(DecodeCause::NoSuchChannel {
-                        index,
-                        count: channels.len(),
-                    });
+                    *cause = Some(DecodeCause::NoSuchChannel { index, count: channels.len() });
                 }
                 channel
             }
             _ => None,
         });
-        channel.ok_or_else(|| {
-            serde::de::Error::custom("a channel is decoded only while it is received")
-        })
+        channel.ok_or_else(|| serde::de::Error::custom("a channel is decoded only while it is received"))
     }
 }
 
@@ -252,12 +223,7 @@ mod tests {
     fn channels_inside_a_value_come_back_and_work() {
         let task = channel();
         let inner = new_channel().unwrap();
-        task.send(&Pair {
-            name: "x".into(),
-            first: inner.clone(),
-            second: inner.clone(),
-        })
-        .unwrap();
+        task.send(&Pair { name: "x".into(), first: inner.clone(), second: inner.clone() }).unwrap();
         let pair: Pair = task.receive().unwrap();
         assert_eq!(pair.name, "x");
         pair.first.send(&42u8).unwrap();
@@ -292,14 +258,8 @@ mod tests {
         assert_eq!(sent(&channels).1.len(), HANDLES);
         channels.push(new_channel().unwrap());
         let error = encode(&channels, |_, _| ()).unwrap_err();
-        assert!(
-            error.to_string().contains("more than `64` channels"),
-            "{error}"
-        );
-        assert!(matches!(
-            TRAVELLING.replace(Travelling::Nothing),
-            Travelling::Nothing
-        ));
+        assert!(error.to_string().contains("more than `64` channels"), "{error}");
+        assert!(matches!(TRAVELLING.replace(Travelling::Nothing), Travelling::Nothing));
     }
 
     #[test]
@@ -309,18 +269,9 @@ mod tests {
             assert_eq!(error.to_string(), text);
         }
         check::<u8>(&[1, 2, 3], "`2` bytes follow the value of type `u8`");
-        check::<String>(
-            &[9, b'a'],
-            "the message ends within a value of type `alloc::string::String`",
-        );
-        check::<bool>(
-            &[2],
-            "not a value of type `bool`: a bool that is not 0 or 1",
-        );
-        check::<Channel>(
-            &[3],
-            "channel `3` of the value is not among the `0` channels of its message",
-        );
+        check::<String>(&[9, b'a'], "the message ends within a value of type `alloc::string::String`");
+        check::<bool>(&[2], "not a value of type `bool`: a bool that is not 0 or 1");
+        check::<Channel>(&[3], "channel `3` of the value is not among the `0` channels of its message");
         check::<Vec<u64>>(
             &[255, 255, 255, 255, 15, 1],
             "the message ends within a value of type `alloc::vec::Vec<u64>`",
@@ -330,14 +281,7 @@ mod tests {
     #[test]
     fn the_buffer_grows_to_the_message_and_is_kept() {
         let task = channel();
-        for len in [
-            0,
-            1,
-            INITIAL_BUFFER_BYTES,
-            INITIAL_BUFFER_BYTES + 1,
-            100_000,
-            3,
-        ] {
+        for len in [0, 1, INITIAL_BUFFER_BYTES, INITIAL_BUFFER_BYTES + 1, 100_000, 3] {
             let value = vec![7u8; len];
             task.send(&value).unwrap();
             assert_eq!(task.receive::<Vec<u8>>().unwrap(), value);
@@ -345,14 +289,9 @@ mod tests {
             assert_eq!(task.receive_bytes().unwrap(), value);
         }
         let kept = RECEIVED.take();
-        assert!(
-            (100_000..200_000).contains(&kept.capacity()),
-            "{}",
-            kept.capacity()
-        );
+        assert!((100_000..200_000).contains(&kept.capacity()), "{}", kept.capacity());
 
-        task.send_bytes(&vec![0; MAX_KEPT_BUFFER_BYTES + 1])
-            .unwrap();
+        task.send_bytes(&vec![0; MAX_KEPT_BUFFER_BYTES + 1]).unwrap();
         assert!(task.receive::<u8>().is_err());
         assert_eq!(RECEIVED.take().capacity(), 0);
     }

@@ -191,19 +191,13 @@ impl ArgsError {
 
 impl EncodeError {
     pub(crate) fn new<T: ?Sized>(cause: EncodeCause) -> Self {
-        EncodeError {
-            type_name: std::any::type_name::<T>(),
-            cause,
-        }
+        EncodeError { type_name: std::any::type_name::<T>(), cause }
     }
 }
 
 impl DecodeError {
     pub(crate) fn new<T: ?Sized>(cause: DecodeCause) -> Self {
-        DecodeError {
-            type_name: std::any::type_name::<T>(),
-            cause,
-        }
+        DecodeError { type_name: std::any::type_name::<T>(), cause }
     }
 }
 
@@ -212,9 +206,7 @@ impl fmt::Display for SendError {
         match self {
             SendError::Closed => f.write_str("the channel to send on is closed"),
             SendError::Timeout => f.write_str("no room to send in the time given"),
-            SendError::TooLarge => {
-                f.write_str("the message to send is larger than the limit of this execution")
-            }
+            SendError::TooLarge => f.write_str("the message to send is larger than the limit of this execution"),
             SendError::Encode(_) => f.write_str("the value to send could not be encoded"),
             SendError::NotAllowed => f.write_str("sending so is not allowed"),
             SendError::Unexpected(code) => unexpected(f, "sending", *code),
@@ -231,9 +223,9 @@ impl fmt::Display for ReceiveError {
                 write!(f, "the host closed the channel with an error: {text}")
             }
             ReceiveError::Decode(_) => f.write_str("the message received could not be decoded"),
-            ReceiveError::TooManyChannels => f.write_str(
-                "the message to receive brings more channels than this execution may have",
-            ),
+            ReceiveError::TooManyChannels => {
+                f.write_str("the message to receive brings more channels than this execution may have")
+            }
             ReceiveError::NotAllowed => f.write_str("receiving is not allowed"),
             ReceiveError::Unexpected(code) => unexpected(f, "receiving", *code),
         }
@@ -243,9 +235,7 @@ impl fmt::Display for ReceiveError {
 impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CloseError::NotAllowed => {
-                f.write_str("the task's own channel cannot be closed: it ends with the task")
-            }
+            CloseError::NotAllowed => f.write_str("the task's own channel cannot be closed: it ends with the task"),
             CloseError::Unexpected(code) => unexpected(f, "closing a channel", *code),
         }
     }
@@ -254,9 +244,7 @@ impl fmt::Display for CloseError {
 impl fmt::Display for NewChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NewChannelError::TooMany => {
-                f.write_str("this execution has as many channels as it may")
-            }
+            NewChannelError::TooMany => f.write_str("this execution has as many channels as it may"),
             NewChannelError::NotAllowed => f.write_str("making a channel is not allowed"),
             NewChannelError::Unexpected(code) => unexpected(f, "making a channel", *code),
         }
@@ -278,9 +266,7 @@ impl fmt::Display for ArgsError {
         match self {
             ArgsError::Missing => f.write_str("no arguments were passed"),
             ArgsError::Decode(_) => f.write_str("the arguments could not be decoded"),
-            ArgsError::TooManyChannels => {
-                f.write_str("the arguments bring more channels than this execution may have")
-            }
+            ArgsError::TooManyChannels => f.write_str("the arguments bring more channels than this execution may have"),
             ArgsError::NotAllowed => f.write_str("taking arguments is not allowed"),
             ArgsError::Unexpected(code) => unexpected(f, "taking arguments", *code),
         }
@@ -292,17 +278,10 @@ impl fmt::Display for EncodeError {
         let type_name = self.type_name;
         match &self.cause {
             EncodeCause::TooManyChannels => {
-                write!(
-                    f,
-                    "more than `{MAX_MESSAGE_CHANNELS}` channels in a value of type `{type_name}`"
-                )
+                write!(f, "more than `{MAX_MESSAGE_CHANNELS}` channels in a value of type `{type_name}`")
             }
             EncodeCause::Codec(error) => {
-                write!(
-                    f,
-                    "a value of type `{type_name}` cannot be encoded: {}",
-                    codec_text(error)
-                )
+                write!(f, "a value of type `{type_name}` cannot be encoded: {}", codec_text(error))
             }
         }
     }
@@ -316,19 +295,12 @@ impl fmt::Display for DecodeError {
                 write!(f, "`{count}` bytes follow the value of type `{type_name}`")
             }
             DecodeCause::NoSuchChannel { index, count } => {
-                write!(
-                    f,
-                    "channel `{index}` of the value is not among the `{count}` channels of its message"
-                )
+                write!(f, "channel `{index}` of the value is not among the `{count}` channels of its message")
             }
             DecodeCause::Codec(postcard::Error::DeserializeUnexpectedEnd) => {
                 write!(f, "the message ends within a value of type `{type_name}`")
             }
-            DecodeCause::Codec(error) => write!(
-                f,
-                "not a value of type `{type_name}`: {}",
-                codec_text(error)
-            ),
+            DecodeCause::Codec(error) => write!(f, "not a value of type `{type_name}`: {}", codec_text(error)),
         }
     }
 }
@@ -367,10 +339,7 @@ impl Error for EncodeError {}
 impl Error for DecodeError {}
 
 fn unexpected(f: &mut fmt::Formatter<'_>, operation: &str, code: i32) -> fmt::Result {
-    write!(
-        f,
-        "{operation} ended in status `{code}`, which it does not have"
-    )
+    write!(f, "{operation} ended in status `{code}`, which it does not have")
 }
 
 /// The codec's own texts are sentences; these fit behind a colon. A type's own message does not come through the codec.

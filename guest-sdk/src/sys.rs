@@ -39,16 +39,7 @@ const _: () = assert!(
 
 pub(crate) fn channel_send(handle: u32, bytes: &[u8], handles: &[u32], timeout: i64) -> i32 {
     // SAFETY: both pointers are valid for reads of the lengths next to them while the call runs.
-    unsafe {
-        imports::channel_send(
-            handle,
-            bytes.as_ptr(),
-            bytes.len(),
-            handles.as_ptr(),
-            handles.len(),
-            timeout,
-        )
-    }
+    unsafe { imports::channel_send(handle, bytes.as_ptr(), bytes.len(), handles.as_ptr(), handles.len(), timeout) }
 }
 
 /// Replaces the contents of `bytes`, as far as its capacity goes, with the next message.
@@ -60,17 +51,7 @@ pub(crate) fn channel_receive(
 ) -> (i32, Size) {
     fill(bytes, |ptr, cap, size| {
         // SAFETY: `fill` gives `cap` writable bytes at `ptr`; `handles` and `size` are exclusive borrows.
-        unsafe {
-            imports::channel_receive(
-                handle,
-                ptr,
-                cap,
-                handles.as_mut_ptr(),
-                HANDLES,
-                size,
-                timeout,
-            )
-        }
+        unsafe { imports::channel_receive(handle, ptr, cap, handles.as_mut_ptr(), HANDLES, size, timeout) }
     })
 }
 
@@ -98,14 +79,7 @@ pub(crate) fn channel_wait(handles: &[u32], timeout: i64) -> i32 {
 pub(crate) fn channel_close(handle: u32, error: Option<&str>) -> i32 {
     let text = error.unwrap_or("");
     // SAFETY: the pointer is valid for reads of `text.len()` bytes.
-    unsafe {
-        imports::channel_close(
-            handle,
-            text.as_ptr(),
-            text.len(),
-            i32::from(error.is_some()),
-        )
-    }
+    unsafe { imports::channel_close(handle, text.as_ptr(), text.len(), i32::from(error.is_some())) }
 }
 
 pub(crate) fn channel_new() -> i32 {
@@ -136,10 +110,7 @@ fn fill(bytes: &mut Vec<u8>, call: impl FnOnce(*mut u8, usize, *mut Size) -> i32
     let code = call(bytes.as_mut_ptr(), bytes.capacity(), &mut size);
     if code == status::OK {
         let len = size.bytes as usize;
-        assert!(
-            len <= bytes.capacity(),
-            "the worker said OK to a message that does not fit"
-        );
+        assert!(len <= bytes.capacity(), "the worker said OK to a message that does not fit");
         // SAFETY: the length is within the capacity, and OK says that the worker wrote that many bytes.
         unsafe { bytes.set_len(len) };
     }

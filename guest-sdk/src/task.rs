@@ -26,20 +26,13 @@ use crate::operation::{ArgsError, DecodeCause, DecodeError};
 use crate::{args, startup, sys};
 
 /// Runs one task; `types` is for the eyes of the caller.
-pub fn run_task<A: DeserializeOwned>(
-    name: &str,
-    types: &str,
-    body: impl FnOnce(Channel, A) -> Result<(), Error>,
-) {
+pub fn run_task<A: DeserializeOwned>(name: &str, types: &str, body: impl FnOnce(Channel, A) -> Result<(), Error>) {
     startup::run_constructors();
     let result = match take_arguments() {
         Ok(arguments) => body(channel(), arguments),
         Err(error) => {
             let cause: &dyn std::error::Error = error.source().unwrap_or(&error);
-            sys::task_report(
-                report::BAD_ARGUMENTS,
-                &format!("task `{name}` takes {types}: {cause}"),
-            );
+            sys::task_report(report::BAD_ARGUMENTS, &format!("task `{name}` takes {types}: {cause}"));
             return;
         }
     };
@@ -101,10 +94,7 @@ pub struct ValueKind;
 
 impl ResultKind {
     /// Ends the task with its value or its error.
-    pub fn finish<T: Serialize + 'static, E: Into<Error>>(
-        self,
-        result: Result<T, E>,
-    ) -> Result<(), Error> {
+    pub fn finish<T: Serialize + 'static, E: Into<Error>>(self, result: Result<T, E>) -> Result<(), Error> {
         ValueKind.finish(result.map_err(Into::into)?)
     }
 }
@@ -133,16 +123,12 @@ mod tests {
                 worker.args = $args;
                 worker.reports.clear();
             });
-            run_task(
-                "it",
-                stringify!($types),
-                |channel: Channel, arguments: $types| {
-                    #[allow(clippy::let_unit_value, reason = "as in the attribute")]
-                    let value = $body(&channel, arguments);
-                    let kind = (&&Returned::of(&value)).kind();
-                    kind.finish(value)
-                },
-            );
+            run_task("it", stringify!($types), |channel: Channel, arguments: $types| {
+                #[allow(clippy::let_unit_value, reason = "as in the attribute")]
+                let value = $body(&channel, arguments);
+                let kind = (&&Returned::of(&value)).kind();
+                kind.finish(value)
+            });
             loopback::worker(|worker| worker.reports.clone())
         }};
     }
@@ -154,41 +140,26 @@ mod tests {
     #[test]
     fn results_are_sent_by_their_type() {
         let sent = || channel().try_receive::<u32>().unwrap();
-        assert_eq!(
-            run!(args(&[2, 3]), (u32, u32), |_: &Channel, (a, b)| a + b),
-            []
-        );
+        assert_eq!(run!(args(&[2, 3]), (u32, u32), |_: &Channel, (a, b)| a + b), []);
         assert_eq!(sent(), Some(5));
-        assert_eq!(
-            run!(args(&[2]), (u32,), |_: &Channel, (a,)| Ok::<u32, Error>(a)),
-            []
-        );
+        assert_eq!(run!(args(&[2]), (u32,), |_: &Channel, (a,)| Ok::<u32, Error>(a)), []);
         assert_eq!(sent(), Some(2));
         assert_eq!(run!(args(&[]), (), |_: &Channel, ()| ()), []);
-        assert_eq!(
-            run!(None, (), |_: &Channel, ()| Ok::<(), std::fmt::Error>(())),
-            []
-        );
+        assert_eq!(run!(None, (), |_: &Channel, ()| Ok::<(), std::fmt::Error>(())), []);
         assert_eq!(sent(), None);
     }
 
     #[test]
     fn an_error_is_reported() {
         let fails = |_: &Channel, ()| Err::<u32, _>(Error::msg("no luck"));
-        assert_eq!(
-            run!(None, (), fails),
-            [(report::ERROR, "no luck".to_owned())]
-        );
+        assert_eq!(run!(None, (), fails), [(report::ERROR, "no luck".to_owned())]);
         assert!(channel().try_receive::<u32>().unwrap().is_none());
     }
 
     #[test]
     fn arguments_of_another_type_are_reported() {
         let check = |reports: Vec<(i32, String)>, text: &str| {
-            assert_eq!(
-                reports,
-                [(report::BAD_ARGUMENTS, format!("task `it` takes {text}"))]
-            );
+            assert_eq!(reports, [(report::BAD_ARGUMENTS, format!("task `it` takes {text}"))]);
         };
         fn body<A>(_: &Channel, _: A) {}
         check(
@@ -196,9 +167,6 @@ mod tests {
             "(u32, String): the message ends within a value of type `(u32, alloc::string::String)`",
         );
         check(run!(None, (u32,), body), "(u32,): no arguments were passed");
-        check(
-            run!(args(&[0]), (), body),
-            "(): `1` bytes follow the value of type `()`",
-        );
+        check(run!(args(&[0]), (), body), "(): `1` bytes follow the value of type `()`");
     }
 }

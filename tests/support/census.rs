@@ -43,11 +43,7 @@ impl Census {
     ///
     /// When `/proc` cannot be read.
     pub fn take() -> Self {
-        Self {
-            children: children_of(std::process::id()),
-            fds: open_fds(),
-            threads: threads(),
-        }
+        Self { children: children_of(std::process::id()), fds: open_fds(), threads: threads() }
     }
 
     /// What is there now and was not there at `before`, a line for each; empty when nothing leaked.
@@ -55,13 +51,7 @@ impl Census {
     /// File descriptors are compared by what they refer to, because numbers are used again.
     pub fn more_than(&self, before: &Self) -> Vec<String> {
         let fds = |census: &Self| tally(census.fds.values().cloned());
-        let children = |census: &Self| {
-            census
-                .children
-                .iter()
-                .map(|child| (child.clone(), 1))
-                .collect()
-        };
+        let children = |census: &Self| census.children.iter().map(|child| (child.clone(), 1)).collect();
         let mut leaks = surplus("child", &children(self), &children(before));
         leaks.extend(surplus("file descriptor", &fds(self), &fds(before)));
         leaks.extend(surplus("thread", &self.threads, &before.threads));
@@ -100,13 +90,7 @@ pub fn children_of(parent: u32) -> Vec<Child> {
         .expect("/proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         // A process that ends meanwhile has no file any more, and is no child either.
-        .filter_map(|pid: u32| {
-            parse_stat(
-                pid,
-                &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?,
-                parent,
-            )
-        })
+        .filter_map(|pid: u32| parse_stat(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, parent))
         .collect();
     children.sort();
     children
@@ -118,11 +102,7 @@ fn parse_stat(pid: u32, stat: &str, parent: u32) -> Option<Child> {
     let (_, name) = head.split_once('(')?;
     let mut fields = tail.split(' ');
     let (state, ppid) = (fields.next()?, fields.next()?);
-    (ppid.parse() == Ok(parent)).then(|| Child {
-        pid,
-        name: name.to_owned(),
-        zombie: state == "Z",
-    })
+    (ppid.parse() == Ok(parent)).then(|| Child { pid, name: name.to_owned(), zombie: state == "Z" })
 }
 
 fn open_fds() -> BTreeMap<u32, String> {
@@ -133,27 +113,15 @@ fn open_fds() -> BTreeMap<u32, String> {
         .collect();
     numbers
         .into_iter()
-        .filter_map(|fd| {
-            Some((
-                fd,
-                fs::read_link(format!("/proc/self/fd/{fd}"))
-                    .ok()?
-                    .display()
-                    .to_string(),
-            ))
-        })
+        .filter_map(|fd| Some((fd, fs::read_link(format!("/proc/self/fd/{fd}")).ok()?.display().to_string())))
         .collect()
 }
 
 fn threads() -> BTreeMap<String, usize> {
-    tally(
-        fs::read_dir("/proc/self/task")
-            .expect("/proc/self/task")
-            .filter_map(|entry| {
-                let name = fs::read_to_string(entry.ok()?.path().join("comm")).ok()?;
-                Some(name.trim_end().to_owned())
-            }),
-    )
+    tally(fs::read_dir("/proc/self/task").expect("/proc/self/task").filter_map(|entry| {
+        let name = fs::read_to_string(entry.ok()?.path().join("comm")).ok()?;
+        Some(name.trim_end().to_owned())
+    }))
 }
 
 fn tally(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
@@ -164,18 +132,9 @@ fn tally(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     tally
 }
 
-fn surplus<K: Ord + Debug>(
-    kind: &str,
-    now: &BTreeMap<K, usize>,
-    before: &BTreeMap<K, usize>,
-) -> Vec<String> {
+fn surplus<K: Ord + Debug>(kind: &str, now: &BTreeMap<K, usize>, before: &BTreeMap<K, usize>) -> Vec<String> {
     now.iter()
-        .filter_map(|(key, count)| {
-            Some((
-                key,
-                count.checked_sub(before.get(key).copied().unwrap_or(0))?,
-            ))
-        })
+        .filter_map(|(key, count)| Some((key, count.checked_sub(before.get(key).copied().unwrap_or(0))?)))
         .filter(|(_, more)| *more > 0)
         .map(|(key, more)| format!("{more} more: {kind} {key:?}"))
         .collect()
@@ -191,18 +150,9 @@ mod tests {
 
     #[test]
     fn the_name_in_stat_may_hold_anything() {
-        let child = |name: &str, zombie| {
-            Some(Child {
-                pid: 7,
-                name: name.into(),
-                zombie,
-            })
-        };
+        let child = |name: &str, zombie| Some(Child { pid: 7, name: name.into(), zombie });
         assert_eq!(parse_stat(7, "7 (cat) S 3 7 7", 3), child("cat", false));
-        assert_eq!(
-            parse_stat(7, "7 (a) Z 9 (b) Z 3 7 7", 3),
-            child("a) Z 9 (b", true)
-        );
+        assert_eq!(parse_stat(7, "7 (a) Z 9 (b) Z 3 7 7", 3), child("a) Z 9 (b", true));
         assert_eq!(parse_stat(7, "7 (cat) S 4 7 7", 3), None);
         assert_eq!(parse_stat(7, "", 3), None);
     }
@@ -211,25 +161,17 @@ mod tests {
     fn open_files_and_threads_are_counted_until_they_are_gone() {
         let before = Census::take();
         let (release, wait) = mpsc::channel::<()>();
-        let thread = thread::Builder::new()
-            .name("census-test".into())
-            .spawn(move || wait.recv())
-            .expect("a thread");
+        let thread = thread::Builder::new().name("census-test".into()).spawn(move || wait.recv()).expect("a thread");
         let file = fs::File::open("/proc/self/status").expect("a file");
 
         // The thread takes its name when it runs.
-        eventually(SETTLE, "the thread's name", || {
-            Census::take().threads.contains_key("census-test")
-        });
+        eventually(SETTLE, "the thread's name", || Census::take().threads.contains_key("census-test"));
         let leaks = Census::take().more_than(&before).join("\n");
         assert!(leaks.contains("1 more: thread \"census-test\""), "{leaks}");
         assert!(leaks.contains("/status\""), "{leaks}");
 
         drop((release, file));
-        thread
-            .join()
-            .expect("the thread")
-            .expect_err("the sender is gone");
+        thread.join().expect("the thread").expect_err("the sender is gone");
         eventually(SETTLE, "an end of both", || {
             let leaks = Census::take().more_than(&before).join("\n");
             !leaks.contains("census-test") && !leaks.contains("/status\"")
@@ -240,10 +182,6 @@ mod tests {
     fn a_child_is_counted_by_its_parent() {
         let own = std::process::id();
         let parent = std::os::unix::process::parent_id();
-        assert!(
-            children_of(parent)
-                .iter()
-                .any(|child| child.pid == own && !child.zombie)
-        );
+        assert!(children_of(parent).iter().any(|child| child.pid == own && !child.zombie));
     }
 }

@@ -10,23 +10,11 @@ use std::process::{Command, Output, Stdio};
 /// # Panics
 ///
 /// When the program cannot be started. That it fails is for the caller to see.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the one place, and the call waits for the process"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place, and the call waits for the process")]
 pub fn output(program: impl AsRef<OsStr>, args: &[&str], dir: &Path) -> Output {
     let program = program.as_ref();
-    match Command::new(program)
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output()
-    {
+    match Command::new(program).args(args).current_dir(dir).stdin(Stdio::null()).output() {
         Ok(output) => output,
-        Err(error) => panic!(
-            "cannot start `{}` in `{}`: {error}",
-            program.display(),
-            dir.display()
-        ),
+        Err(error) => panic!("cannot start `{}` in `{}`: {error}", program.display(), dir.display()),
     }
 }

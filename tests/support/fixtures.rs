@@ -60,19 +60,13 @@ pub fn worker() -> &'static Path {
 ///
 /// Never.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("this crate lies in the directory `tests` of the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the directory `tests` of the repository")
 }
 
 fn prepared(variable: &str, name: &str, build: fn() -> PathBuf) -> PathBuf {
     if let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        assert!(
-            path.exists(),
-            "{variable} is `{}`, and nothing is there",
-            path.display()
-        );
+        assert!(path.exists(), "{variable} is `{}`, and nothing is there", path.display());
         return path;
     }
 
@@ -92,8 +86,7 @@ fn prepared(variable: &str, name: &str, build: fn() -> PathBuf) -> PathBuf {
     }
     let path = build();
     if let Some(run) = run {
-        fs::write(&note, format!("{run}\n{}", path.display()))
-            .expect("a note for the processes that wait");
+        fs::write(&note, format!("{run}\n{}", path.display())).expect("a note for the processes that wait");
     }
     path
 }
@@ -110,13 +103,7 @@ fn build_guests() -> PathBuf {
 /// not compiled once more.
 fn build_worker() -> PathBuf {
     let messages = cargo(
-        &[
-            "build",
-            "--workspace",
-            "--bin",
-            "sandgate",
-            "--message-format=json-render-diagnostics",
-        ],
+        &["build", "--workspace", "--bin", "sandgate", "--message-format=json-render-diagnostics"],
         "cannot build the worker",
     );
     messages

@@ -14,11 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 ///
 /// When `body` is not back within `limit`. Its thread is left behind, because a thread cannot be ended from outside: it
 /// goes with the test process.
-pub fn within<T: Send + 'static>(
-    limit: Duration,
-    what: &str,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> T {
+pub fn within<T: Send + 'static>(limit: Duration, what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = mpsc::sync_channel(1);
     let thread = thread::Builder::new()
         .name(what.to_owned())
@@ -33,11 +29,9 @@ pub fn within<T: Send + 'static>(
             value
         }
         Err(RecvTimeoutError::Timeout) => panic!("waited {limit:?} in vain: {what}"),
-        Err(RecvTimeoutError::Disconnected) => panic::resume_unwind(
-            thread
-                .join()
-                .expect_err("a thread that sends nothing has panicked"),
-        ),
+        Err(RecvTimeoutError::Disconnected) => {
+            panic::resume_unwind(thread.join().expect_err("a thread that sends nothing has panicked"))
+        }
     }
 }
 
@@ -52,10 +46,7 @@ pub fn within<T: Send + 'static>(
 /// run us for a while is no failure.
 #[track_caller]
 pub fn eventually(limit: Duration, what: &str, condition: impl FnMut() -> bool) {
-    assert!(
-        comes_true(limit, condition),
-        "waited {limit:?} in vain: {what}"
-    );
+    assert!(comes_true(limit, condition), "waited {limit:?} in vain: {what}");
 }
 
 /// As [`eventually`], for callers who have more to say about a failure.
@@ -88,9 +79,7 @@ mod tests {
 
     #[test]
     fn a_body_in_time_gives_its_value_from_a_thread_with_its_name() {
-        let name = within(Duration::from_secs(10), "the name", || {
-            thread::current().name().map(str::to_owned)
-        });
+        let name = within(Duration::from_secs(10), "the name", || thread::current().name().map(str::to_owned));
         assert_eq!(name.as_deref(), Some("the name"));
     }
 
@@ -105,10 +94,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_body_is_the_caller_s() {
-        assert_eq!(
-            panic_text(|| within(Duration::from_secs(10), "nothing", || panic!("from inside"))),
-            "from inside"
-        );
+        assert_eq!(panic_text(|| within(Duration::from_secs(10), "nothing", || panic!("from inside"))), "from inside");
     }
 
     #[test]

@@ -27,10 +27,7 @@ const FREE: &[&str] = &["sandgate-tests", "sandgate-benches", "xtask"];
 /// What a crate must not reach by any path, even for its tests: the host never parses or compiles untrusted code, and host
 /// and worker meet on the wire alone.
 const UNREACHABLE: &[(&str, &[&str])] = &[
-    (
-        "sandgate",
-        &["sandgate-worker", "wasmtime", "cranelift", "wasmparser"],
-    ),
+    ("sandgate", &["sandgate-worker", "wasmtime", "cranelift", "wasmparser"]),
     ("sandgate-wire", &["wasmtime", "cranelift", "wasmparser"]),
     ("sandgate-worker", &["sandgate"]),
 ];
@@ -47,20 +44,11 @@ fn crates_use_only_the_crates_below_them() {
     let crates = Crates::of(&metadata("."));
     let mut offences = Vec::new();
     for name in &crates.members {
-        let allowed = ALLOWED
-            .iter()
-            .find(|(owner, _)| owner == name)
-            .map(|(_, allowed)| *allowed);
+        let allowed = ALLOWED.iter().find(|(owner, _)| owner == name).map(|(_, allowed)| *allowed);
         if allowed.is_none() && !FREE.contains(&name.as_str()) {
-            offences.push(format!(
-                "{name}: a new crate needs its place in {}",
-                file!()
-            ));
+            offences.push(format!("{name}: a new crate needs its place in {}", file!()));
         }
-        for edge in crates
-            .direct(name)
-            .filter(|edge| crates.members.contains(&edge.to))
-        {
+        for edge in crates.direct(name).filter(|edge| crates.members.contains(&edge.to)) {
             let below = allowed.is_none_or(|allowed| allowed.contains(&edge.to.as_str()));
             if FREE.contains(&edge.to.as_str()) || (!edge.dev && !below) {
                 offences.push(format!("{name} must not depend on {}", edge.to));
@@ -76,10 +64,7 @@ fn host_and_worker_never_see_each_other_nor_the_host_an_engine() {
     let mut offences = Vec::new();
     for (name, unreachable) in UNREACHABLE {
         for (reached, path) in crates.reachable(name) {
-            if unreachable
-                .iter()
-                .any(|forbidden| is_of_family(&reached, forbidden))
-            {
+            if unreachable.iter().any(|forbidden| is_of_family(&reached, forbidden)) {
                 offences.push(format!("{} reaches {reached}", path.join(" -> ")));
             }
         }
@@ -98,10 +83,7 @@ fn only_the_worker_names_the_engine() {
             }
         }
     }
-    assert_none(
-        &format!("only {ENGINE_USER} depends on the engine"),
-        &offences,
-    );
+    assert_none(&format!("only {ENGINE_USER} depends on the engine"), &offences);
 }
 
 #[test]
@@ -140,26 +122,16 @@ impl Crates {
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let list = |value: &Value| value.as_array().expect("a list").clone();
 
-        let names: BTreeMap<String, String> = list(&metadata["packages"])
-            .iter()
-            .map(|package| (text(&package["id"]), text(&package["name"])))
-            .collect();
-        let members = list(&metadata["workspace_members"])
-            .iter()
-            .map(|id| names[&text(id)].clone())
-            .collect();
+        let names: BTreeMap<String, String> =
+            list(&metadata["packages"]).iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
+        let members = list(&metadata["workspace_members"]).iter().map(|id| names[&text(id)].clone()).collect();
         let mut edges: BTreeMap<String, Vec<Edge>> = BTreeMap::new();
         for node in list(&metadata["resolve"]["nodes"]) {
             // Two versions of a crate count as one: what matters here is a name.
             let own = edges.entry(names[&text(&node["id"])].clone()).or_default();
             for dependency in list(&node["deps"]) {
-                let dev = list(&dependency["dep_kinds"])
-                    .iter()
-                    .all(|kind| kind["kind"] == "dev");
-                own.push(Edge {
-                    to: names[&text(&dependency["pkg"])].clone(),
-                    dev,
-                });
+                let dev = list(&dependency["dep_kinds"]).iter().all(|kind| kind["kind"] == "dev");
+                own.push(Edge { to: names[&text(&dependency["pkg"])].clone(), dev });
             }
         }
         Self { members, edges }
@@ -197,9 +169,7 @@ fn is_of_family(name: &str, family: &str) -> bool {
 
 #[test]
 fn families_are_told_by_whole_words() {
-    let check = |name, family, expected| {
-        assert_eq!(is_of_family(name, family), expected, "{name} of {family}")
-    };
+    let check = |name, family, expected| assert_eq!(is_of_family(name, family), expected, "{name} of {family}");
     check("wasmtime", "wasmtime", true);
     check("wasmtime-wasi", "wasmtime", true);
     check("wasmtimes", "wasmtime", false);

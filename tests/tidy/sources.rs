@@ -9,34 +9,13 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Where `unsafe` is written, and for what.
 const UNSAFE_FILES: &[(&str, &str)] = &[
-    (
-        "guest-sdk/src/sys.rs",
-        "calls what the worker offers, and decides nothing",
-    ),
-    (
-        "guest-sdk/src/sys/wasm.rs",
-        "declares the functions that the worker offers",
-    ),
-    (
-        "guest-sdk/src/sys/native.rs",
-        "stands in for them where there is no worker",
-    ),
-    (
-        "guest-sdk/src/sys/loopback.rs",
-        "stands in for them in the tests of the SDK",
-    ),
-    (
-        "guest-sdk/src/startup.rs",
-        "an attribute: runs before `main`",
-    ),
-    (
-        "guest-sdk/macros/src/task.rs",
-        "an attribute: the name under which the worker finds a task",
-    ),
-    (
-        "guests/programs/src/bin/traps.rs",
-        "a guest that breaks every rule, to be caught at it",
-    ),
+    ("guest-sdk/src/sys.rs", "calls what the worker offers, and decides nothing"),
+    ("guest-sdk/src/sys/wasm.rs", "declares the functions that the worker offers"),
+    ("guest-sdk/src/sys/native.rs", "stands in for them where there is no worker"),
+    ("guest-sdk/src/sys/loopback.rs", "stands in for them in the tests of the SDK"),
+    ("guest-sdk/src/startup.rs", "an attribute: runs before `main`"),
+    ("guest-sdk/macros/src/task.rs", "an attribute: the name under which the worker finds a task"),
+    ("guests/programs/src/bin/traps.rs", "a guest that breaks every rule, to be caught at it"),
 ];
 
 const BINARY_EXTENSIONS: [&str; 6] = ["wasm", "cwasm", "so", "a", "o", "rlib"];
@@ -47,33 +26,17 @@ const UNSAFE: &str = concat!("un", "safe");
 
 /// Not in code.
 const FORBIDDEN_CODE: &[(&str, &str)] = &[
-    (
-        concat!("#[", "ignore"),
-        "a test that does not run is deleted",
-    ),
-    (
-        concat!("#[", "should_panic"),
-        "say which panic: assert on `catch_unwind`",
-    ),
-    (
-        concat!("#[", "allow("),
-        "use `#[expect(.., reason = \"..\")]`",
-    ),
-    (
-        concat!("#![", "allow("),
-        "use `#![expect(.., reason = \"..\")]`",
-    ),
+    (concat!("#[", "ignore"), "a test that does not run is deleted"),
+    (concat!("#[", "should_panic"), "say which panic: assert on `catch_unwind`"),
+    (concat!("#[", "allow("), "use `#[expect(.., reason = \"..\")]`"),
+    (concat!("#![", "allow("), "use `#![expect(.., reason = \"..\")]`"),
 ];
 
 /// Not at the head of an example in the documentation.
 const FORBIDDEN_FENCES: &[&str] = &[concat!("```", "ignore"), concat!("```", "should_panic")];
 
 /// Places that exist on one machine only. Nowhere, in no file.
-const FORBIDDEN_PLACES: &[&str] = &[
-    concat!("/wo", "rk/"),
-    concat!("/ro", "ot/"),
-    concat!("/ho", "me/"),
-];
+const FORBIDDEN_PLACES: &[&str] = &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
 #[test]
 fn every_rust_file_opens_with_what_it_is_for() {
@@ -88,26 +51,14 @@ fn every_rust_file_opens_with_what_it_is_for() {
 fn files_are_short_or_have_a_reason() {
     let is_long = |source: &Source| source.text.lines().count() > MAX_LINES;
     let offences = against_list(rust_sources(), LONG_FILES, "LONG_FILES", "long", is_long);
-    assert_none(
-        &format!("files above {MAX_LINES} lines are split, or listed with a reason"),
-        &offences,
-    );
+    assert_none(&format!("files above {MAX_LINES} lines are split, or listed with a reason"), &offences);
 }
 
 #[test]
 fn unsafe_stays_where_it_is_listed() {
     let has_unsafe = |source: &Source| source.code_lines().any(|(_, line)| has_word(&line, UNSAFE));
-    let offences = against_list(
-        rust_sources(),
-        UNSAFE_FILES,
-        "UNSAFE_FILES",
-        UNSAFE,
-        has_unsafe,
-    );
-    assert_none(
-        "unsafe code is kept to a few small files that do nothing else",
-        &offences,
-    );
+    let offences = against_list(rust_sources(), UNSAFE_FILES, "UNSAFE_FILES", UNSAFE, has_unsafe);
+    assert_none("unsafe code is kept to a few small files that do nothing else", &offences);
 }
 
 #[test]
@@ -115,29 +66,17 @@ fn no_forbidden_attributes() {
     let mut offences = Vec::new();
     for source in rust_sources() {
         for (number, line) in source.code_lines() {
-            for (word, instead) in FORBIDDEN_CODE
-                .iter()
-                .filter(|(word, _)| line.contains(word))
-            {
+            for (word, instead) in FORBIDDEN_CODE.iter().filter(|(word, _)| line.contains(word)) {
                 offences.push(format!("{}:{number}: `{word}`: {instead}", source.path));
             }
         }
         for (number, line) in source.lines() {
-            for fence in FORBIDDEN_FENCES
-                .iter()
-                .filter(|fence| line.contains(**fence))
-            {
-                offences.push(format!(
-                    "{}:{number}: `{fence}`: an example compiles, or is `text`",
-                    source.path
-                ));
+            for fence in FORBIDDEN_FENCES.iter().filter(|fence| line.contains(**fence)) {
+                offences.push(format!("{}:{number}: `{fence}`: an example compiles, or is `text`", source.path));
             }
         }
     }
-    assert_none(
-        "tests run, panics are named, exceptions to lints have reasons",
-        &offences,
-    );
+    assert_none("tests run, panics are named, exceptions to lints have reasons", &offences);
 }
 
 #[test]
@@ -145,31 +84,19 @@ fn no_file_names_a_place_of_one_machine() {
     let mut offences = Vec::new();
     for source in sources() {
         for (number, line) in source.lines() {
-            for place in FORBIDDEN_PLACES
-                .iter()
-                .filter(|place| names_place(line, place))
-            {
+            for place in FORBIDDEN_PLACES.iter().filter(|place| names_place(line, place)) {
                 offences.push(format!("{}:{number}: `{place}`", source.path));
             }
         }
     }
-    assert_none(
-        "absolute paths of somebody's machine do not belong into the tree",
-        &offences,
-    );
+    assert_none("absolute paths of somebody's machine do not belong into the tree", &offences);
 }
 
 #[test]
 fn nothing_compiled_is_committed() {
-    let is_binary = |path: &String| {
-        path.rsplit_once('.')
-            .is_some_and(|(_, end)| BINARY_EXTENSIONS.contains(&end))
-    };
+    let is_binary = |path: &String| path.rsplit_once('.').is_some_and(|(_, end)| BINARY_EXTENSIONS.contains(&end));
     let offences: Vec<String> = paths().into_iter().filter(is_binary).collect();
-    assert_none(
-        "binaries are built by the tests, never committed",
-        &offences,
-    );
+    assert_none("binaries are built by the tests, never committed", &offences);
 }
 
 fn rust_sources() -> impl Iterator<Item = Source> {
@@ -188,15 +115,10 @@ fn against_list(
     for source in sources {
         let listed = list.iter().any(|(path, _)| *path == source.path);
         match (is_kind(&source), listed) {
-            (true, false) => offences.push(format!(
-                "{}: is {kind}, and not in {list_name} of {}",
-                source.path,
-                file!()
-            )),
-            (false, true) => offences.push(format!(
-                "{}: is not {kind}; take it out of {list_name}",
-                source.path
-            )),
+            (true, false) => {
+                offences.push(format!("{}: is {kind}, and not in {list_name} of {}", source.path, file!()))
+            }
+            (false, true) => offences.push(format!("{}: is not {kind}; take it out of {list_name}", source.path)),
             _ => {}
         }
     }
@@ -204,8 +126,7 @@ fn against_list(
 }
 
 fn has_word(line: &str, word: &str) -> bool {
-    line.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .any(|found| found == word)
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|found| found == word)
 }
 
 /// Whether `place` stands in `line` at the start of a path, and not in the middle of one.

@@ -17,9 +17,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn is_rust(&self) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|extension| extension == "rs")
+        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 
     /// The lines with their numbers.
@@ -61,22 +59,8 @@ fn code(line: &str) -> String {
 
 /// The paths of all files that git tracks or would, relative to the root.
 pub(crate) fn paths() -> Vec<String> {
-    let listed = output(
-        "git",
-        &[
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ],
-        repository(),
-    );
-    assert!(
-        listed.status.success(),
-        "git does not list the files: {}",
-        String::from_utf8_lossy(&listed.stderr)
-    );
+    let listed = output("git", &["ls-files", "-z", "--cached", "--others", "--exclude-standard"], repository());
+    assert!(listed.status.success(), "git does not list the files: {}", String::from_utf8_lossy(&listed.stderr));
     let mut paths: Vec<String> = String::from_utf8(listed.stdout)
         .expect("paths are text")
         .split_terminator('\0')
@@ -94,10 +78,7 @@ pub(crate) fn sources() -> Vec<Source> {
     paths()
         .into_iter()
         .filter_map(|path| {
-            let text = String::from_utf8(
-                fs::read(repository().join(&path)).expect("a file that git lists"),
-            )
-            .ok()?;
+            let text = String::from_utf8(fs::read(repository().join(&path)).expect("a file that git lists")).ok()?;
             Some(Source { path, text })
         })
         .collect()
@@ -109,21 +90,8 @@ pub(crate) fn metadata(dir: &str) -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     // Without the filter, cargo downloads what only other platforms need.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let said = output(
-        cargo,
-        &[
-            "metadata",
-            "--format-version=1",
-            "--filter-platform",
-            &platform,
-        ],
-        &dir,
-    );
-    assert!(
-        said.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&said.stderr)
-    );
+    let said = output(cargo, &["metadata", "--format-version=1", "--filter-platform", &platform], &dir);
+    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
     serde_json::from_slice(&said.stdout).expect("cargo writes JSON")
 }
 

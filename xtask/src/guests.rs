@@ -25,10 +25,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Guests> {
         .args(["--workspace", "--release", "--target-dir"])
         .arg(&target_dir)
         .run_aside()?;
-    Ok(Guests {
-        dir: target_dir.join(TARGET).join("release"),
-        toolchain,
-    })
+    Ok(Guests { dir: target_dir.join(TARGET).join("release"), toolchain })
 }
 
 /// A target directory apart from the main workspace's: two cargos that build different workspaces do not wait for one

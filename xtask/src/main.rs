@@ -5,11 +5,7 @@
 //!
 //! What xtask has to say goes to stderr; stdout belongs to what was asked for, so that `$(cargo xtask guests --print-dir)`
 //! works.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "xtask is a program for a terminal"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "xtask is a program for a terminal")]
 
 mod guests;
 mod process;

@@ -37,11 +37,7 @@ impl Step {
 
     /// A step of the cargo that started xtask, so that all steps use one toolchain.
     pub(crate) fn cargo(name: &str, dir: &Path) -> Self {
-        Self::new(
-            name,
-            std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-            dir,
-        )
+        Self::new(name, std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), dir)
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -78,16 +74,11 @@ impl Step {
 
     /// Runs the step and gives back its stdout. What it writes to stderr is shown.
     pub(crate) fn read(&self) -> Result<String> {
-        let output = self
-            .command()
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| self.cannot_start())?;
+        let output = self.command().stderr(Stdio::inherit()).output().with_context(|| self.cannot_start())?;
         if !output.status.success() {
             bail!(self.failure(&output.status));
         }
-        String::from_utf8(output.stdout)
-            .with_context(|| format!("step `{}` wrote something else than text", self.name))
+        String::from_utf8(output.stdout).with_context(|| format!("step `{}` wrote something else than text", self.name))
     }
 
     /// As [`Step::read`], announced like [`Step::run`].
@@ -99,10 +90,7 @@ impl Step {
     /// Asks without a word on the terminal: `None` when the program is missing or fails.
     pub(crate) fn probe(&self) -> Option<String> {
         let output = self.command().stdin(Stdio::null()).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn announce(&self) {
@@ -110,11 +98,7 @@ impl Step {
     }
 
     fn wait(&self, stdout: Stdio) -> Result<()> {
-        let status = self
-            .command()
-            .stdout(stdout)
-            .status()
-            .with_context(|| self.cannot_start())?;
+        let status = self.command().stdout(stdout).status().with_context(|| self.cannot_start())?;
         if !status.success() {
             bail!(self.failure(&status));
         }
@@ -122,30 +106,17 @@ impl Step {
     }
 
     fn cannot_start(&self) -> String {
-        format!(
-            "step `{}` cannot start `{}`",
-            self.name,
-            self.program.display()
-        )
+        format!("step `{}` cannot start `{}`", self.name, self.program.display())
     }
 
     fn failure(&self, status: &std::process::ExitStatus) -> String {
-        format!(
-            "step `{}` failed ({status}); to run it again:\n    {self}",
-            self.name
-        )
+        format!("step `{}` failed ({status}); to run it again:\n    {self}", self.name)
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place, and each caller waits for the process"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place, and each caller waits for the process")]
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .envs(self.set.iter().map(|(name, value)| (name, value)))
-            .current_dir(&self.dir);
+        command.args(&self.args).envs(self.set.iter().map(|(name, value)| (name, value))).current_dir(&self.dir);
         for name in &self.unset {
             command.env_remove(name);
         }
@@ -160,11 +131,7 @@ impl fmt::Display for Step {
         if elsewhere {
             write!(f, "cd {} && ", quoted(self.dir.as_os_str()))?;
         }
-        let set_here: Vec<_> = self
-            .unset
-            .iter()
-            .filter(|name| std::env::var_os(name).is_some())
-            .collect();
+        let set_here: Vec<_> = self.unset.iter().filter(|name| std::env::var_os(name).is_some()).collect();
         if !set_here.is_empty() {
             f.write_str("env ")?;
         }
@@ -175,11 +142,7 @@ impl fmt::Display for Step {
             write!(f, "{name}={} ", quoted(value))?;
         }
         let is_cargo = std::env::var_os("CARGO").is_some_and(|cargo| cargo == self.program);
-        f.write_str(&if is_cargo {
-            "cargo".into()
-        } else {
-            quoted(&self.program)
-        })?;
+        f.write_str(&if is_cargo { "cargo".into() } else { quoted(&self.program) })?;
         for arg in &self.args {
             write!(f, " {}", quoted(arg))?;
         }
@@ -204,33 +167,18 @@ mod tests {
     #[test]
     fn a_step_prints_as_the_line_that_does_the_same() {
         let here = std::env::current_dir().expect("a current directory");
-        let step = Step::new("docs", "tool", &here)
-            .args(["doc", "--no-deps"])
-            .arg("it's")
-            .env("FLAGS", "-D warnings");
-        assert_eq!(
-            step.to_string(),
-            r"FLAGS='-D warnings' tool doc --no-deps 'it'\''s'"
-        );
+        let step = Step::new("docs", "tool", &here).args(["doc", "--no-deps"]).arg("it's").env("FLAGS", "-D warnings");
+        assert_eq!(step.to_string(), r"FLAGS='-D warnings' tool doc --no-deps 'it'\''s'");
     }
 
     #[test]
     fn a_failure_names_the_step_and_the_command() {
-        let error = Step::new("nothing", "false", Path::new("/"))
-            .run()
-            .expect_err("`false` fails")
-            .to_string();
-        assert_eq!(
-            error,
-            "step `nothing` failed (exit status: 1); to run it again:\n    cd / && false"
-        );
+        let error = Step::new("nothing", "false", Path::new("/")).run().expect_err("`false` fails").to_string();
+        assert_eq!(error, "step `nothing` failed (exit status: 1); to run it again:\n    cd / && false");
     }
 
     #[test]
     fn a_probe_of_a_missing_program_is_none() {
-        assert_eq!(
-            Step::new("nothing", "/no/such/program", Path::new("/")).probe(),
-            None
-        );
+        assert_eq!(Step::new("nothing", "/no/such/program", Path::new("/")).probe(), None);
     }
 }

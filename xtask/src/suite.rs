@@ -29,15 +29,9 @@ pub(crate) fn test(workspace: &Workspace, lint: bool, runner_args: &[String]) ->
     match Runner::find(workspace) {
         Runner::Nextest => {
             run_doctests(workspace, &guests, &worker, runner_args)?;
-            Runner::Nextest
-                .step(workspace, &guests, &worker)
-                .args(runner_args)
-                .run()
+            Runner::Nextest.step(workspace, &guests, &worker).args(runner_args).run()
         }
-        Runner::CargoTest => Runner::CargoTest
-            .step(workspace, &guests, &worker)
-            .args(runner_args)
-            .run(),
+        Runner::CargoTest => Runner::CargoTest.step(workspace, &guests, &worker).args(runner_args).run(),
     }
 }
 
@@ -69,21 +63,13 @@ pub(crate) fn soak(workspace: &Workspace, times: u32) -> Result<()> {
 }
 
 fn check_format(workspace: &Workspace) -> Result<()> {
-    let has_rustfmt = Step::cargo("find rustfmt", &workspace.root)
-        .args(["fmt", "--version"])
-        .probe()
-        .is_some();
+    let has_rustfmt = Step::cargo("find rustfmt", &workspace.root).args(["fmt", "--version"]).probe().is_some();
     if !has_rustfmt {
         skip("formatting", "rustfmt");
         return Ok(());
     }
-    for (name, dir) in [
-        ("formatting", &workspace.root),
-        ("formatting of the guests", &workspace.guests()),
-    ] {
-        Step::cargo(name, dir)
-            .args(["fmt", "--all", "--check"])
-            .run()?;
+    for (name, dir) in [("formatting", &workspace.root), ("formatting of the guests", &workspace.guests())] {
+        Step::cargo(name, dir).args(["fmt", "--all", "--check"]).run()?;
     }
     Ok(())
 }
@@ -93,16 +79,7 @@ fn check_lints(workspace: &Workspace) -> Result<()> {
         skip("lints", "clippy");
         return Ok(());
     }
-    Step::cargo("lints", &workspace.root)
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
-        .run()
+    Step::cargo("lints", &workspace.root).args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()
 }
 
 fn check_guest_lints(workspace: &Workspace, guests: &Guests) -> Result<()> {
@@ -121,28 +98,17 @@ fn check_guest_lints(workspace: &Workspace, guests: &Guests) -> Result<()> {
 fn check_docs(workspace: &Workspace) -> Result<()> {
     Step::cargo("documentation", &workspace.root)
         // The binary `sandgate` would write its pages over those of the library `sandgate`.
-        .args([
-            "doc",
-            "--workspace",
-            "--exclude",
-            "sandgate-cli",
-            "--no-deps",
-        ])
+        .args(["doc", "--workspace", "--exclude", "sandgate-cli", "--no-deps"])
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()
 }
 
 fn has_clippy(workspace: &Workspace) -> bool {
-    Step::cargo("find clippy", &workspace.root)
-        .args(["clippy", "--version"])
-        .probe()
-        .is_some()
+    Step::cargo("find clippy", &workspace.root).args(["clippy", "--version"]).probe().is_some()
 }
 
 fn skip(check: &str, component: &str) {
-    eprintln!(
-        "==> {check}: left out, {component} is missing; to have it: rustup component add {component}"
-    );
+    eprintln!("==> {check}: left out, {component} is missing; to have it: rustup component add {component}");
 }
 
 /// Builds all that the tests run, and gives back the path of the worker, the `sandgate` binary.
@@ -151,55 +117,34 @@ fn skip(check: &str, component: &str) {
 /// compile wasmtime twice.
 fn build_tests(workspace: &Workspace) -> Result<PathBuf> {
     let messages = Step::cargo("build the tests and the worker", &workspace.root)
-        .args([
-            "build",
-            "--workspace",
-            "--all-targets",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--workspace", "--all-targets", "--message-format=json-render-diagnostics"])
         .run_and_read()?;
     worker_among(&messages).context("cargo has built no binary `sandgate`")
 }
 
 /// The path of the `sandgate` binary in what cargo says it has built, a JSON object a line.
 fn worker_among(messages: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| {
-            let target = &message["target"];
-            let is_worker = target["name"] == "sandgate"
-                && target["kind"][0] == "bin"
-                && message["profile"]["test"] == false;
-            if is_worker {
-                message["executable"].as_str().map(PathBuf::from)
-            } else {
-                None
-            }
-        })
+    messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
+        let target = &message["target"];
+        let is_worker =
+            target["name"] == "sandgate" && target["kind"][0] == "bin" && message["profile"]["test"] == false;
+        if is_worker { message["executable"].as_str().map(PathBuf::from) } else { None }
+    })
 }
 
-fn run_doctests(
-    workspace: &Workspace,
-    guests: &Guests,
-    worker: &Path,
-    runner_args: &[String],
-) -> Result<()> {
+fn run_doctests(workspace: &Workspace, guests: &Guests, worker: &Path, runner_args: &[String]) -> Result<()> {
     // Names of tests filter doctests too; nextest's options mean nothing to them.
     if runner_args.iter().any(|arg| arg.starts_with('-')) {
         eprintln!("==> doctests: left out, the options are for another runner");
         return Ok(());
     }
-    let step = Step::cargo("doctests", &workspace.root)
-        .args(["test", "--workspace", "--doc"])
-        .args(runner_args);
+    let step = Step::cargo("doctests", &workspace.root).args(["test", "--workspace", "--doc"]).args(runner_args);
     with_fixtures(step, guests, worker).run()
 }
 
 /// Where tests find what was built for them.
 fn with_fixtures(step: Step, guests: &Guests, worker: &Path) -> Step {
-    step.env("SANDGATE_GUESTS", &guests.dir)
-        .env("SANDGATE_WORKER", worker)
+    step.env("SANDGATE_GUESTS", &guests.dir).env("SANDGATE_WORKER", worker)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -212,14 +157,8 @@ enum Runner {
 
 impl Runner {
     fn find(workspace: &Workspace) -> Self {
-        let nextest = Step::cargo("find nextest", &workspace.root)
-            .args(["nextest", "--version"])
-            .probe();
-        if nextest.is_some() {
-            Self::Nextest
-        } else {
-            Self::CargoTest
-        }
+        let nextest = Step::cargo("find nextest", &workspace.root).args(["nextest", "--version"]).probe();
+        if nextest.is_some() { Self::Nextest } else { Self::CargoTest }
     }
 
     fn step(self, workspace: &Workspace, guests: &Guests, worker: &Path) -> Step {

@@ -79,12 +79,7 @@ impl Toolchain {
         match self {
             Self::Rustup => Step::cargo(name, dir).args([subcommand, "--target", TARGET]),
             Self::Distro => Step::new(name, DISTRO_CARGO, dir)
-                .args([
-                    subcommand,
-                    "--target",
-                    TARGET,
-                    "-Zbuild-std=std,panic_abort",
-                ])
+                .args([subcommand, "--target", TARGET, "-Zbuild-std=std,panic_abort"])
                 // The rustc found first in PATH may be rustup's.
                 .env("RUSTC", DISTRO_RUSTC)
                 // For `-Zbuild-std`, which a stable cargo refuses otherwise.
@@ -164,9 +159,7 @@ impl Way {
             Self::Ready => Ok(Toolchain::Rustup),
             Self::DistroReady => Ok(Toolchain::Distro),
             Self::AddTarget => {
-                Step::new("install the guests' target", "rustup", root)
-                    .args(["target", "add", TARGET])
-                    .run_aside()?;
+                Step::new("install the guests' target", "rustup", root).args(["target", "add", TARGET]).run_aside()?;
                 // It may have gone to another toolchain than the one in use.
                 if !target_installed(root) {
                     bail!("rustup added `{TARGET}`, but not to the toolchain in use");
@@ -174,9 +167,7 @@ impl Way {
                 Ok(Toolchain::Rustup)
             }
             Self::InstallDistro { sudo } => {
-                apt_get("update the package lists", sudo, root)
-                    .arg("update")
-                    .run_aside()?;
+                apt_get("update the package lists", sudo, root).arg("update").run_aside()?;
                 apt_get("install the guests' packages", sudo, root)
                     .args(["install", "--yes", "--no-install-recommends"])
                     .args(PACKAGES)
@@ -192,9 +183,7 @@ impl Way {
     fn outcome(self) -> &'static str {
         match self {
             Self::Ready => "the cargo in use, which has the standard library for `wasm32-wasip1`",
-            Self::AddTarget => {
-                "the cargo in use; rustup has added the standard library for `wasm32-wasip1`"
-            }
+            Self::AddTarget => "the cargo in use; rustup has added the standard library for `wasm32-wasip1`",
             Self::DistroReady => {
                 "the distribution's cargo, which builds the standard library for `wasm32-wasip1` itself"
             }
@@ -222,10 +211,7 @@ impl Facts {
     fn gather(root: &Path) -> Self {
         Self {
             target_installed: target_installed(root),
-            rustup: Step::new("find rustup", "rustup", root)
-                .arg("--version")
-                .probe()
-                .is_some(),
+            rustup: Step::new("find rustup", "rustup", root).arg("--version").probe().is_some(),
             distro_lacks: distro_lacks(root),
             apt: apt(root),
         }
@@ -252,25 +238,14 @@ fn distro_lacks(root: &Path) -> Option<String> {
     let needed = env!("CARGO_PKG_RUST_VERSION");
     match (minor_version(&version), minor_version(needed)) {
         (Ok(found), Ok(least)) if found >= least => None,
-        _ => Some(format!(
-            "{DISTRO_RUSTC} is `{}`, older than {needed}",
-            version.trim_end()
-        )),
+        _ => Some(format!("{DISTRO_RUSTC} is `{}`, older than {needed}", version.trim_end())),
     }
 }
 
 /// The `95` of `1.95`, `1.95.0` and `rustc 1.95.0 (..)`.
 fn minor_version(text: &str) -> Result<u32> {
-    let version = text
-        .split_whitespace()
-        .find(|word| word.starts_with("1."))
-        .context("no version")?;
-    version
-        .split('.')
-        .nth(1)
-        .context("no minor version")?
-        .parse()
-        .context("not a number")
+    let version = text.split_whitespace().find(|word| word.starts_with("1.")).context("no version")?;
+    version.split('.').nth(1).context("no minor version")?.parse().context("not a number")
 }
 
 fn apt(root: &Path) -> Apt {
@@ -279,11 +254,7 @@ fn apt(root: &Path) -> Apt {
         Apt::Unavailable
     } else if is_root {
         Apt::AsRoot
-    } else if Step::new("ask for sudo", "sudo", root)
-        .args(["-n", "true"])
-        .probe()
-        .is_some()
-    {
+    } else if Step::new("ask for sudo", "sudo", root).args(["-n", "true"]).probe().is_some() {
         Apt::WithSudo
     } else {
         Apt::Unavailable
@@ -294,9 +265,7 @@ fn apt_get(name: &str, sudo: bool, root: &Path) -> Step {
     // Given as arguments of `env`, because sudo clears the environment.
     let apt_get = ["DEBIAN_FRONTEND=noninteractive", "apt-get"];
     if sudo {
-        Step::new(name, "sudo", root)
-            .args(["-n", "env"])
-            .args(apt_get)
+        Step::new(name, "sudo", root).args(["-n", "env"]).args(apt_get)
     } else {
         Step::new(name, "env", root).args(apt_get)
     }
@@ -310,70 +279,33 @@ mod tests {
     fn the_ways_are_tried_from_the_cheapest_to_the_dearest() {
         use Choice::{Distro, First, Rustup};
         let lacks = || Some("there is no file".to_owned());
-        let facts = |target_installed, rustup, distro_lacks, apt| Facts {
-            target_installed,
-            rustup,
-            distro_lacks,
-            apt,
-        };
+        let facts = |target_installed, rustup, distro_lacks, apt| Facts { target_installed, rustup, distro_lacks, apt };
         let install = Way::InstallDistro { sudo: false };
 
         let check = |facts: Facts, choice, expected: &[Way]| {
             assert_eq!(ways(&facts, choice), expected, "{facts:?}, {choice:?}");
         };
-        check(
-            facts(true, true, lacks(), Apt::Unavailable),
-            First,
-            &[Way::Ready],
-        );
-        check(
-            facts(true, false, None, Apt::Unavailable),
-            First,
-            &[Way::Ready, Way::DistroReady],
-        );
-        check(
-            facts(false, true, None, Apt::AsRoot),
-            First,
-            &[Way::AddTarget, Way::DistroReady],
-        );
-        check(
-            facts(false, true, lacks(), Apt::AsRoot),
-            First,
-            &[Way::AddTarget, install],
-        );
-        check(
-            facts(false, false, lacks(), Apt::WithSudo),
-            First,
-            &[Way::InstallDistro { sudo: true }],
-        );
+        check(facts(true, true, lacks(), Apt::Unavailable), First, &[Way::Ready]);
+        check(facts(true, false, None, Apt::Unavailable), First, &[Way::Ready, Way::DistroReady]);
+        check(facts(false, true, None, Apt::AsRoot), First, &[Way::AddTarget, Way::DistroReady]);
+        check(facts(false, true, lacks(), Apt::AsRoot), First, &[Way::AddTarget, install]);
+        check(facts(false, false, lacks(), Apt::WithSudo), First, &[Way::InstallDistro { sudo: true }]);
         check(facts(false, false, lacks(), Apt::Unavailable), First, &[]);
 
         check(facts(true, true, None, Apt::AsRoot), Rustup, &[Way::Ready]);
-        check(
-            facts(false, true, None, Apt::AsRoot),
-            Rustup,
-            &[Way::AddTarget],
-        );
+        check(facts(false, true, None, Apt::AsRoot), Rustup, &[Way::AddTarget]);
         check(facts(false, false, None, Apt::AsRoot), Rustup, &[]);
 
-        check(
-            facts(true, true, None, Apt::AsRoot),
-            Distro,
-            &[Way::DistroReady],
-        );
+        check(facts(true, true, None, Apt::AsRoot), Distro, &[Way::DistroReady]);
         check(facts(true, true, lacks(), Apt::AsRoot), Distro, &[install]);
         check(facts(true, true, lacks(), Apt::Unavailable), Distro, &[]);
     }
 
     #[test]
     fn versions_are_found_in_what_rustc_says() {
-        let check =
-            |text, expected: Option<u32>| assert_eq!(minor_version(text).ok(), expected, "{text}");
+        let check = |text, expected: Option<u32>| assert_eq!(minor_version(text).ok(), expected, "{text}");
         check("1.95", Some(95));
-        check(
-            "rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\n",
-            Some(96),
-        );
+        check("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\n", Some(96));
         check("rustc", None);
         check("", None);
     }

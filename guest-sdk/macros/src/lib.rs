@@ -12,7 +12,5 @@ use proc_macro::TokenStream;
 /// See `sandgate_guest::task`.
 #[proc_macro_attribute]
 pub fn task(options: TokenStream, item: TokenStream) -> TokenStream {
-    task::expand(options.into(), item.into())
-        .unwrap_or_else(syn::Error::into_compile_error)
-        .into()
+    task::expand(options.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

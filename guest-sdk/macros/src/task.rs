@@ -25,10 +25,7 @@ enum ChannelParameter {
 
 pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !options.is_empty() {
-        return Err(Error::new(
-            options.span(),
-            "`task` takes no options: a task is named like its function",
-        ));
+        return Err(Error::new(options.span(), "`task` takes no options: a task is named like its function"));
     }
     let function: ItemFn = syn::parse2(item)?;
     check_signature(&function.sig)?;
@@ -39,9 +36,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
 
     let mut types = parameter_types(&function.sig)?;
     let channel = match types.first().copied() {
-        Some(Type::Reference(reference))
-            if reference.mutability.is_none() && is_channel(&reference.elem) =>
-        {
+        Some(Type::Reference(reference)) if reference.mutability.is_none() && is_channel(&reference.elem) => {
             ChannelParameter::Borrowed
         }
         Some(ty) if is_channel(ty) => ChannelParameter::Owned,
@@ -55,9 +50,7 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     if !matches!(channel, ChannelParameter::None) {
         types.remove(0);
     }
-    let arguments: Vec<_> = (0..types.len())
-        .map(|index| format_ident!("argument_{index}"))
-        .collect();
+    let arguments: Vec<_> = (0..types.len()).map(|index| format_ident!("argument_{index}")).collect();
 
     // A comma makes a tuple of a single type; after more it is only noise in a message.
     let listed = match &types[..] {
@@ -102,10 +95,7 @@ fn check_signature(signature: &Signature) -> Result<()> {
         return refuse(variadic.span(), "variadic");
     }
     if signature.generics.params.iter().next().is_some() {
-        return refuse(
-            signature.generics.params.span(),
-            "generic: its arguments have one encoding",
-        );
+        return refuse(signature.generics.params.span(), "generic: its arguments have one encoding");
     }
     Ok(())
 }
@@ -116,20 +106,14 @@ fn parameter_types(signature: &Signature) -> Result<Vec<&Type>> {
         .iter()
         .map(|input| match input {
             FnArg::Typed(parameter) => Ok(&*parameter.ty),
-            FnArg::Receiver(receiver) => {
-                Err(Error::new(receiver.span(), "a task is a free function"))
-            }
+            FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a task is a free function")),
         })
         .collect()
 }
 
 fn is_channel(ty: &Type) -> bool {
     match ty {
-        Type::Path(path) => path
-            .path
-            .segments
-            .last()
-            .is_some_and(|segment| segment.ident == "Channel"),
+        Type::Path(path) => path.path.segments.last().is_some_and(|segment| segment.ident == "Channel"),
         Type::Paren(inner) => is_channel(&inner.elem),
         Type::Group(inner) => is_channel(&inner.elem),
         _ => false,

@@ -58,10 +58,7 @@ unsafe fn write(
     size_ptr: *mut Size,
 ) -> i32 {
     let (bytes, handles) = message;
-    let size = Size {
-        bytes: u32::try_from(bytes.len()).unwrap(),
-        channels: u32::try_from(handles.len()).unwrap(),
-    };
+    let size = Size { bytes: u32::try_from(bytes.len()).unwrap(), channels: u32::try_from(handles.len()).unwrap() };
     let (channels_ptr, channels_cap) = channels.unwrap_or((std::ptr::dangling_mut(), 0));
     // SAFETY: the caller of the import says that `size_ptr` can be written.
     unsafe { size_ptr.write(size) };
@@ -117,15 +114,7 @@ pub(super) unsafe fn channel_receive(
             };
         };
         // SAFETY: forwarded from the caller.
-        let code = unsafe {
-            write(
-                message,
-                ptr,
-                cap,
-                Some((channels_ptr, channels_cap)),
-                size_ptr,
-            )
-        };
+        let code = unsafe { write(message, ptr, cap, Some((channels_ptr, channels_cap)), size_ptr) };
         if code == status::OK {
             channel.messages.pop_front();
         }
@@ -133,29 +122,18 @@ pub(super) unsafe fn channel_receive(
     })
 }
 
-pub(super) unsafe fn channel_wait(
-    handles_ptr: *const u32,
-    handles_len: usize,
-    _timeout: i64,
-) -> i32 {
+pub(super) unsafe fn channel_wait(handles_ptr: *const u32, handles_len: usize, _timeout: i64) -> i32 {
     // SAFETY: forwarded from the caller.
     let handles = unsafe { read(handles_ptr, handles_len) };
     worker(|worker| {
         let ready = handles.iter().position(|&handle| {
-            worker
-                .channel(handle)
-                .is_some_and(|channel| !channel.messages.is_empty() || channel.end.is_some())
+            worker.channel(handle).is_some_and(|channel| !channel.messages.is_empty() || channel.end.is_some())
         });
         ready.map_or(status::TIMEOUT, |index| i32::try_from(index).unwrap())
     })
 }
 
-pub(super) unsafe fn channel_close(
-    handle: u32,
-    error_ptr: *const u8,
-    error_len: usize,
-    has_error: i32,
-) -> i32 {
+pub(super) unsafe fn channel_close(handle: u32, error_ptr: *const u8, error_len: usize, has_error: i32) -> i32 {
     // SAFETY: forwarded from the caller.
     let text = unsafe { read(error_ptr, error_len) };
     worker(|worker| match worker.channel(handle) {
@@ -168,23 +146,16 @@ pub(super) unsafe fn channel_close(
     })
 }
 
-pub(super) unsafe fn channel_error(
-    handle: u32,
-    ptr: *mut u8,
-    cap: usize,
-    size_ptr: *mut Size,
-) -> i32 {
-    worker(
-        |worker| match worker.channel(handle).map(|channel| &channel.end) {
-            None => status::BAD_HANDLE,
-            Some(Some(Some(text))) => {
-                let message = (text.as_bytes().to_vec(), Vec::new());
-                // SAFETY: forwarded from the caller.
-                unsafe { write(&message, ptr, cap, None, size_ptr) }
-            }
-            Some(_) => status::CLOSED,
-        },
-    )
+pub(super) unsafe fn channel_error(handle: u32, ptr: *mut u8, cap: usize, size_ptr: *mut Size) -> i32 {
+    worker(|worker| match worker.channel(handle).map(|channel| &channel.end) {
+        None => status::BAD_HANDLE,
+        Some(Some(Some(text))) => {
+            let message = (text.as_bytes().to_vec(), Vec::new());
+            // SAFETY: forwarded from the caller.
+            unsafe { write(&message, ptr, cap, None, size_ptr) }
+        }
+        Some(_) => status::CLOSED,
+    })
 }
 
 pub(super) unsafe fn channel_new() -> i32 {
@@ -214,15 +185,7 @@ pub(super) unsafe fn call_args(
             return status::CLOSED;
         };
         // SAFETY: forwarded from the caller.
-        let code = unsafe {
-            write(
-                message,
-                ptr,
-                cap,
-                Some((channels_ptr, channels_cap)),
-                size_ptr,
-            )
-        };
+        let code = unsafe { write(message, ptr, cap, Some((channels_ptr, channels_cap)), size_ptr) };
         if code == status::OK {
             worker.args = None;
         }

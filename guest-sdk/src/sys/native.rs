@@ -5,26 +5,11 @@ use sandgate_abi::status::NOT_ALLOWED;
 
 use super::Size;
 
-pub(super) unsafe fn channel_send(
-    _: u32,
-    _: *const u8,
-    _: usize,
-    _: *const u32,
-    _: usize,
-    _: i64,
-) -> i32 {
+pub(super) unsafe fn channel_send(_: u32, _: *const u8, _: usize, _: *const u32, _: usize, _: i64) -> i32 {
     NOT_ALLOWED
 }
 
-pub(super) unsafe fn channel_receive(
-    _: u32,
-    _: *mut u8,
-    _: usize,
-    _: *mut u32,
-    _: usize,
-    _: *mut Size,
-    _: i64,
-) -> i32 {
+pub(super) unsafe fn channel_receive(_: u32, _: *mut u8, _: usize, _: *mut u32, _: usize, _: *mut Size, _: i64) -> i32 {
     NOT_ALLOWED
 }
 

@@ -27,12 +27,7 @@ unsafe extern "C" {
         timeout: i64,
     ) -> i32;
     pub(super) fn channel_wait(handles_ptr: *const u32, handles_len: usize, timeout: i64) -> i32;
-    pub(super) fn channel_close(
-        handle: u32,
-        error_ptr: *const u8,
-        error_len: usize,
-        has_error: i32,
-    ) -> i32;
+    pub(super) fn channel_close(handle: u32, error_ptr: *const u8, error_len: usize, has_error: i32) -> i32;
     pub(super) fn channel_error(handle: u32, ptr: *mut u8, cap: usize, size_ptr: *mut Size) -> i32;
     pub(super) fn channel_new() -> i32;
     pub(super) fn channel_drop(handle: u32) -> i32;

@@ -52,11 +52,7 @@ pub fn audit_bytes(source: &[u8]) -> Report {
 
 /// Audits one file.
 pub fn audit_source(source: &str) -> Report {
-    let mut report = Report {
-        lines: lines(source),
-        bytes: source.len() as u64,
-        ..Report::default()
-    };
+    let mut report = Report { lines: lines(source), bytes: source.len() as u64, ..Report::default() };
     match syn::parse_file(source) {
         Ok(file) => report.visit_file(&file),
         Err(error) => {
@@ -155,11 +151,7 @@ mod tests {
 
     fn check(source: &str, expected: Report) {
         let report = audit_source(source);
-        let counted = Report {
-            lines: report.lines,
-            bytes: report.bytes,
-            ..expected
-        };
+        let counted = Report { lines: report.lines, bytes: report.bytes, ..expected };
         assert_eq!(report, counted, "in {source}");
     }
 
@@ -167,30 +159,10 @@ mod tests {
     fn functions_have_bodies() {
         check(
             "fn a() { fn b() {} } struct S; impl S { unsafe fn c() {} } trait T { fn d(); fn e() {} }",
-            Report {
-                functions: 4,
-                unsafe_functions: 1,
-                structs: 1,
-                impls: 1,
-                traits: 1,
-                ..Report::default()
-            },
+            Report { functions: 4, unsafe_functions: 1, structs: 1, impls: 1, traits: 1, ..Report::default() },
         );
-        check(
-            "extern \"C\" { fn f(); }",
-            Report {
-                foreign_blocks: 1,
-                ..Report::default()
-            },
-        );
-        check(
-            "fn a() { let _ = |x: u8| x; }",
-            Report {
-                functions: 1,
-                closures: 1,
-                ..Report::default()
-            },
-        );
+        check("extern \"C\" { fn f(); }", Report { foreign_blocks: 1, ..Report::default() });
+        check("fn a() { let _ = |x: u8| x; }", Report { functions: 1, closures: 1, ..Report::default() });
     }
 
     #[test]
@@ -213,14 +185,7 @@ mod tests {
     fn the_rest_is_counted_once() {
         check(
             "mod m { enum E {} union U { a: u8 } } mod n; fn a() { println!(\"{}\", vec![1]); }",
-            Report {
-                modules: 2,
-                enums: 1,
-                unions: 1,
-                functions: 1,
-                macro_calls: 1,
-                ..Report::default()
-            },
+            Report { modules: 2, enums: 1, unions: 1, functions: 1, macro_calls: 1, ..Report::default() },
         );
     }
 

@@ -9,10 +9,7 @@ fn main() -> sandgate_guest::Result {
         let Request::File { index, source } = request? else {
             break;
         };
-        channel.send(&Response::Done {
-            index,
-            report: audit_bytes(&source),
-        })?;
+        channel.send(&Response::Done { index, report: audit_bytes(&source) })?;
     }
     Ok(())
 }

@@ -74,10 +74,7 @@ pub enum Op<C> {
     /// Gives all channels but the task's own back.
     DropAll,
     /// Waits on these positions.
-    Wait {
-        positions: Vec<u32>,
-        timeout_nanos: Option<u64>,
-    },
+    Wait { positions: Vec<u32>, timeout_nanos: Option<u64> },
     /// Ends the guest: `main` returns.
     Return,
     /// Ends the guest with this error.

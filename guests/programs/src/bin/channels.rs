@@ -28,18 +28,12 @@ fn replies(channel: Channel) -> Result {
 /// Sends a parcel with `count` new channels, the first of them as `reply_on` too, and echoes `u32` on the first one.
 #[task]
 fn serves(channel: Channel, count: u32) -> Result {
-    let copies_to: Vec<Channel> = (0..count)
-        .map(|_| new_channel())
-        .collect::<Result<_, _>>()?;
+    let copies_to: Vec<Channel> = (0..count).map(|_| new_channel()).collect::<Result<_, _>>()?;
     let reply_on = match copies_to.first() {
         Some(first) => first.clone(),
         None => new_channel()?,
     };
-    let parcel = Parcel {
-        text: "served here".to_owned(),
-        reply_on,
-        copies_to,
-    };
+    let parcel = Parcel { text: "served here".to_owned(), reply_on, copies_to };
     channel.send(&parcel)?;
     for value in parcel.reply_on.iter::<u32>() {
         parcel.reply_on.send(&value?)?;

@@ -38,7 +38,6 @@ impl Error for LineError {
 }
 
 fn main() -> sandgate_guest::Result {
-    "x".parse::<u32>()
-        .map_err(|cause| LoadError(LineError { line: 3, cause }))?;
+    "x".parse::<u32>().map_err(|cause| LoadError(LineError { line: 3, cause }))?;
     Ok(())
 }

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use guest_protocol::{Action, Answer, Op, OpError};
-use sandgate_guest::{
-    Channel, Error, ReceiveError, SendError, WaitError, channel, new_channel, wait, wait_timeout,
-};
+use sandgate_guest::{Channel, Error, ReceiveError, SendError, WaitError, channel, new_channel, wait, wait_timeout};
 
 fn main() -> sandgate_guest::Result {
     let task = channel();
@@ -32,14 +30,8 @@ fn main() -> sandgate_guest::Result {
                 channels.truncate(1);
                 Answer::Done
             }
-            Op::Wait {
-                positions,
-                timeout_nanos,
-            } => {
-                let waiting: Vec<&Channel> = positions
-                    .iter()
-                    .filter_map(|&at| channels.get(at as usize))
-                    .collect();
+            Op::Wait { positions, timeout_nanos } => {
+                let waiting: Vec<&Channel> = positions.iter().filter_map(|&at| channels.get(at as usize)).collect();
                 let ready = match timeout_nanos {
                     Some(nanos) => wait_timeout(&waiting, Duration::from_nanos(nanos)),
                     None => wait(&waiting),
@@ -63,40 +55,28 @@ fn act(channel: &Channel, action: Action) -> Result<Answer<Channel>, OpError> {
     match action {
         Action::Send(value) => channel.send(&value).map_err(send_error)?,
         Action::TrySend(value) => channel.try_send(&value).map_err(send_error)?,
-        Action::SendTimeout(value, timeout) => channel
-            .send_timeout(&value, nanos(timeout))
-            .map_err(send_error)?,
+        Action::SendTimeout(value, timeout) => channel.send_timeout(&value, nanos(timeout)).map_err(send_error)?,
         Action::SendBytes(bytes) => channel.send_bytes(&bytes).map_err(send_error)?,
         Action::Receive => {
-            return Ok(Answer::Value(Some(
-                channel.receive().map_err(receive_error)?,
-            )));
+            return Ok(Answer::Value(Some(channel.receive().map_err(receive_error)?)));
         }
         Action::TryReceive => {
             return Ok(Answer::Value(channel.try_receive().map_err(receive_error)?));
         }
         Action::ReceiveTimeout(timeout) => {
-            let value = channel
-                .receive_timeout(nanos(timeout))
-                .map_err(receive_error)?;
+            let value = channel.receive_timeout(nanos(timeout)).map_err(receive_error)?;
             return Ok(Answer::Value(Some(value)));
         }
         Action::ReceiveBytes => {
-            return Ok(Answer::Bytes(
-                channel.receive_bytes().map_err(receive_error)?,
-            ));
+            return Ok(Answer::Bytes(channel.receive_bytes().map_err(receive_error)?));
         }
         Action::Drain => {
             let values: Result<Vec<u32>, ReceiveError> = channel.iter().collect();
             return Ok(Answer::Values(values.map_err(receive_error)?));
         }
-        Action::Close => channel
-            .close()
-            .map_err(|error| OpError::Other(error.to_string()))?,
+        Action::Close => channel.close().map_err(|error| OpError::Other(error.to_string()))?,
         Action::CloseWithError(text) => {
-            channel
-                .close_with_error(&text)
-                .map_err(|error| OpError::Other(error.to_string()))?;
+            channel.close_with_error(&text).map_err(|error| OpError::Other(error.to_string()))?;
         }
     }
     Ok(Answer::Done)

@@ -3,11 +3,7 @@
 use guest_protocol::Print;
 
 fn main() -> sandgate_guest::Result {
-    let Print {
-        lines,
-        line_bytes,
-        unfinished,
-    } = sandgate_guest::args()?;
+    let Print { lines, line_bytes, unfinished } = sandgate_guest::args()?;
     let line = "x".repeat(line_bytes as usize);
     for _ in 0..lines {
         println!("{line}");
