@@ -1,1 +1,114 @@
-//! Placeholder.
+//! What sandgate task modules are written with.
+//!
+//! A *task* is a program in a sandbox: an ordinary binary crate, built with
+//! `cargo build --release --target wasm32-wasip1`. The host runs its `main`, or one of its named [`task`]s, and talks with
+//! it through a [`Channel`].
+//!
+//! ```no_run
+//! // src/main.rs
+//! fn main() -> sandgate_guest::Result<()> {
+//!     let channel = sandgate_guest::channel();
+//!     for number in channel.iter::<u32>() {
+//!         // ends when the host closes the channel
+//!         channel.send(&(number? * 10))?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Where a value goes
+//!
+//! ```text
+//!  T ── Channel::send ──► message: bytes and handles ──► sys ──┃ abi ┃──► worker ──► host
+//!  T ◄─ Channel::receive ◄─ message: bytes and handles ◄── sys ──┃ abi ┃◄── worker ◄── host
+//! ```
+//!
+//! Values are encoded with [postcard](https://docs.rs/postcard), so any type that serde can describe will do; both sides
+//! use the same one. [`Channel::send_bytes`] and [`Channel::receive_bytes`] do without an encoding.
+//!
+//! # How a task ends
+//!
+//! | in the guest | what the host sees |
+//! |---|---|
+//! | `main` or the task's function returns | returned |
+//! | it returns an `Err` | failed, with the text of the [`Error`] and its sources |
+//! | a panic | panicked, with its text and location; the text is on stderr as well |
+//! | `std::process::exit(code)` | exited, with the code |
+//! | the arguments of a named task cannot be decoded | rejected, with the reason |
+//!
+//! A panic ends the task, because the target cannot unwind. To tell the host about it, the crate sets a panic hook before
+//! `main` runs. It does so in every program that has a task, uses a channel or arguments, or whose `main` returns
+//! [`Result`]; in one that only depends on this crate, a panic is a trap to the host.
+//!
+//! # Natively
+//!
+//! The crate builds for other targets so that a guest can be checked and unit-tested there. Without a worker, every call on
+//! a channel fails with `NotAllowed`.
+#![deny(missing_docs)]
+
+mod args;
+mod channel;
+mod error;
+mod message;
+mod operation;
+mod startup;
+mod sys;
+mod task;
+
+pub use crate::args::args;
+pub use crate::channel::{Channel, Iter, channel, new_channel, wait, wait_timeout};
+pub use crate::error::{Error, Result};
+pub use crate::operation::{
+    ArgsError, CloseError, DecodeError, EncodeError, NewChannelError, ReceiveError, SendError, WaitError,
+};
+
+/// Makes a function a named task, which the host runs by `remote_exec_fn`.
+///
+/// The function stays as it is and can be called as before; the module gets an export named `sandgate_task:NAME`. One
+/// module can have any number of tasks, besides its `main`, which is not run then.
+///
+/// ```no_run
+/// use sandgate_guest::{Channel, Result, task};
+///
+/// /// `remote_exec_fn(&module, "process_item", &(10u32,))`
+/// #[task]
+/// fn process_item(channel: Channel, factor: u32) -> Result {
+///     for item in channel.iter::<u32>() {
+///         channel.send(&(item? * factor))?;
+///     }
+///     Ok(())
+/// }
+///
+/// /// `remote_exec_fn(&module, "add", &(1u32, 2u32))`; the sum is the only item of the task's channel.
+/// #[task]
+/// fn add(a: u32, b: u32) -> u32 {
+///     a + b
+/// }
+///
+/// fn main() {}
+/// ```
+///
+/// # Arguments
+///
+/// If the type of the first parameter is called `Channel`, or is a reference to it, the function gets the task's own
+/// [`channel`]. The other parameters, which can be of any type that owns its data and that serde can decode, and which may
+/// be channels as well, are what the host passes: one tuple with a member for each. A single one is passed as `(x,)`, none
+/// as `()`. Arguments that do not fit, or are more than the function takes, end the task as *rejected*; the function is not
+/// called.
+///
+/// # Result
+///
+/// A `Result` that is an `Err` ends the task as *failed*; its error must be one that [`Error`] can be made of. Any other
+/// value, and that of an `Ok`, is sent on the task's channel as the last item, except for `()`.
+///
+/// # Limits
+///
+/// The function is free, not async, not unsafe and has no generic parameters. The export needs an attribute that
+/// `#![forbid(unsafe_code)]` refuses, although no unsafe code is involved. The names of a module's tasks differ, wherever
+/// they are defined.
+pub use sandgate_guest_macros::task;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::task::{KindOfResult, KindOfValue, ResultKind, Returned, ValueKind, run_task};
+}

@@ -164,14 +164,8 @@ pub mod import {
 // Modules in the field carry these numbers. To change the meaning of one, raise ABI_VERSION and IMPORT_MODULE and let the
 // worker serve both; do not edit the number.
 const _: () = {
-    assert!(
-        ABI_VERSION == 1,
-        "a new version needs a new IMPORT_MODULE; keep serving the old one"
-    );
-    assert!(
-        status::OK == 0 && status::CLOSED == -1 && status::TIMEOUT == -2,
-        "add a status, do not renumber"
-    );
+    assert!(ABI_VERSION == 1, "a new version needs a new IMPORT_MODULE; keep serving the old one");
+    assert!(status::OK == 0 && status::CLOSED == -1 && status::TIMEOUT == -2, "add a status, do not renumber");
     assert!(
         status::TOO_SMALL == -3 && status::BAD_HANDLE == -4 && status::FAULT == -5,
         "add a status, do not renumber"
@@ -181,12 +175,6 @@ const _: () = {
         "add a status, do not renumber"
     );
     assert!(status::NOT_ALLOWED == -9, "add a status, do not renumber");
-    assert!(
-        report::ERROR == 1 && report::PANIC == 2 && report::BAD_ARGUMENTS == 3,
-        "add a kind, do not renumber"
-    );
-    assert!(
-        TASK_CHANNEL == 0 && SIZE_BYTES == 8,
-        "part of the layout: raise the version instead"
-    );
+    assert!(report::ERROR == 1 && report::PANIC == 2 && report::BAD_ARGUMENTS == 3, "add a kind, do not renumber");
+    assert!(TASK_CHANNEL == 0 && SIZE_BYTES == 8, "part of the layout: raise the version instead");
 };

@@ -108,25 +108,15 @@ impl Assembly {
         let Some(mut partial) = self.partial.take() else {
             let first = First::parse(chunk)?;
             if first.total > maximum {
-                return Err(AssemblyError::TooLarge {
-                    length: first.total,
-                    maximum,
-                });
+                return Err(AssemblyError::TooLarge { length: first.total, maximum });
             }
             if let Some(window) = window {
                 window.arrive(first.total)?;
             }
             if !more {
-                return Ok(Some(Message {
-                    bytes: Bytes::copy_from_slice(first.bytes),
-                    channels: first.channels,
-                }));
+                return Ok(Some(Message { bytes: Bytes::copy_from_slice(first.bytes), channels: first.channels }));
             }
-            let partial = Partial {
-                total: first.total,
-                bytes: first.bytes.to_vec(),
-                channels: first.channels,
-            };
+            let partial = Partial { total: first.total, bytes: first.bytes.to_vec(), channels: first.channels };
             self.partial = Some(partial.checked()?);
             return Ok(None);
         };
@@ -141,15 +131,9 @@ impl Assembly {
         }
         let arrived = partial.bytes.len() as u64;
         if arrived != partial.total {
-            return Err(AssemblyError::Length {
-                announced: partial.total,
-                arrived,
-            });
+            return Err(AssemblyError::Length { announced: partial.total, arrived });
         }
-        Ok(Some(Message {
-            bytes: Bytes::from(partial.bytes),
-            channels: partial.channels,
-        }))
+        Ok(Some(Message { bytes: Bytes::from(partial.bytes), channels: partial.channels }))
     }
 }
 
@@ -177,10 +161,7 @@ impl Partial {
     fn checked(self) -> Result<Partial, AssemblyError> {
         let arrived = self.bytes.len() as u64;
         if arrived > self.total {
-            return Err(AssemblyError::Length {
-                announced: self.total,
-                arrived,
-            });
+            return Err(AssemblyError::Length { announced: self.total, arrived });
         }
         Ok(self)
     }
@@ -194,10 +175,7 @@ struct First<'a> {
 
 impl<'a> First<'a> {
     fn parse(chunk: Chunk<'a>) -> Result<First<'a>, AssemblyError> {
-        let Chunk {
-            flags,
-            payload: mut rest,
-        } = chunk;
+        let Chunk { flags, payload: mut rest } = chunk;
         if flags & !(MORE | CHANNELS) != 0 {
             return Err(AssemblyError::Flags(flags));
         }
@@ -215,11 +193,7 @@ impl<'a> First<'a> {
                 channels.push(ChannelId(u64::from_le_bytes(*take(&mut rest)?)));
             }
         }
-        Ok(First {
-            total: announced.unwrap_or(rest.len() as u64),
-            channels,
-            bytes: rest,
-        })
+        Ok(First { total: announced.unwrap_or(rest.len() as u64), channels, bytes: rest })
     }
 }
 
@@ -238,8 +212,7 @@ pub(crate) fn write_prefix(out: &mut Vec<u8>, message: &Message, more: bool) -> 
     }
     if !message.channels.is_empty() {
         flags |= CHANNELS;
-        let count =
-            u16::try_from(message.channels.len()).expect("senders check MAX_MESSAGE_CHANNELS");
+        let count = u16::try_from(message.channels.len()).expect("senders check MAX_MESSAGE_CHANNELS");
         out.extend_from_slice(&count.to_le_bytes());
         for channel in &message.channels {
             out.extend_from_slice(&channel.0.to_le_bytes());
@@ -254,11 +227,7 @@ mod tests {
 
     use super::*;
 
-    fn push(
-        assembly: &mut Assembly,
-        flags: u8,
-        payload: &[u8],
-    ) -> Result<Option<Message>, AssemblyError> {
+    fn push(assembly: &mut Assembly, flags: u8, payload: &[u8]) -> Result<Option<Message>, AssemblyError> {
         assembly.push(Chunk { flags, payload }, 1000, None)
     }
 
@@ -271,18 +240,8 @@ mod tests {
         for (message, more, flags, expected) in [
             (message(b"ab", &[]), false, 0, &[][..]),
             (message(b"ab", &[]), true, 1, &[2, 0, 0, 0, 0, 0, 0, 0]),
-            (
-                message(b"ab", &[5]),
-                false,
-                2,
-                &[1, 0, 5, 0, 0, 0, 0, 0, 0, 0],
-            ),
-            (
-                message(b"", &[5]),
-                true,
-                3,
-                &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0],
-            ),
+            (message(b"ab", &[5]), false, 2, &[1, 0, 5, 0, 0, 0, 0, 0, 0, 0]),
+            (message(b"", &[5]), true, 3, &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0]),
         ] {
             let mut out = Vec::new();
             assert_eq!(write_prefix(&mut out, &message, more), flags);
@@ -296,64 +255,24 @@ mod tests {
         for (flags, payload, error) in [
             (MORE, b"short".to_vec(), AssemblyError::Short),
             (CHANNELS, vec![9, 0, 1], AssemblyError::Short),
-            (
-                CHANNELS,
-                vec![65, 0],
-                AssemblyError::TooManyChannels { count: 65 },
-            ),
-            (
-                MORE,
-                start(1001, b""),
-                AssemblyError::TooLarge {
-                    length: 1001,
-                    maximum: 1000,
-                },
-            ),
-            (
-                MORE,
-                start(u64::MAX, b""),
-                AssemblyError::TooLarge {
-                    length: u64::MAX,
-                    maximum: 1000,
-                },
-            ),
-            (
-                MORE,
-                start(1, b"ab"),
-                AssemblyError::Length {
-                    announced: 1,
-                    arrived: 2,
-                },
-            ),
+            (CHANNELS, vec![65, 0], AssemblyError::TooManyChannels { count: 65 }),
+            (MORE, start(1001, b""), AssemblyError::TooLarge { length: 1001, maximum: 1000 }),
+            (MORE, start(u64::MAX, b""), AssemblyError::TooLarge { length: u64::MAX, maximum: 1000 }),
+            (MORE, start(1, b"ab"), AssemblyError::Length { announced: 1, arrived: 2 }),
             (0x80, vec![], AssemblyError::Flags(0x80)),
         ] {
             assert_eq!(push(&mut Assembly::default(), flags, &payload), Err(error));
         }
         let mut assembly = Assembly::default();
         assert_eq!(push(&mut assembly, MORE, &start(5, b"ab")), Ok(None));
-        assert_eq!(
-            push(&mut assembly, 0, b"c"),
-            Err(AssemblyError::Length {
-                announced: 5,
-                arrived: 3
-            })
-        );
+        assert_eq!(push(&mut assembly, 0, b"c"), Err(AssemblyError::Length { announced: 5, arrived: 3 }));
     }
 
     #[test]
     fn nothing_is_set_aside_for_an_announcement() {
         let mut assembly = Assembly::default();
         let announced = (1_u64 << 40).to_le_bytes();
-        assembly
-            .push(
-                Chunk {
-                    flags: MORE,
-                    payload: &announced,
-                },
-                u64::MAX,
-                None,
-            )
-            .unwrap();
+        assembly.push(Chunk { flags: MORE, payload: &announced }, u64::MAX, None).unwrap();
         assert!(assembly.partial.unwrap().bytes.capacity() < 100);
     }
 

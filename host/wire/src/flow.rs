@@ -49,19 +49,14 @@ const FULL_BYTES: i64 = WINDOW_BYTES.cast_signed();
 const FULL_MESSAGES: i64 = WINDOW_MESSAGES as i64;
 
 fn may_start(bytes: i64, messages: i64, length: u64) -> bool {
-    let needed = i64::try_from(length)
-        .unwrap_or(i64::MAX)
-        .min(FULL_BYTES / 2);
+    let needed = i64::try_from(length).unwrap_or(i64::MAX).min(FULL_BYTES / 2);
     messages > 0 && bytes >= needed
 }
 
 impl SendWindow {
     /// A full window.
     pub fn new() -> SendWindow {
-        SendWindow {
-            bytes: FULL_BYTES,
-            messages: FULL_MESSAGES,
-        }
+        SendWindow { bytes: FULL_BYTES, messages: FULL_MESSAGES }
     }
 
     /// Takes the credits for a message of `length` bytes, or says that it has to wait.
@@ -79,14 +74,8 @@ impl SendWindow {
     /// # Errors
     /// [`FlowError::Surplus`] if that would be more than a full window.
     pub fn give_back(&mut self, credit: Credit) -> Result<(), FlowError> {
-        let bytes = self
-            .bytes
-            .checked_add_unsigned(credit.bytes)
-            .ok_or(FlowError::Surplus)?;
-        let messages = self
-            .messages
-            .checked_add(i64::from(credit.messages))
-            .ok_or(FlowError::Surplus)?;
+        let bytes = self.bytes.checked_add_unsigned(credit.bytes).ok_or(FlowError::Surplus)?;
+        let messages = self.messages.checked_add(i64::from(credit.messages)).ok_or(FlowError::Surplus)?;
         if bytes > FULL_BYTES || messages > FULL_MESSAGES {
             return Err(FlowError::Surplus);
         }
@@ -104,11 +93,7 @@ impl Default for SendWindow {
 impl ReceiveWindow {
     /// A full window.
     pub fn new() -> ReceiveWindow {
-        ReceiveWindow {
-            bytes: FULL_BYTES,
-            messages: FULL_MESSAGES,
-            gathered: Credit::default(),
-        }
+        ReceiveWindow { bytes: FULL_BYTES, messages: FULL_MESSAGES, gathered: Credit::default() }
     }
 
     /// A message of `length` bytes begins to arrive.
@@ -128,8 +113,7 @@ impl ReceiveWindow {
     pub fn take(&mut self, length: u64) -> Option<Credit> {
         self.gathered.bytes += length;
         self.gathered.messages += 1;
-        let enough = self.gathered.bytes >= WINDOW_BYTES / 2
-            || self.gathered.messages >= WINDOW_MESSAGES / 2;
+        let enough = self.gathered.bytes >= WINDOW_BYTES / 2 || self.gathered.messages >= WINDOW_MESSAGES / 2;
         if !enough {
             return None;
         }
@@ -167,30 +151,16 @@ mod tests {
         let mut window = SendWindow::new();
         assert!(window.try_start(WINDOW_BYTES * 50));
         assert!(!window.try_start(1), "nothing more until it was taken");
-        window
-            .give_back(Credit {
-                bytes: WINDOW_BYTES * 50,
-                messages: 1,
-            })
-            .unwrap();
+        window.give_back(Credit { bytes: WINDOW_BYTES * 50, messages: 1 }).unwrap();
         assert!(window.try_start(1));
     }
 
     #[test]
     fn credit_from_nowhere_is_refused() {
         for credit in [
-            Credit {
-                bytes: 1,
-                messages: 0,
-            },
-            Credit {
-                bytes: 0,
-                messages: 1,
-            },
-            Credit {
-                bytes: u64::MAX,
-                messages: 0,
-            },
+            Credit { bytes: 1, messages: 0 },
+            Credit { bytes: 0, messages: 1 },
+            Credit { bytes: u64::MAX, messages: 0 },
         ] {
             assert_eq!(SendWindow::new().give_back(credit), Err(FlowError::Surplus));
         }

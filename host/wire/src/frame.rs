@@ -100,12 +100,7 @@ impl Header {
         if length as usize > MAX_FRAME_BYTES {
             return Err(FrameError::TooLarge { length });
         }
-        Ok(Header {
-            length,
-            kind,
-            flags,
-            channel: ChannelId(u64::from_le_bytes(channel)),
-        })
+        Ok(Header { length, kind, flags, channel: ChannelId(u64::from_le_bytes(channel)) })
     }
 }
 
@@ -123,12 +118,7 @@ pub struct FrameReader {
 impl FrameReader {
     /// A reader over `source`.
     pub fn new(source: Box<dyn ReceiveHalf>) -> FrameReader {
-        FrameReader {
-            source,
-            buffer: vec![0; FIRST_BUFFER_BYTES],
-            start: 0,
-            end: 0,
-        }
+        FrameReader { source, buffer: vec![0; FIRST_BUFFER_BYTES], start: 0, end: 0 }
     }
 
     /// The next frame, or `None` when the stream ended between two frames. Blocks until one is there.
@@ -172,13 +162,8 @@ impl FrameReader {
     fn take(&mut self, size: usize) -> Frame<'_> {
         let bytes = &self.buffer[self.start..self.start + size];
         self.start += size;
-        let (header, payload) = bytes
-            .split_first_chunk::<HEADER_BYTES>()
-            .expect("complete() saw a header");
-        Frame {
-            header: Header::decode(*header).expect("complete() decoded this header"),
-            payload,
-        }
+        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().expect("complete() saw a header");
+        Frame { header: Header::decode(*header).expect("complete() decoded this header"), payload }
     }
 
     /// Reads more bytes; `None` when `wait` is false and there are none yet.
@@ -220,49 +205,27 @@ mod tests {
     }
 
     fn frame(kind: u8, channel: u64, payload: &[u8]) -> Vec<u8> {
-        let header = Header {
-            length: payload.len().try_into().unwrap(),
-            kind,
-            flags: 3,
-            channel: ChannelId(channel),
-        };
+        let header = Header { length: payload.len().try_into().unwrap(), kind, flags: 3, channel: ChannelId(channel) };
         [&header.encode()[..], payload].concat()
     }
 
     #[test]
     fn golden_header() {
-        let header = Header {
-            length: 0x01_02_03,
-            kind: 4,
-            flags: 5,
-            channel: ChannelId(0x0a0b),
-        };
-        assert_eq!(
-            header.encode(),
-            [3, 2, 1, 0, 4, 5, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0]
-        );
+        let header = Header { length: 0x01_02_03, kind: 4, flags: 5, channel: ChannelId(0x0a0b) };
+        assert_eq!(header.encode(), [3, 2, 1, 0, 4, 5, 0, 0, 0x0b, 0x0a, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Header::decode(header.encode()).unwrap(), header);
     }
 
     #[test]
     fn frames_arrive_whole_however_the_stream_is_cut() {
         let big = vec![7; MAX_FRAME_BYTES];
-        let stream = [
-            frame(1, 1, b""),
-            frame(2, 2, b"hello"),
-            frame(3, 3, &big),
-            frame(4, 4, b"x"),
-        ]
-        .concat();
+        let stream = [frame(1, 1, b""), frame(2, 2, b"hello"), frame(3, 3, &big), frame(4, 4, b"x")].concat();
         for cut in [1, 2, 15, 16, 17, 1000, 65536, stream.len()] {
             let parts: Vec<&[u8]> = stream.chunks(cut).collect();
             let mut reader = reader(&parts);
             for (kind, payload) in [(1, &b""[..]), (2, b"hello"), (3, &big), (4, b"x")] {
                 let frame = reader.read_frame().unwrap().unwrap();
-                assert_eq!(
-                    (frame.header.kind, frame.header.channel.0),
-                    (kind, u64::from(kind))
-                );
+                assert_eq!((frame.header.kind, frame.header.channel.0), (kind, u64::from(kind)));
                 assert_eq!(frame.payload, payload);
             }
             assert!(reader.read_frame().unwrap().is_none());
@@ -271,34 +234,17 @@ mod tests {
 
     #[test]
     fn a_length_above_the_maximum_is_refused_before_memory_is_set_aside() {
-        let mut header = Header {
-            length: 0,
-            kind: 1,
-            flags: 0,
-            channel: ChannelId(0),
-        }
-        .encode();
+        let mut header = Header { length: 0, kind: 1, flags: 0, channel: ChannelId(0) }.encode();
         header[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
         let mut reader = reader(&[&header]);
-        assert!(matches!(
-            reader.read_frame(),
-            Err(FrameError::TooLarge { length: u32::MAX })
-        ));
+        assert!(matches!(reader.read_frame(), Err(FrameError::TooLarge { length: u32::MAX })));
         assert_eq!(reader.buffer.len(), FIRST_BUFFER_BYTES);
     }
 
     #[test]
     fn text_is_not_taken_for_a_frame() {
-        let error = reader(&[b"bash: no such command, sorry"])
-            .read_frame()
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                FrameError::TooLarge { .. } | FrameError::NotOurs { .. }
-            ),
-            "{error}"
-        );
+        let error = reader(&[b"bash: no such command, sorry"]).read_frame().unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { .. } | FrameError::NotOurs { .. }), "{error}");
     }
 
     #[test]
@@ -306,10 +252,7 @@ mod tests {
         let whole = frame(1, 1, b"hello");
         for cut in 1..whole.len() {
             let error = reader(&[&whole[..cut]]).read_frame().unwrap_err();
-            assert!(
-                matches!(error, FrameError::Truncated { got } if got == cut),
-                "{error}"
-            );
+            assert!(matches!(error, FrameError::Truncated { got } if got == cut), "{error}");
         }
     }
 

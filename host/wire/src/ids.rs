@@ -40,11 +40,7 @@ impl ChannelId {
 
     /// The side that gave this id out.
     pub const fn side(self) -> Side {
-        if self.0 % 2 == 1 {
-            Side::Host
-        } else {
-            Side::Worker
-        }
+        if self.0 % 2 == 1 { Side::Host } else { Side::Worker }
     }
 }
 
@@ -72,9 +68,7 @@ impl fmt::Display for ModuleId {
 
 impl fmt::Debug for ModuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..6]
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("…")
     }
 }
@@ -92,11 +86,7 @@ mod tests {
             host = host.next();
             worker = worker.next();
         }
-        assert_eq!(
-            ChannelId::CONNECTION.side(),
-            Side::Worker,
-            "a host never gives out the connection's id"
-        );
+        assert_eq!(ChannelId::CONNECTION.side(), Side::Worker, "a host never gives out the connection's id");
     }
 
     #[test]

@@ -320,13 +320,9 @@ impl ToWorker<'_> {
             kind::OPEN => ToWorker::Open(channel),
             kind::CLOSE => ToWorker::Close(channel, close(frame)?),
             kind::KILL => ToWorker::Kill(channel, value(kind::KILL, body)?),
-            kind::OUTPUT_CREDIT => {
-                ToWorker::OutputCredit(channel, number(kind::OUTPUT_CREDIT, body)?)
-            }
+            kind::OUTPUT_CREDIT => ToWorker::OutputCredit(channel, number(kind::OUTPUT_CREDIT, body)?),
             kind::STATUS => ToWorker::Status,
-            kind::TERMINATE => ToWorker::Terminate {
-                kill: frame.header.flags != 0,
-            },
+            kind::TERMINATE => ToWorker::Terminate { kill: frame.header.flags != 0 },
             kind::COMPILE => ToWorker::Compile(value(kind::COMPILE, body)?),
             other => return Err(DecodeError::Kind(other)),
         })
@@ -346,14 +342,11 @@ impl ToWorker<'_> {
             ToWorker::Open(channel) => on(*channel, kind::OPEN, Vec::new()),
             ToWorker::Close(channel, close) => close_message(*channel, close),
             ToWorker::Kill(channel, by) => on(*channel, kind::KILL, body(by)),
-            ToWorker::OutputCredit(channel, bytes) => {
-                on(*channel, kind::OUTPUT_CREDIT, bytes.to_le_bytes().to_vec())
-            }
+            ToWorker::OutputCredit(channel, bytes) => on(*channel, kind::OUTPUT_CREDIT, bytes.to_le_bytes().to_vec()),
             ToWorker::Status => connection(kind::STATUS, Vec::new()),
-            ToWorker::Terminate { kill } => Encoded {
-                flags: u8::from(*kill),
-                ..connection(kind::TERMINATE, Vec::new())
-            },
+            ToWorker::Terminate { kill } => {
+                Encoded { flags: u8::from(*kill), ..connection(kind::TERMINATE, Vec::new()) }
+            }
             ToWorker::Compile(compile) => connection(kind::COMPILE, body(compile)),
             ToWorker::Data(..) | ToWorker::Arguments(..) => {
                 panic!("data is written with Outbox::push_message")
@@ -373,10 +366,7 @@ impl ToHost<'_> {
             kind::HELLO => ToHost::Hello(hello(body)?),
             kind::DATA => ToHost::Data(channel, chunk(frame)),
             kind::CREDIT => ToHost::Credit(channel, credit(body)?),
-            kind::OPEN => ToHost::Open {
-                channel,
-                parent: ChannelId(number(kind::OPEN, body)?),
-            },
+            kind::OPEN => ToHost::Open { channel, parent: ChannelId(number(kind::OPEN, body)?) },
             kind::CLOSE => ToHost::Close(channel, close(frame)?),
             kind::DONE => ToHost::Done(channel, value(kind::DONE, body)?),
             kind::OUTPUT => ToHost::Output(channel, output(frame)),
@@ -394,9 +384,7 @@ impl ToHost<'_> {
         match self {
             ToHost::Hello(hello) => connection(kind::HELLO, hello_body(hello)),
             ToHost::Credit(channel, credit) => on(*channel, kind::CREDIT, credit_body(*credit)),
-            ToHost::Open { channel, parent } => {
-                on(*channel, kind::OPEN, parent.0.to_le_bytes().to_vec())
-            }
+            ToHost::Open { channel, parent } => on(*channel, kind::OPEN, parent.0.to_le_bytes().to_vec()),
             ToHost::Close(channel, close) => close_message(*channel, close),
             ToHost::Done(channel, outcome) => on(*channel, kind::DONE, body(outcome)),
             ToHost::Output(channel, output) => output_message(*channel, *output),
@@ -408,12 +396,7 @@ impl ToHost<'_> {
 }
 
 fn on(channel: ChannelId, kind: u8, body: Vec<u8>) -> Encoded {
-    Encoded {
-        kind,
-        flags: 0,
-        channel,
-        body,
-    }
+    Encoded { kind, flags: 0, channel, body }
 }
 
 fn connection(kind: u8, body: Vec<u8>) -> Encoded {
@@ -421,8 +404,7 @@ fn connection(kind: u8, body: Vec<u8>) -> Encoded {
 }
 
 fn body<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_allocvec(value)
-        .expect("the types of this module serialise into memory without error")
+    postcard::to_allocvec(value).expect("the types of this module serialise into memory without error")
 }
 
 fn value<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, DecodeError> {
@@ -433,9 +415,7 @@ fn value<T: DeserializeOwned>(kind: u8, body: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn number(kind: u8, body: &[u8]) -> Result<u64, DecodeError> {
-    Ok(u64::from_le_bytes(
-        body.try_into().map_err(|_| DecodeError::Body(kind))?,
-    ))
+    Ok(u64::from_le_bytes(body.try_into().map_err(|_| DecodeError::Body(kind))?))
 }
 
 fn hello_body<T: Serialize>(hello: &T) -> Vec<u8> {
@@ -453,28 +433,18 @@ fn hello<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn chunk(frame: Frame<'_>) -> Chunk<'_> {
-    Chunk {
-        flags: frame.header.flags,
-        payload: frame.payload,
-    }
+    Chunk { flags: frame.header.flags, payload: frame.payload }
 }
 
 fn credit_body(credit: Credit) -> Vec<u8> {
-    [
-        &credit.bytes.to_le_bytes()[..],
-        &credit.messages.to_le_bytes(),
-    ]
-    .concat()
+    [&credit.bytes.to_le_bytes()[..], &credit.messages.to_le_bytes()].concat()
 }
 
 fn credit(body: &[u8]) -> Result<Credit, DecodeError> {
     let wrong = DecodeError::Body(kind::CREDIT);
     let (bytes, messages) = body.split_first_chunk().ok_or(wrong.clone())?;
     let messages = messages.try_into().map_err(|_| wrong)?;
-    Ok(Credit {
-        bytes: u64::from_le_bytes(*bytes),
-        messages: u32::from_le_bytes(messages),
-    })
+    Ok(Credit { bytes: u64::from_le_bytes(*bytes), messages: u32::from_le_bytes(messages) })
 }
 
 fn close_message(channel: ChannelId, close: &Close) -> Encoded {
@@ -486,12 +456,7 @@ fn close_message(channel: ChannelId, close: &Close) -> Encoded {
         flags |= CLOSE_HAS_ERROR;
     }
     let body = close.error.clone().unwrap_or_default().into_bytes();
-    Encoded {
-        kind: kind::CLOSE,
-        flags,
-        channel,
-        body,
-    }
+    Encoded { kind: kind::CLOSE, flags, channel, body }
 }
 
 fn close(frame: Frame<'_>) -> Result<Close, DecodeError> {
@@ -499,16 +464,9 @@ fn close(frame: Frame<'_>) -> Result<Close, DecodeError> {
     let error = match flags & CLOSE_HAS_ERROR {
         0 if frame.payload.is_empty() => None,
         0 => return Err(DecodeError::Body(kind::CLOSE)),
-        _ => Some(
-            std::str::from_utf8(frame.payload)
-                .map_err(|_| DecodeError::Body(kind::CLOSE))?
-                .to_owned(),
-        ),
+        _ => Some(std::str::from_utf8(frame.payload).map_err(|_| DecodeError::Body(kind::CLOSE))?.to_owned()),
     };
-    Ok(Close {
-        error,
-        sending_only: flags & CLOSE_SENDING_ONLY != 0,
-    })
+    Ok(Close { error, sending_only: flags & CLOSE_SENDING_ONLY != 0 })
 }
 
 fn output_message(channel: ChannelId, output: Output<'_>) -> Encoded {
@@ -519,22 +477,13 @@ fn output_message(channel: ChannelId, output: Output<'_>) -> Encoded {
     if output.truncated {
         flags |= OUTPUT_TRUNCATED;
     }
-    Encoded {
-        kind: kind::OUTPUT,
-        flags,
-        channel,
-        body: output.bytes.to_vec(),
-    }
+    Encoded { kind: kind::OUTPUT, flags, channel, body: output.bytes.to_vec() }
 }
 
 fn output(frame: Frame<'_>) -> Output<'_> {
     let flags = frame.header.flags;
     Output {
-        stream: if flags & OUTPUT_STDERR != 0 {
-            Stream::Stderr
-        } else {
-            Stream::Stdout
-        },
+        stream: if flags & OUTPUT_STDERR != 0 { Stream::Stderr } else { Stream::Stdout },
         truncated: flags & OUTPUT_TRUNCATED != 0,
         bytes: frame.payload,
     }

@@ -7,51 +7,20 @@ use super::*;
 use crate::frame::Header;
 
 fn frame_of(encoded: &Encoded) -> Frame<'_> {
-    let Encoded {
-        kind,
-        flags,
-        channel,
-        ref body,
-    } = *encoded;
-    let header = Header {
-        length: u32::try_from(body.len()).unwrap(),
-        kind,
-        flags,
-        channel,
-    };
-    Frame {
-        header,
-        payload: body,
-    }
+    let Encoded { kind, flags, channel, ref body } = *encoded;
+    let header = Header { length: u32::try_from(body.len()).unwrap(), kind, flags, channel };
+    Frame { header, payload: body }
 }
 
 fn check_to_worker(message: ToWorker<'_>, golden: (u8, u8, u64, &[u8])) {
     let encoded = message.encode();
-    assert_eq!(
-        (
-            encoded.kind,
-            encoded.flags,
-            encoded.channel.0,
-            &encoded.body[..]
-        ),
-        golden,
-        "{message:?}"
-    );
+    assert_eq!((encoded.kind, encoded.flags, encoded.channel.0, &encoded.body[..]), golden, "{message:?}");
     assert_eq!(ToWorker::decode(frame_of(&encoded)).unwrap(), message);
 }
 
 fn check_to_host(message: ToHost<'_>, golden: (u8, u8, u64, &[u8])) {
     let encoded = message.encode();
-    assert_eq!(
-        (
-            encoded.kind,
-            encoded.flags,
-            encoded.channel.0,
-            &encoded.body[..]
-        ),
-        golden,
-        "{message:?}"
-    );
+    assert_eq!((encoded.kind, encoded.flags, encoded.channel.0, &encoded.body[..]), golden, "{message:?}");
     assert_eq!(ToHost::decode(frame_of(&encoded)).unwrap(), message);
 }
 
@@ -66,22 +35,8 @@ fn golden_bytes_to_the_worker() {
         nice: 0,
         environment: vec![("A".into(), "b".into())],
     };
-    check_to_worker(
-        ToWorker::Hello(hello),
-        (
-            1,
-            0,
-            0,
-            b"SANDGATE\x01\x00\x03gw0\x05\x02\x00\x01\x01A\x01b",
-        ),
-    );
-    check_to_worker(
-        ToWorker::Load {
-            module: id,
-            bytes: 3,
-        },
-        (2, 0, 0, &[&[9; 32][..], &[3]].concat()),
-    );
+    check_to_worker(ToWorker::Hello(hello), (1, 0, 0, b"SANDGATE\x01\x00\x03gw0\x05\x02\x00\x01\x01A\x01b"));
+    check_to_worker(ToWorker::Load { module: id, bytes: 3 }, (2, 0, 0, &[&[9; 32][..], &[3]].concat()));
     check_to_worker(ToWorker::Unload(id), (3, 0, 0, &[9; 32]));
     let limits = Limits {
         memory_bytes: 1,
@@ -91,109 +46,46 @@ fn golden_bytes_to_the_worker() {
         output_bytes: 5,
         wall_time: Some(Duration::new(6, 7)),
     };
-    let execute = Execute {
-        module: id,
-        entry: Entry::Task("t".into()),
-        has_arguments: true,
-        argv: vec!["p".into()],
-        limits,
-    };
-    let body = [
-        &[9; 32][..],
-        b"\x01\x01t\x01\x01\x01p\x01\x02\x03\x04\x05\x01\x06\x07",
-    ]
-    .concat();
+    let execute =
+        Execute { module: id, entry: Entry::Task("t".into()), has_arguments: true, argv: vec!["p".into()], limits };
+    let body = [&[9; 32][..], b"\x01\x01t\x01\x01\x01p\x01\x02\x03\x04\x05\x01\x06\x07"].concat();
     check_to_worker(ToWorker::Execute(one, execute), (5, 0, 1, &body));
-    let credit = Credit {
-        bytes: 0x0102,
-        messages: 3,
-    };
-    check_to_worker(
-        ToWorker::Credit(one, credit),
-        (7, 0, 1, &[2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]),
-    );
+    let credit = Credit { bytes: 0x0102, messages: 3 };
+    check_to_worker(ToWorker::Credit(one, credit), (7, 0, 1, &[2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]));
     check_to_worker(ToWorker::Open(one), (8, 0, 1, b""));
     check_to_worker(ToWorker::Close(one, Close::default()), (9, 0, 1, b""));
-    let close = Close {
-        error: Some("no".into()),
-        sending_only: true,
-    };
+    let close = Close { error: Some("no".into()), sending_only: true };
     check_to_worker(ToWorker::Close(one, close), (9, 3, 1, b"no"));
     check_to_worker(ToWorker::Kill(one, KilledBy::Terminate), (10, 0, 1, &[1]));
-    check_to_worker(
-        ToWorker::OutputCredit(one, 2),
-        (13, 0, 1, &[2, 0, 0, 0, 0, 0, 0, 0]),
-    );
+    check_to_worker(ToWorker::OutputCredit(one, 2), (13, 0, 1, &[2, 0, 0, 0, 0, 0, 0, 0]));
     check_to_worker(ToWorker::Status, (14, 0, 0, b""));
     check_to_worker(ToWorker::Terminate { kill: true }, (15, 1, 0, b""));
-    let compile = Compile {
-        module: id,
-        bytes: 1,
-    };
-    check_to_worker(
-        ToWorker::Compile(compile),
-        (16, 0, 0, &[&[9; 32][..], &[1]].concat()),
-    );
+    let compile = Compile { module: id, bytes: 1 };
+    check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &[&[9; 32][..], &[1]].concat()));
 }
 
 #[test]
 fn golden_bytes_to_the_host() {
     let two = ChannelId(2);
-    let hello = WorkerHello {
-        package_version: "0".into(),
-        pid: 1,
-        engine: "e".into(),
-    };
-    check_to_host(
-        ToHost::Hello(hello),
-        (1, 0, 0, b"SANDGATE\x01\x00\x010\x01\x01e"),
-    );
-    check_to_host(
-        ToHost::Open {
-            channel: two,
-            parent: ChannelId(1),
-        },
-        (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]),
-    );
+    let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into() };
+    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x01\x00\x010\x01\x01e"));
+    check_to_host(ToHost::Open { channel: two, parent: ChannelId(1) }, (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]));
     check_to_host(ToHost::Close(two, Close::default()), (9, 0, 2, b""));
     check_to_host(ToHost::Done(two, Outcome::Returned), (11, 0, 2, &[0]));
-    check_to_host(
-        ToHost::Done(two, Outcome::Exited { code: -1 }),
-        (11, 0, 2, &[6, 1]),
-    );
-    let output = Output {
-        stream: Stream::Stderr,
-        truncated: true,
-        bytes: b"hi",
-    };
+    check_to_host(ToHost::Done(two, Outcome::Exited { code: -1 }), (11, 0, 2, &[6, 1]));
+    let output = Output { stream: Stream::Stderr, truncated: true, bytes: b"hi" };
     check_to_host(ToHost::Output(two, output), (12, 3, 2, b"hi"));
-    let status = WorkerStatus {
-        running: 1,
-        queued: 2,
-        channels: 3,
-        finished: 4,
-    };
+    let status = WorkerStatus { running: 1, queued: 2, channels: 3, finished: 4 };
     check_to_host(ToHost::Status(status), (14, 0, 0, &[1, 2, 3, 4]));
-    let compiled = Compiled::Done {
-        engine: "e".into(),
-        bytes: 2,
-    };
+    let compiled = Compiled::Done { engine: "e".into(), bytes: 2 };
     check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2]));
 }
 
 #[test]
 fn a_stranger_and_another_version_are_told_apart() {
-    let mut encoded = ToHost::Hello(WorkerHello {
-        package_version: "0".into(),
-        pid: 1,
-        engine: "e".into(),
-    })
-    .encode();
+    let mut encoded = ToHost::Hello(WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into() }).encode();
     encoded.body[8] = 2;
-    assert_eq!(
-        ToHost::decode(frame_of(&encoded)),
-        Err(DecodeError::Version { found: 2 })
-    );
+    assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Version { found: 2 }));
     encoded.body[0] = b'X';
     assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Magic));
 }
@@ -202,20 +94,11 @@ fn a_stranger_and_another_version_are_told_apart() {
 fn trailing_bytes_and_wrong_directions_are_refused() {
     let mut encoded = ToHost::Status(WorkerStatus::default()).encode();
     encoded.body.push(0);
-    assert_eq!(
-        ToHost::decode(frame_of(&encoded)),
-        Err(DecodeError::Body(kind::STATUS))
-    );
+    assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Body(kind::STATUS)));
     let kill = ToWorker::Kill(ChannelId(1), KilledBy::Kill).encode();
-    assert_eq!(
-        ToHost::decode(frame_of(&kill)),
-        Err(DecodeError::Kind(kind::KILL))
-    );
+    assert_eq!(ToHost::decode(frame_of(&kill)), Err(DecodeError::Kind(kind::KILL)));
     let done = ToHost::Done(ChannelId(1), Outcome::Returned).encode();
-    assert_eq!(
-        ToWorker::decode(frame_of(&done)),
-        Err(DecodeError::Kind(kind::DONE))
-    );
+    assert_eq!(ToWorker::decode(frame_of(&done)), Err(DecodeError::Kind(kind::DONE)));
 }
 
 proptest! {

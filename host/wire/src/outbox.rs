@@ -70,16 +70,8 @@ struct State {
 
 #[derive(Debug)]
 enum Item {
-    Control {
-        encoded: Encoded,
-        descriptors: VecDeque<OwnedFd>,
-    },
-    Message {
-        kind: u8,
-        channel: ChannelId,
-        message: Message,
-        sent: usize,
-    },
+    Control { encoded: Encoded, descriptors: VecDeque<OwnedFd> },
+    Message { kind: u8, channel: ChannelId, message: Message, sent: usize },
 }
 
 /// Bytes on their way: copied ones first, then at most one large body.
@@ -101,12 +93,7 @@ enum Progress {
 impl Outbox {
     /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer).
     pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
-        Outbox {
-            transport,
-            state: Mutex::default(),
-            wake_writer: Condvar::new(),
-            idle: Condvar::new(),
-        }
+        Outbox { transport, state: Mutex::default(), wake_writer: Condvar::new(), idle: Condvar::new() }
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
@@ -114,13 +101,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(
-            Item::Control {
-                encoded,
-                descriptors: VecDeque::new(),
-            },
-            false,
-        )
+        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, false)
     }
 
     /// Sends a control message before all that is queued. Never blocks.
@@ -128,31 +109,15 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(
-            Item::Control {
-                encoded,
-                descriptors: VecDeque::new(),
-            },
-            true,
-        )
+        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, true)
     }
 
     /// Sends a control message together with descriptors. Never blocks.
     ///
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
-    pub fn push_with_descriptors(
-        &self,
-        encoded: Encoded,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(), OutboxClosed> {
-        self.queue(
-            Item::Control {
-                encoded,
-                descriptors: descriptors.into(),
-            },
-            true,
-        )
+    pub fn push_with_descriptors(&self, encoded: Encoded, descriptors: Vec<OwnedFd>) -> Result<(), OutboxClosed> {
+        self.queue(Item::Control { encoded, descriptors: descriptors.into() }, true)
     }
 
     /// Sends a message on a channel, in chunks if it is large. The caller has taken the credits for it. Never blocks.
@@ -160,15 +125,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_message(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(
-            Item::Message {
-                kind: kind::DATA,
-                channel,
-                message,
-                sent: 0,
-            },
-            false,
-        )
+        self.queue(Item::Message { kind: kind::DATA, channel, message, sent: 0 }, false)
     }
 
     /// Sends the arguments of a call, in chunks if they are large. Never blocks.
@@ -176,15 +133,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_arguments(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(
-            Item::Message {
-                kind: kind::ARGUMENTS,
-                channel,
-                message,
-                sent: 0,
-            },
-            false,
-        )
+        self.queue(Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 }, false)
     }
 
     /// Drops what is queued and ends the transport, so that both halves of it wake up. Never blocks.
@@ -370,71 +319,33 @@ impl Batch {
     /// Adds an item, or its next chunk, and returns what is left of it.
     fn add(&mut self, item: Item) -> Option<Item> {
         match item {
-            Item::Control {
-                encoded,
-                descriptors,
-            } => {
+            Item::Control { encoded, descriptors } => {
                 if !descriptors.is_empty() && !self.copied.is_empty() {
                     // Descriptors travel with the first byte of a write.
-                    return Some(Item::Control {
-                        encoded,
-                        descriptors,
-                    });
+                    return Some(Item::Control { encoded, descriptors });
                 }
                 self.descriptors = descriptors;
-                let Encoded {
-                    kind,
-                    flags,
-                    channel,
-                    body,
-                } = encoded;
-                debug_assert!(
-                    body.len() <= MAX_FRAME_BYTES,
-                    "bodies are capped by those who make them"
-                );
+                let Encoded { kind, flags, channel, body } = encoded;
+                debug_assert!(body.len() <= MAX_FRAME_BYTES, "bodies are capped by those who make them");
                 self.add_frame(kind, flags, channel, &[], Bytes::from(body));
                 None
             }
-            Item::Message {
-                kind,
-                channel,
-                message,
-                sent,
-            } => {
+            Item::Message { kind, channel, message, sent } => {
                 let end = message.bytes.len().min(sent + CHUNK_BYTES);
                 let more = end < message.bytes.len();
                 let chunk = message.bytes.slice(sent..end);
                 let mut prefix = Vec::new();
-                let flags = if sent == 0 {
-                    write_prefix(&mut prefix, &message, more)
-                } else {
-                    u8::from(more)
-                };
+                let flags = if sent == 0 { write_prefix(&mut prefix, &message, more) } else { u8::from(more) };
                 self.add_frame(kind, flags, channel, &prefix, chunk);
-                more.then_some(Item::Message {
-                    kind,
-                    channel,
-                    message,
-                    sent: end,
-                })
+                more.then_some(Item::Message { kind, channel, message, sent: end })
             }
         }
     }
 
     fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {
-        let length = u32::try_from(prefix.len() + body.len())
-            .expect("a frame is at most MAX_FRAME_BYTES long");
-        self.copied
-            .reserve(HEADER_BYTES + prefix.len() + body.len().min(COPY_BYTES));
-        self.copied.extend_from_slice(
-            &Header {
-                length,
-                kind,
-                flags,
-                channel,
-            }
-            .encode(),
-        );
+        let length = u32::try_from(prefix.len() + body.len()).expect("a frame is at most MAX_FRAME_BYTES long");
+        self.copied.reserve(HEADER_BYTES + prefix.len() + body.len().min(COPY_BYTES));
+        self.copied.extend_from_slice(&Header { length, kind, flags, channel }.encode());
         self.copied.extend_from_slice(prefix);
         if body.len() <= COPY_BYTES {
             self.copied.extend_from_slice(&body);
@@ -453,15 +364,9 @@ impl Batch {
                 0 | 1 => (self.descriptors.front(), copied),
                 _ => (self.descriptors.front(), &copied[..1]),
             };
-            let large = if self.descriptors.len() > 1 {
-                &[][..]
-            } else {
-                large
-            };
+            let large = if self.descriptors.len() > 1 { &[][..] } else { large };
             let descriptor = descriptor.map(AsFd::as_fd);
-            let count = match transport
-                .try_write(&[IoSlice::new(copied), IoSlice::new(large)], descriptor)
-            {
+            let count = match transport.try_write(&[IoSlice::new(copied), IoSlice::new(large)], descriptor) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             };

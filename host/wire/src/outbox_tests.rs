@@ -30,22 +30,14 @@ impl Throttled {
         let mut reader = FrameReader::new(Box::new(Scripted::new(&[&written])));
         let mut frames = Vec::new();
         while let Some(frame) = reader.read_frame().unwrap() {
-            frames.push((
-                frame.header.kind,
-                frame.header.channel.0,
-                frame.payload.len(),
-            ));
+            frames.push((frame.header.kind, frame.header.channel.0, frame.payload.len()));
         }
         frames
     }
 }
 
 impl SendHalf for Throttled {
-    fn try_write(
-        &self,
-        buffers: &[IoSlice<'_>],
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<usize> {
+    fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
         let mut valve = self.0.0.lock();
         let mut count = 0;
         for buffer in buffers {
@@ -55,12 +47,7 @@ impl SendHalf for Throttled {
             count += take;
         }
         if count == 0 {
-            return Err(if valve.shut {
-                io::ErrorKind::BrokenPipe
-            } else {
-                io::ErrorKind::WouldBlock
-            }
-            .into());
+            return Err(if valve.shut { io::ErrorKind::BrokenPipe } else { io::ErrorKind::WouldBlock }.into());
         }
         valve.descriptors += usize::from(descriptor.is_some());
         Ok(count)
@@ -81,19 +68,11 @@ impl SendHalf for Throttled {
 }
 
 fn message(bytes: usize) -> Message {
-    Message {
-        bytes: Bytes::from(vec![1; bytes]),
-        channels: Vec::new(),
-    }
+    Message { bytes: Bytes::from(vec![1; bytes]), channels: Vec::new() }
 }
 
 fn control(kind: u8, channel: u64) -> Encoded {
-    Encoded {
-        kind,
-        flags: 0,
-        channel: ChannelId(channel),
-        body: vec![2; 3],
-    }
+    Encoded { kind, flags: 0, channel: ChannelId(channel), body: vec![2; 3] }
 }
 
 /// Runs `test` with a writer thread beside it, and ends that.
@@ -115,31 +94,20 @@ fn an_idle_connection_needs_no_other_thread() {
     let outbox = Outbox::new(Box::new(transport.clone()));
     outbox.push_message(ChannelId(1), message(5)).unwrap();
     outbox.push(control(kind::CLOSE, 1)).unwrap();
-    assert_eq!(
-        transport.frames(),
-        [(kind::DATA, 1, 5), (kind::CLOSE, 1, 3)]
-    );
+    assert_eq!(transport.frames(), [(kind::DATA, 1, 5), (kind::CLOSE, 1, 3)]);
 }
 
 #[test]
 fn large_messages_take_turns_and_control_overtakes() {
     with_writer(|outbox, transport| {
-        outbox
-            .push_message(ChannelId(1), message(3 * CHUNK_BYTES))
-            .unwrap();
-        outbox
-            .push_message(ChannelId(3), message(2 * CHUNK_BYTES))
-            .unwrap();
+        outbox.push_message(ChannelId(1), message(3 * CHUNK_BYTES)).unwrap();
+        outbox.push_message(ChannelId(3), message(2 * CHUNK_BYTES)).unwrap();
         outbox.push_message(ChannelId(5), message(10)).unwrap();
         outbox.push(control(kind::CLOSE, 5)).unwrap();
         outbox.push_urgent(control(kind::KILL, 9)).unwrap();
         transport.open(usize::MAX / 2);
         outbox.flush();
-        let frames: Vec<_> = transport
-            .frames()
-            .into_iter()
-            .map(|(kind, channel, _)| (kind, channel))
-            .collect();
+        let frames: Vec<_> = transport.frames().into_iter().map(|(kind, channel, _)| (kind, channel)).collect();
         let expected = [
             (kind::DATA, 1), // written before anything else was there
             (kind::KILL, 9),
@@ -156,44 +124,22 @@ fn large_messages_take_turns_and_control_overtakes() {
         same.sort_unstable();
         assert_eq!(sorted, same);
         assert_eq!(frames[..2], expected[..2]);
-        let of = |channel| {
-            frames
-                .iter()
-                .position(|frame| *frame == (kind::DATA, channel))
-                .unwrap()
-        };
-        let last_of_1 = frames
-            .iter()
-            .rposition(|frame| *frame == (kind::DATA, 1))
-            .unwrap();
-        assert!(
-            of(5) < last_of_1,
-            "a small message does not wait for the end of a large one: {frames:?}"
-        );
+        let of = |channel| frames.iter().position(|frame| *frame == (kind::DATA, channel)).unwrap();
+        let last_of_1 = frames.iter().rposition(|frame| *frame == (kind::DATA, 1)).unwrap();
+        assert!(of(5) < last_of_1, "a small message does not wait for the end of a large one: {frames:?}");
     });
 }
 
 #[test]
 fn what_arrives_is_what_was_sent_however_little_room_there_is() {
     with_writer(|outbox, transport| {
-        let sent: Vec<Message> = [
-            0,
-            1,
-            100,
-            COPY_BYTES,
-            COPY_BYTES + 1,
-            CHUNK_BYTES,
-            CHUNK_BYTES + 1,
-            300_000,
-        ]
-        .into_iter()
-        .map(|size| Message {
-            bytes: (0..size)
-                .map(|at| u8::try_from(at % 251).unwrap())
-                .collect(),
-            channels: vec![ChannelId(7); size % 3],
-        })
-        .collect();
+        let sent: Vec<Message> = [0, 1, 100, COPY_BYTES, COPY_BYTES + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 300_000]
+            .into_iter()
+            .map(|size| Message {
+                bytes: (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect(),
+                channels: vec![ChannelId(7); size % 3],
+            })
+            .collect();
         for message in &sent {
             outbox.push_message(ChannelId(1), message.clone()).unwrap();
         }
@@ -206,10 +152,7 @@ fn what_arrives_is_what_was_sent_however_little_room_there_is() {
         let mut assembly = Assembly::default();
         let mut arrived = Vec::new();
         while let Some(frame) = reader.read_frame().unwrap() {
-            let chunk = Chunk {
-                flags: frame.header.flags,
-                payload: frame.payload,
-            };
+            let chunk = Chunk { flags: frame.header.flags, payload: frame.payload };
             arrived.extend(assembly.push(chunk, u64::MAX, None).unwrap());
         }
         assert_eq!(arrived, sent);
@@ -221,12 +164,8 @@ fn each_descriptor_travels_with_a_write_of_its_own() {
     with_writer(|outbox, transport| {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         outbox.push_message(ChannelId(1), message(10)).unwrap();
-        outbox
-            .push_with_descriptors(control(kind::COMPILE, 0), vec![null(), null()])
-            .unwrap();
-        outbox
-            .push_with_descriptors(control(kind::LOAD, 0), vec![null()])
-            .unwrap();
+        outbox.push_with_descriptors(control(kind::COMPILE, 0), vec![null(), null()]).unwrap();
+        outbox.push_with_descriptors(control(kind::LOAD, 0), vec![null()]).unwrap();
         transport.open(usize::MAX / 2);
         outbox.flush();
         assert_eq!(transport.0.0.lock().descriptors, 3);
@@ -241,9 +180,7 @@ fn many_senders_lose_nothing() {
             for channel in 0..4 {
                 scope.spawn(move || {
                     for size in 0..500 {
-                        outbox
-                            .push_message(ChannelId(channel), message(size))
-                            .unwrap();
+                        outbox.push_message(ChannelId(channel), message(size)).unwrap();
                     }
                 });
             }
@@ -256,16 +193,8 @@ fn many_senders_lose_nothing() {
         outbox.flush();
         let frames = transport.frames();
         for channel in 0..4 {
-            let sizes: Vec<usize> = frames
-                .iter()
-                .filter(|frame| frame.1 == channel)
-                .map(|frame| frame.2)
-                .collect();
-            assert_eq!(
-                sizes,
-                (0..500).collect::<Vec<_>>(),
-                "channel {channel} is in order and complete"
-            );
+            let sizes: Vec<usize> = frames.iter().filter(|frame| frame.1 == channel).map(|frame| frame.2).collect();
+            assert_eq!(sizes, (0..500).collect::<Vec<_>>(), "channel {channel} is in order and complete");
         }
     });
 }

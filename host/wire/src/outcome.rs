@@ -29,7 +29,7 @@ pub enum Outcome {
     },
     /// The task panicked.
     Panicked {
-        /// The panic's message.
+        /// What went wrong.
         message: String,
         /// `file:line:column`, where the guest knows it.
         location: Option<String>,
@@ -72,9 +72,9 @@ pub enum Outcome {
         /// Whether it had begun to run; if not, it can be run again without harm.
         started: bool,
     },
-    /// The callback set on the channel panicked, so the channel was closed.
-    CallbackPanicked {
-        /// The panic's message.
+    /// The callback set on the channel panicked or could not decode an item, so the channel was closed.
+    CallbackFailed {
+        /// What went wrong.
         message: String,
     },
     /// The worker process ended, or broke the protocol, while the task was with it.
@@ -234,16 +234,8 @@ impl fmt::Display for Outcome {
                 write!(f, "channel was closed with an error: {message}")
             }
             Outcome::Failed { message } => write!(f, "task failed: {message}"),
-            Outcome::Panicked {
-                message,
-                location: Some(at),
-                ..
-            } => write!(f, "task panicked at {at}: {message}"),
-            Outcome::Panicked {
-                message,
-                location: None,
-                ..
-            } => write!(f, "task panicked: {message}"),
+            Outcome::Panicked { message, location: Some(at), .. } => write!(f, "task panicked at {at}: {message}"),
+            Outcome::Panicked { message, location: None, .. } => write!(f, "task panicked: {message}"),
             Outcome::Trapped { kind, backtrace } => {
                 write!(f, "task trapped: {kind}")?;
                 match backtrace.first() {
@@ -255,30 +247,19 @@ impl fmt::Display for Outcome {
             Outcome::Rejected { reason } => write!(f, "task was rejected: {reason}"),
             Outcome::TimedOut { after } => {
                 let setting = LimitName::WallTime.setting();
-                write!(
-                    f,
-                    "task reached its deadline of {after:?} (setting `{setting}`)"
-                )
+                write!(f, "task reached its deadline of {after:?} (setting `{setting}`)")
             }
             Outcome::LimitExceeded { limit, value } => {
-                write!(
-                    f,
-                    "task exceeded its limit of {value} for {limit} (setting `{}`)",
-                    limit.setting()
-                )
+                write!(f, "task exceeded its limit of {value} for {limit} (setting `{}`)", limit.setting())
             }
             Outcome::Killed { by, started } => {
                 let by = match by {
                     KilledBy::Kill => "killed",
                     KilledBy::Terminate => "ended by the termination of its gateway",
                 };
-                write!(
-                    f,
-                    "task was {by}{}",
-                    if *started { "" } else { " before it started" }
-                )
+                write!(f, "task was {by}{}", if *started { "" } else { " before it started" })
             }
-            Outcome::CallbackPanicked { message } => write!(f, "callback panicked: {message}"),
+            Outcome::CallbackFailed { message } => write!(f, "callback failed: {message}"),
             Outcome::WorkerLost { loss } => loss.fmt(f),
         }
     }
@@ -322,11 +303,7 @@ impl fmt::Display for Rejection {
                 )
             }
             Rejection::UnknownTask { name, available } => {
-                write!(
-                    f,
-                    "no task `{name}`; the module has {}",
-                    TaskList(available)
-                )
+                write!(f, "no task `{name}`; the module has {}", TaskList(available))
             }
             Rejection::BadArguments { message, available } => {
                 write!(f, "{message}; the module has {}", TaskList(available))
@@ -362,9 +339,7 @@ impl fmt::Display for WorkerLoss {
         match &self.cause {
             LossCause::Exited { code } => write!(f, " exited with code {code}")?,
             LossCause::Signaled { signal } => write!(f, " was ended by signal {signal}")?,
-            LossCause::ProtocolViolation { message } => {
-                write!(f, " broke the protocol: {message}")?
-            }
+            LossCause::ProtocolViolation { message } => write!(f, " broke the protocol: {message}")?,
             LossCause::Unresponsive { message } => write!(f, " did not answer: {message}")?,
             LossCause::Unknown { message } => write!(f, " is lost: {message}")?,
         }

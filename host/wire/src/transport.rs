@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
-    socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
 };
 
 /// Descriptors that may wait for the message that announces them.
@@ -28,11 +27,7 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is no room at all; anything else means the connection is gone.
-    fn try_write(
-        &self,
-        buffers: &[IoSlice<'_>],
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<usize>;
+    fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize>;
 
     /// Waits until there may be room, or until [`shutdown`](Self::shutdown).
     ///
@@ -62,12 +57,7 @@ pub trait ReceiveHalf: Send + fmt::Debug {
 /// # Errors
 /// The system's, usually for want of descriptors.
 pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
 /// What a side does with descriptors that its peer attaches.
@@ -82,11 +72,7 @@ pub enum Descriptors {
 /// Both halves of a stream socket.
 pub fn unix_socket(socket: OwnedFd, descriptors: Descriptors) -> (UnixSendHalf, UnixReceiveHalf) {
     let socket = Arc::new(socket);
-    let receive = UnixReceiveHalf {
-        socket: Arc::clone(&socket),
-        descriptors,
-        waiting: VecDeque::new(),
-    };
+    let receive = UnixReceiveHalf { socket: Arc::clone(&socket), descriptors, waiting: VecDeque::new() };
     (UnixSendHalf { socket }, receive)
 }
 
@@ -105,11 +91,7 @@ pub struct UnixReceiveHalf {
 }
 
 impl SendHalf for UnixSendHalf {
-    fn try_write(
-        &self,
-        buffers: &[IoSlice<'_>],
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<usize> {
+    fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let attached = descriptor.map(|fd| [fd]);
@@ -117,12 +99,7 @@ impl SendHalf for UnixSendHalf {
             let fits = ancillary.push(SendAncillaryMessage::ScmRights(attached));
             debug_assert!(fits, "the buffer has room for one descriptor");
         }
-        Ok(sendmsg(
-            &self.socket,
-            buffers,
-            &mut ancillary,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        )?)
+        Ok(sendmsg(&self.socket, buffers, &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     fn wait_writable(&self) -> io::Result<()> {
@@ -137,32 +114,21 @@ impl SendHalf for UnixSendHalf {
 
 impl ReceiveHalf for UnixReceiveHalf {
     fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
-        let flags = if wait {
-            RecvFlags::empty()
-        } else {
-            RecvFlags::DONTWAIT
-        };
+        let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         if self.descriptors == Descriptors::Refuse {
             return Ok(rustix::net::recv(&self.socket, buffer, flags)?.1);
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut buffers = [IoSliceMut::new(buffer)];
-        let received = recvmsg(
-            &self.socket,
-            &mut buffers,
-            &mut ancillary,
-            flags | RecvFlags::CMSG_CLOEXEC,
-        )?;
+        let received = recvmsg(&self.socket, &mut buffers, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC)?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.waiting.extend(descriptors);
             }
         }
         if self.waiting.len() > MAX_WAITING_DESCRIPTORS {
-            return Err(io::Error::other(
-                "peer attaches descriptors that nothing announces",
-            ));
+            return Err(io::Error::other("peer attaches descriptors that nothing announces"));
         }
         Ok(received.bytes)
     }
@@ -176,22 +142,11 @@ impl ReceiveHalf for UnixReceiveHalf {
 ///
 /// # Errors
 /// The system's.
-pub fn wait(
-    descriptor: BorrowedFd<'_>,
-    flags: PollFlags,
-    timeout: Option<Duration>,
-) -> io::Result<bool> {
-    let timeout = timeout.map(|timeout| {
-        Timespec::try_from(timeout).unwrap_or(Timespec {
-            tv_sec: i64::MAX,
-            tv_nsec: 0,
-        })
-    });
+pub fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, timeout: Option<Duration>) -> io::Result<bool> {
+    let timeout =
+        timeout.map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
     loop {
-        match poll(
-            &mut [PollFd::from_borrowed_fd(descriptor, flags)],
-            timeout.as_ref(),
-        ) {
+        match poll(&mut [PollFd::from_borrowed_fd(descriptor, flags)], timeout.as_ref()) {
             Ok(ready) => return Ok(ready > 0),
             // Waiting anew is right without a timeout, and close enough with one: signals are rare here.
             Err(rustix::io::Errno::INTR) => {}
@@ -213,13 +168,7 @@ pub(crate) mod testing {
 
     impl Scripted {
         pub(crate) fn new(parts: &[&[u8]]) -> Scripted {
-            Scripted {
-                parts: parts
-                    .iter()
-                    .filter(|part| !part.is_empty())
-                    .map(|part| part.to_vec())
-                    .collect(),
-            }
+            Scripted { parts: parts.iter().filter(|part| !part.is_empty()).map(|part| part.to_vec()).collect() }
         }
     }
 
@@ -249,10 +198,7 @@ mod tests {
 
     fn pair(descriptors: Descriptors) -> (UnixSendHalf, UnixReceiveHalf) {
         let (a, b) = socket_pair().unwrap();
-        (
-            unix_socket(a, Descriptors::Refuse).0,
-            unix_socket(b, descriptors).1,
-        )
+        (unix_socket(a, Descriptors::Refuse).0, unix_socket(b, descriptors).1)
     }
 
     #[test]
@@ -272,8 +218,7 @@ mod tests {
     fn a_host_drops_descriptors_of_its_worker() {
         let (send, mut receive) = pair(Descriptors::Refuse);
         let file = std::fs::File::open("/dev/null").unwrap();
-        send.try_write(&[IoSlice::new(b"a")], Some(file.as_fd()))
-            .unwrap();
+        send.try_write(&[IoSlice::new(b"a")], Some(file.as_fd())).unwrap();
         assert_eq!(receive.read(&mut [0; 8], true).unwrap(), 1);
         assert!(receive.take_descriptor().is_none());
     }
@@ -283,14 +228,9 @@ mod tests {
         let (a, _keep_open) = socket_pair().unwrap();
         let (send, mut receive) = unix_socket(a, Descriptors::Refuse);
         let chunk = vec![0; 64 * 1024];
-        let full = (0..1000)
-            .find_map(|_| send.try_write(&[IoSlice::new(&chunk)], None).err())
-            .unwrap();
+        let full = (0..1000).find_map(|_| send.try_write(&[IoSlice::new(&chunk)], None).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(
-            receive.read(&mut [0; 8], false).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(receive.read(&mut [0; 8], false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| send.wait_writable());
             let reading = scope.spawn(move || receive.read(&mut [0; 8], true));

@@ -1,0 +1,121 @@
+//! From a function to the export of a named task:
+//!
+//! ```text
+//! #[task] fn add(channel: Channel, a: u32, b: u32) -> u32 { .. }
+//!
+//! fn add(channel: Channel, a: u32, b: u32) -> u32 { .. }            as written
+//! extern "C" fn task()                                              exported as `sandgate_task:add`
+//!     run_task("add", "(u32, u32)", |channel, (a0, a1): (u32, u32)| {
+//!         let value = add(channel, a0, a1);
+//!         value's kind decides: nothing, an error to report, or a last item to send
+//!     })
+//! ```
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
+use syn::spanned::Spanned;
+use syn::{Error, FnArg, ItemFn, Result, Signature, Type};
+
+/// How the task takes its own channel.
+enum ChannelParameter {
+    None,
+    Owned,
+    Borrowed,
+}
+
+pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    if !options.is_empty() {
+        return Err(Error::new(options.span(), "`task` takes no options: a task is named like its function"));
+    }
+    let function: ItemFn = syn::parse2(item)?;
+    check_signature(&function.sig)?;
+
+    let ident = &function.sig.ident;
+    let name = ident.to_string().trim_start_matches("r#").to_owned();
+    let export = format!("sandgate_task:{name}");
+
+    let mut types = parameter_types(&function.sig)?;
+    let channel = match types.first().copied() {
+        Some(Type::Reference(reference)) if reference.mutability.is_none() && is_channel(&reference.elem) => {
+            ChannelParameter::Borrowed
+        }
+        Some(ty) if is_channel(ty) => ChannelParameter::Owned,
+        _ => ChannelParameter::None,
+    };
+    let channel_argument = match channel {
+        ChannelParameter::None => quote!(),
+        ChannelParameter::Owned => quote!(channel,),
+        ChannelParameter::Borrowed => quote!(&channel,),
+    };
+    if !matches!(channel, ChannelParameter::None) {
+        types.remove(0);
+    }
+    let arguments: Vec<_> = (0..types.len()).map(|index| format_ident!("argument_{index}")).collect();
+
+    // A comma makes a tuple of a single type; after more it is only noise in a message.
+    let listed = match &types[..] {
+        [single] => quote!((#single,)),
+        types => quote!((#(#types),*)),
+    };
+
+    Ok(quote! {
+        #function
+
+        const _: () = {
+            // Without the export, which only the wasm target has, this still type-checks the arguments and the result.
+            #[cfg_attr(target_arch = "wasm32", unsafe(export_name = #export))]
+            #[allow(dead_code, reason = "only the worker calls it")]
+            extern "C" fn task() {
+                ::sandgate_guest::__private::run_task(
+                    #name,
+                    ::core::stringify!(#listed),
+                    |channel: ::sandgate_guest::Channel, (#(#arguments,)*): (#(#types,)*)| {
+                        use ::sandgate_guest::__private::{KindOfResult, KindOfValue};
+                        let _ = &channel;
+                        #[allow(clippy::let_unit_value, reason = "the function may return nothing")]
+                        let value = #ident(#channel_argument #(#arguments),*);
+                        let kind = (&&::sandgate_guest::__private::Returned::of(&value)).kind();
+                        kind.finish(value)
+                    },
+                );
+            }
+        };
+    })
+}
+
+fn check_signature(signature: &Signature) -> Result<()> {
+    let refuse = |span, what: &str| Err(Error::new(span, format!("a task cannot be {what}")));
+    if let Some(token) = &signature.asyncness {
+        return refuse(token.span, "async: a guest waits by blocking");
+    }
+    if let Some(token) = &signature.unsafety {
+        return refuse(token.span, "unsafe: its arguments come from outside");
+    }
+    if let Some(variadic) = &signature.variadic {
+        return refuse(variadic.span(), "variadic");
+    }
+    if signature.generics.params.iter().next().is_some() {
+        return refuse(signature.generics.params.span(), "generic: its arguments have one encoding");
+    }
+    Ok(())
+}
+
+fn parameter_types(signature: &Signature) -> Result<Vec<&Type>> {
+    signature
+        .inputs
+        .iter()
+        .map(|input| match input {
+            FnArg::Typed(parameter) => Ok(&*parameter.ty),
+            FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a task is a free function")),
+        })
+        .collect()
+}
+
+fn is_channel(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => path.path.segments.last().is_some_and(|segment| segment.ident == "Channel"),
+        Type::Paren(inner) => is_channel(&inner.elem),
+        Type::Group(inner) => is_channel(&inner.elem),
+        _ => false,
+    }
+}

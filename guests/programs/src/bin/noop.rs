@@ -1,0 +1,3 @@
+//! Does nothing and does not link the SDK: the smallest module.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! Does nothing, with the SDK linked.
+
+fn main() -> sandgate_guest::Result {
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! [`Call`]: what to run in a module, with which arguments and limits.
+
+use sandgate_wire::Limits;
+use serde::Serialize;
+
+use crate::error::CodecError;
+use crate::value::{self, Encoded};
+
+/// One execution to be: an entry point, arguments and limits.
+///
+/// ```
+/// # use std::time::Duration;
+/// use sandgate::{Call, Limits};
+///
+/// let limits = Limits { wall_time: Some(Duration::from_secs(2)), ..Limits::default() };
+/// let call = Call::task("process_item").args(&(7_u32,))?.limits(limits);
+/// # Ok::<(), sandgate::CodecError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    pub(crate) task: Option<String>,
+    pub(crate) arguments: Option<Encoded>,
+    pub(crate) argv: Vec<String>,
+    pub(crate) limits: Option<Limits>,
+}
+
+impl Call {
+    /// Runs the program: its `main`.
+    pub fn start() -> Call {
+        Call::default()
+    }
+
+    /// Runs one named task.
+    pub fn task(name: impl Into<String>) -> Call {
+        Call { task: Some(name.into()), ..Call::default() }
+    }
+
+    /// The arguments: for a task the tuple of its parameters, for a program what `sandgate_guest::args` returns. They
+    /// may hold channels.
+    ///
+    /// # Errors
+    /// [`CodecError`] if they cannot be serialised.
+    pub fn args<T: Serialize + ?Sized>(mut self, arguments: &T) -> Result<Call, CodecError> {
+        self.arguments = Some(value::encode(arguments)?);
+        Ok(self)
+    }
+
+    /// The strings that the program finds in `std::env::args` after its own name.
+    #[must_use]
+    pub fn argv<S: Into<String>>(mut self, argv: impl IntoIterator<Item = S>) -> Call {
+        self.argv = argv.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Limits other than the gateway's.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Call {
+        self.limits = Some(limits);
+        self
+    }
+}

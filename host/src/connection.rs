@@ -1,0 +1,491 @@
+//! One worker as the host sees it: the transport, the table of channels, and the worker's life.
+//!
+//! ```text
+//!  starting ──hello──► ready ──terminate──► ending ──► ended
+//!      └────────────────┴── lost ─────────────┴───────► ended
+//! ```
+//!
+//! The reader thread turns frames into calls on endpoints ([`crate::reader`]); this file has what both it and the users
+//! need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
+use sandgate_wire::limits::MAX_CONNECTION_CHANNELS;
+use sandgate_wire::message::{Entry, Execute, HostHello, WorkerHello, WorkerStatus};
+use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
+use sandgate_wire::transport::{ReceiveHalf, SendHalf};
+use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
+
+use crate::artefact::{Artefact, ArtefactStore};
+use crate::call::Call;
+use crate::channel::{Channel, message_for};
+use crate::endpoint::{Deadline, Endpoint, Role};
+use crate::error::{ExecError, StatusError, WaitError};
+use crate::module::Module;
+use crate::output::OutputRouter;
+use crate::process::Process;
+use crate::reader;
+use crate::spec::Spec;
+
+/// How long a worker may take to end after its connection has.
+const REAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// One worker and everything between it and its users.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: String,
+    pub(crate) spec: Spec,
+    pub(crate) outbox: Outbox,
+    pub(crate) output: Arc<OutputRouter>,
+    process: Option<Process>,
+    artefacts: Arc<ArtefactStore>,
+    table: Mutex<Table>,
+    life: Mutex<Life>,
+    life_changed: Condvar,
+    loaded: Mutex<HashSet<ModuleId>>,
+    status: Mutex<StatusSlot>,
+    status_changed: Condvar,
+    next_channel: AtomicU64,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    endpoints: HashMap<ChannelId, Arc<Endpoint>>,
+    /// The highest id the worker gave out.
+    newest_of_worker: u64,
+    open: bool,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    hello: Option<WorkerHello>,
+    /// Somebody asked the worker to end.
+    terminating: bool,
+    /// The host itself killed it.
+    killed: bool,
+    loss: Option<WorkerLoss>,
+}
+
+#[derive(Debug, Default)]
+struct StatusSlot {
+    asked: bool,
+    answers: u64,
+    last: WorkerStatus,
+}
+
+/// What a table says about an id.
+pub(crate) enum Lookup {
+    Found(Arc<Endpoint>),
+    /// It existed once; frames for it are late, which is normal.
+    Past,
+    Never,
+}
+
+impl Connection {
+    /// Connects to a worker over a transport and starts the two threads that serve it. Does not wait for its hello.
+    pub(crate) fn start(
+        id: String,
+        spec: Spec,
+        (send, receive): (Box<dyn SendHalf>, Box<dyn ReceiveHalf>),
+        process: Option<Process>,
+        output: Arc<OutputRouter>,
+        artefacts: Arc<ArtefactStore>,
+    ) -> std::io::Result<Arc<Connection>> {
+        let connection = Arc::new(Connection {
+            outbox: Outbox::new(send),
+            output,
+            process,
+            artefacts,
+            table: Mutex::new(Table { endpoints: HashMap::new(), newest_of_worker: 0, open: true }),
+            life: Mutex::default(),
+            life_changed: Condvar::new(),
+            loaded: Mutex::default(),
+            status: Mutex::default(),
+            status_changed: Condvar::new(),
+            next_channel: AtomicU64::new(ChannelId::first(Side::Host).0),
+            threads: Mutex::default(),
+            id,
+            spec,
+        });
+        let writing = Arc::clone(&connection);
+        connection.spawn("writer", move || writing.outbox.run_writer())?;
+        let reading = Arc::clone(&connection);
+        let started = connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive)));
+        if let Err(error) = started {
+            connection.outbox.shutdown();
+            connection.join();
+            return Err(error);
+        }
+        let hello = HostHello {
+            gateway: connection.id.clone(),
+            host_pid: std::process::id(),
+            max_executions: connection.spec.max_executions(),
+            nice: connection.spec.nice_value(),
+            environment: connection.spec.environment().to_vec(),
+        };
+        // If it is gone already, waiting for its hello says so.
+        let _ = connection.outbox.push(ToWorker::Hello(hello).encode());
+        Ok(connection)
+    }
+
+    fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(format!("{}-{role}", self.id)).spawn(run)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    // ---- life ----
+
+    /// Waits for the worker's hello.
+    pub(crate) fn wait_ready(&self, deadline: Deadline) -> Result<WorkerHello, WorkerLoss> {
+        let mut life = self.life.lock();
+        loop {
+            if let Some(loss) = &life.loss {
+                return Err(loss.clone());
+            }
+            if let Some(hello) = &life.hello {
+                return Ok(hello.clone());
+            }
+            if let Err(after) = deadline.wait(&self.life_changed, &mut life) {
+                drop(life);
+                self.kill_process();
+                let mut loss = self.wait_ended(Deadline::after(Duration::from_secs(5))).unwrap_or(WorkerLoss {
+                    gateway: self.id.clone(),
+                    pid: self.pid(),
+                    cause: LossCause::Unknown { message: "it cannot be killed".to_owned() },
+                    stderr_tail: String::new(),
+                });
+                loss.cause = LossCause::Unresponsive { message: format!("no hello within {after:?}") };
+                return Err(loss);
+            }
+        }
+    }
+
+    pub(crate) fn hello_arrived(&self, hello: WorkerHello) {
+        self.life.lock().hello = Some(hello);
+        self.life_changed.notify_all();
+    }
+
+    /// Waits until the worker is gone and all its channels have ended.
+    pub(crate) fn wait_ended(&self, deadline: Deadline) -> Option<WorkerLoss> {
+        let mut life = self.life.lock();
+        while life.loss.is_none() {
+            deadline.wait(&self.life_changed, &mut life).ok()?;
+        }
+        life.loss.clone()
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        let life = self.life.lock();
+        life.hello.is_some() && life.loss.is_none()
+    }
+
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.life.lock().terminating
+    }
+
+    /// Asks the worker to end: with `kill`, at once. Never blocks.
+    pub(crate) fn request_terminate(&self, kill: bool) {
+        self.life.lock().terminating = true;
+        let _ = self.outbox.push_urgent(ToWorker::Terminate { kill }.encode());
+    }
+
+    /// Kills the worker's process. Never blocks.
+    pub(crate) fn kill_process(&self) {
+        self.life.lock().killed = true;
+        match &self.process {
+            Some(process) => process.kill(),
+            None => self.outbox.shutdown(),
+        }
+    }
+
+    /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
+    /// Called once, by the reader thread.
+    pub(crate) fn finish(&self, violation: Option<LossCause>) {
+        self.outbox.shutdown();
+        let mut stderr_tail = String::new();
+        let mut ended = LossCause::Unknown { message: "its connection ended".to_owned() };
+        if let Some(process) = &self.process {
+            if violation.is_some() {
+                process.kill();
+            }
+            ended = process.reap(REAP_PATIENCE).clone();
+            stderr_tail = process.stderr_tail();
+        }
+        let cause = violation.unwrap_or(ended);
+        let loss = WorkerLoss { gateway: self.id.clone(), pid: self.pid(), cause, stderr_tail };
+        let endpoints: Vec<_> = {
+            let mut table = self.table.lock();
+            table.open = false;
+            table.endpoints.drain().map(|(_, endpoint)| endpoint).collect()
+        };
+        let on_purpose = {
+            let life = self.life.lock();
+            life.terminating || life.killed
+        };
+        for endpoint in endpoints {
+            if endpoint.had_output() {
+                self.output.end(&endpoint);
+            }
+            endpoint.end(match (endpoint.role, on_purpose) {
+                (Role::Plain, true) => Outcome::Closed,
+                (Role::Execution, true) => Outcome::Killed { by: KilledBy::Terminate, started: true },
+                (_, false) => Outcome::WorkerLost { loss: loss.clone() },
+            });
+        }
+        if !on_purpose {
+            tracing::warn!("{loss}");
+        }
+        self.life.lock().loss = Some(loss);
+        self.life_changed.notify_all();
+        // Locked, so that nobody who is about to wait misses this.
+        drop(self.status.lock());
+        self.status_changed.notify_all();
+    }
+
+    /// Waits for the connection's threads; they end when the worker has.
+    pub(crate) fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of gateway `{}` panicked", self.id);
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    pub(crate) fn exit_cause(&self) -> Option<LossCause> {
+        self.process.as_ref().and_then(|process| process.ended().cloned())
+    }
+
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        self.process.as_ref().and_then(Process::resident_bytes)
+    }
+
+    // ---- channels ----
+
+    pub(crate) fn lookup(&self, id: ChannelId) -> Lookup {
+        let table = self.table.lock();
+        match table.endpoints.get(&id) {
+            Some(endpoint) => Lookup::Found(Arc::clone(endpoint)),
+            None if table.existed(id, &self.next_channel) => Lookup::Past,
+            None => Lookup::Never,
+        }
+    }
+
+    /// The worker says that the execution `parent` made a channel.
+    pub(crate) fn opened_by_worker(&self, id: ChannelId, parent: ChannelId) -> Result<(), String> {
+        let Lookup::Found(parent) = self.lookup(parent) else {
+            return Err(format!("channel {id} of an execution {parent} that does not run"));
+        };
+        let endpoint = Endpoint::of_guest(id, &parent);
+        let mut table = self.table.lock();
+        if id.side() != Side::Worker || id.0 <= table.newest_of_worker {
+            return Err(format!("channel id {id} out of order"));
+        }
+        if table.endpoints.len() >= MAX_CONNECTION_CHANNELS {
+            return Err(format!("more than {MAX_CONNECTION_CHANNELS} channels"));
+        }
+        table.newest_of_worker = id.0;
+        table.endpoints.insert(id, endpoint);
+        Ok(())
+    }
+
+    /// Takes a channel out of the table; its endpoint lives on in its handles.
+    pub(crate) fn forget(&self, id: ChannelId) {
+        let endpoint = self.table.lock().endpoints.remove(&id);
+        drop(endpoint);
+    }
+
+    /// The channel of an id that stood in a message. One that has ended and left nothing is an ended channel.
+    pub(crate) fn claim(self: &Arc<Self>, id: ChannelId) -> Option<Channel> {
+        match self.lookup(id) {
+            Lookup::Found(endpoint) => Some(Channel::new(&endpoint)),
+            Lookup::Past => {
+                let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, self.spec.limits().clone());
+                endpoint.end(Outcome::Closed);
+                Some(Channel::new(&endpoint))
+            }
+            Lookup::Never => None,
+        }
+    }
+
+    /// Makes a channel that belongs to no execution.
+    pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
+        let endpoint = self.register(Role::Plain, self.spec.limits().clone())?;
+        let _ = self.outbox.push_urgent(ToWorker::Open(endpoint.id).encode());
+        Ok(Channel::new(&endpoint))
+    }
+
+    fn register(self: &Arc<Self>, role: Role, limits: Limits) -> Result<Arc<Endpoint>, ExecError> {
+        let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };
+        let mut table = self.table.lock();
+        if !table.open {
+            return Err(closed("its worker is gone"));
+        }
+        if table.endpoints.len() >= MAX_CONNECTION_CHANNELS {
+            return Err(closed(&format!("it has {MAX_CONNECTION_CHANNELS} open channels")));
+        }
+        // Under the table's lock, so that a lower id is never unknown while a higher one is known.
+        let id = ChannelId(self.next_channel.fetch_add(2, Ordering::Relaxed));
+        let endpoint = Endpoint::new(id, Arc::clone(self), role, limits);
+        table.endpoints.insert(id, Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+
+    // ---- executions ----
+
+    pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
+        self.check_open()?;
+        let artefact = self.compiled(module)?;
+        let limits = call.limits.clone().unwrap_or_else(|| self.spec.limits().clone());
+        let arguments: Option<Message> = match &call.arguments {
+            None => None,
+            Some(encoded) => Some(message_for(self, encoded.clone()).map_err(ExecError::Arguments)?),
+        };
+        let mut argv = vec![module.name().to_owned()];
+        argv.extend(call.argv.iter().cloned());
+        let execute = Execute {
+            module: module.id(),
+            entry: call.task.clone().map_or(Entry::Start, Entry::Task),
+            has_arguments: arguments.is_some(),
+            argv,
+            limits: limits.clone(),
+        };
+        let endpoint = self.register(Role::Execution, limits)?;
+        let execute = ToWorker::Execute(endpoint.id, execute).encode();
+        if execute.body.len() > MAX_FRAME_BYTES {
+            self.forget(endpoint.id);
+            return Err(ExecError::CallTooLarge { length: execute.body.len(), maximum: MAX_FRAME_BYTES });
+        }
+        let channel = Channel::new(&endpoint);
+        self.load(module.id(), &artefact)?;
+        // If the worker goes away from here on, the channel's outcome says so.
+        if let Some(arguments) = arguments {
+            let _ = self.outbox.push_arguments(endpoint.id, arguments);
+        }
+        let _ = self.outbox.push(execute);
+        Ok(channel)
+    }
+
+    fn check_open(&self) -> Result<(), ExecError> {
+        let life = self.life.lock();
+        let reason = match &*life {
+            Life { loss: Some(loss), .. } => loss.to_string(),
+            Life { terminating: true, .. } => "it is being terminated".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(ExecError::GatewayClosed { gateway: self.id.clone(), reason })
+    }
+
+    /// Makes sure that the module is compiled, on this machine, for this worker's engine.
+    fn compiled(&self, module: &Module) -> Result<Arc<Artefact>, ExecError> {
+        let engine = match &self.life.lock().hello {
+            Some(hello) => hello.engine.clone(),
+            None => {
+                return Err(ExecError::GatewayClosed { gateway: self.id.clone(), reason: "no handshake".to_owned() });
+            }
+        };
+        self.artefacts.get(module, &engine, self.spec.worker_path())
+    }
+
+    /// Sends a module's artefact, the first time it is needed.
+    fn load(&self, module: ModuleId, artefact: &Artefact) -> Result<(), ExecError> {
+        let mut loaded = self.loaded.lock();
+        if loaded.contains(&module) {
+            return Ok(());
+        }
+        let gone = |reason: String| ExecError::GatewayClosed { gateway: self.id.clone(), reason };
+        let descriptor =
+            artefact.descriptor().map_err(|error| gone(format!("no descriptor for the module: {error}")))?;
+        let message = ToWorker::Load { module, bytes: artefact.bytes() }.encode();
+        let sent = self.outbox.push_with_descriptors(message, vec![descriptor]);
+        sent.map_err(|error| gone(error.to_string()))?;
+        loaded.insert(module);
+        Ok(())
+    }
+
+    /// Interrupts an execution; kills the worker if that does not help within the grace.
+    pub(crate) fn kill_execution(&self, endpoint: &Arc<Endpoint>) -> Result<Outcome, WaitError> {
+        if endpoint.role == Role::Plain {
+            endpoint.close(None, false);
+            return endpoint.wait_end(Deadline::NEVER);
+        }
+        if endpoint.outcome().is_none() {
+            endpoint.kill();
+        }
+        match endpoint.wait_end(Deadline::after(self.spec.grace())) {
+            Err(WaitError::Timeout(grace)) if endpoint.outcome().is_none() => {
+                tracing::warn!(gateway = %self.id, "execution {} is not over {grace:?} after its kill", endpoint.id);
+                // Its own outcome is the kill; its siblings lose their worker.
+                endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
+                if let Some(process) = &self.process {
+                    process.kill();
+                } else {
+                    self.outbox.shutdown();
+                }
+                Ok(Outcome::Killed { by: KilledBy::Kill, started: true })
+            }
+            // The callback is still at its end; the outcome is known.
+            Err(WaitError::Timeout(grace)) => endpoint.outcome().ok_or(WaitError::Timeout(grace)),
+            other => other,
+        }
+    }
+
+    // ---- status ----
+
+    /// Asks the worker for its state. Requests that wait share one answer, so a worker that does not answer costs nothing.
+    pub(crate) fn worker_status(&self, timeout: Duration) -> Result<WorkerStatus, StatusError> {
+        let deadline = Deadline::after(timeout);
+        let mut slot = self.status.lock();
+        let seen = slot.answers;
+        loop {
+            if slot.answers != seen {
+                return Ok(slot.last.clone());
+            }
+            if !self.is_alive() {
+                return Err(StatusError::NotAlive { gateway: self.id.clone() });
+            }
+            if !slot.asked {
+                slot.asked = true;
+                let _ = self.outbox.push_urgent(ToWorker::Status.encode());
+            }
+            if let Err(after) = deadline.wait(&self.status_changed, &mut slot) {
+                return Err(StatusError::Timeout { gateway: self.id.clone(), after });
+            }
+        }
+    }
+
+    pub(crate) fn status_arrived(&self, status: WorkerStatus) -> Result<(), &'static str> {
+        let mut slot = self.status.lock();
+        if !slot.asked {
+            return Err("a status that nobody asked for");
+        }
+        *slot = StatusSlot { asked: false, answers: slot.answers + 1, last: status };
+        self.status_changed.notify_all();
+        Ok(())
+    }
+
+    pub(crate) fn open_channels(&self) -> usize {
+        self.table.lock().endpoints.len()
+    }
+}
+
+impl Table {
+    fn existed(&self, id: ChannelId, next_of_host: &AtomicU64) -> bool {
+        match id.side() {
+            Side::Host => id.0 < next_of_host.load(Ordering::Relaxed),
+            Side::Worker => id.0 != 0 && id.0 <= self.newest_of_worker,
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! The host's end of one channel: its queue, its credits, and how it ended.
+//!
+//! ```text
+//!           arrive ──► queue ──► receive │ receive queue │ callback
+//!  open ──┬── peer ends it: outcome ─────────────────────► ended (sticky)
+//!         └── closed here: nothing more is kept or sent ─► ended when the worker says so
+//! ```
+//!
+//! The reader thread puts messages in and never waits; users take them out. What the user takes goes back to the worker
+//! as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that nothing is sent after
+//! the channel's close.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
+use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow};
+use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
+use sandgate_wire::message::Close;
+use sandgate_wire::outcome::KilledBy;
+use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
+
+use crate::callback::{self, Callback};
+use crate::channel::Handle;
+use crate::connection::Connection;
+use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
+use crate::queue::Tokens;
+
+/// Longest text that a close carries.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// What a channel belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It is an execution's own; the worker ends it with its outcome.
+    Execution,
+    /// It was made by either side, and either side closes it.
+    Plain,
+}
+
+/// One end of a channel. Shared by its handles, the connection's table while it is open, and its parent.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: ChannelId,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) role: Role,
+    pub(crate) limits: Limits,
+    /// The execution that made it, for a channel that a guest made.
+    parent: Weak<Endpoint>,
+    state: Mutex<State>,
+    /// A message came, or the end.
+    readable: Condvar,
+    /// Credit came, or the end.
+    writable: Condvar,
+    /// The end came, or was delivered.
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Message>,
+    assembly: Assembly,
+    receive_window: ReceiveWindow,
+    send_window: SendWindow,
+    outcome: Option<Outcome>,
+    /// This side sends nothing more.
+    send_closed: bool,
+    /// This side takes nothing more either.
+    closed: bool,
+    consumer: Consumer,
+    /// Whether the consumer got the end.
+    end_delivered: bool,
+    /// Output bytes that were not credited yet.
+    output_under_way: u64,
+    had_output: bool,
+    /// The user's handle, so that a channel that comes back is the same one.
+    handle: Weak<Handle>,
+    /// Whether a user ever had a handle.
+    claimed: bool,
+    /// The peer closed it before anybody claimed it; our close is due when that happens.
+    owes_close: bool,
+    /// Channels that this execution made and nobody has claimed yet.
+    children: HashMap<ChannelId, Arc<Endpoint>>,
+}
+
+/// Who takes the messages.
+#[derive(Debug, Default)]
+enum Consumer {
+    #[default]
+    Receive,
+    Queue {
+        tokens: Arc<Tokens>,
+        index: usize,
+    },
+    Callback(Arc<Callback>),
+}
+
+/// What a consumer gets.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Message(Message),
+    End(Outcome),
+}
+
+impl Endpoint {
+    /// The end of a channel that this side made.
+    pub(crate) fn new(id: ChannelId, connection: Arc<Connection>, role: Role, limits: Limits) -> Arc<Endpoint> {
+        Endpoint::with_parent(id, connection, role, limits, Weak::new())
+    }
+
+    /// The end of a channel that a guest made. It is the parent's until somebody claims it.
+    pub(crate) fn of_guest(id: ChannelId, parent: &Arc<Endpoint>) -> Arc<Endpoint> {
+        let (connection, limits) = (Arc::clone(&parent.connection), parent.limits.clone());
+        let child = Endpoint::with_parent(id, connection, Role::Plain, limits, Arc::downgrade(parent));
+        parent.state.lock().children.insert(id, Arc::clone(&child));
+        child
+    }
+
+    fn with_parent(
+        id: ChannelId,
+        connection: Arc<Connection>,
+        role: Role,
+        limits: Limits,
+        parent: Weak<Endpoint>,
+    ) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            id,
+            connection,
+            role,
+            limits,
+            parent,
+            state: Mutex::default(),
+            readable: Condvar::new(),
+            writable: Condvar::new(),
+            ended: Condvar::new(),
+        })
+    }
+
+    // ---- the reader thread's side; nothing here waits ----
+
+    /// A chunk of a message arrived.
+    pub(crate) fn arrive(self: &Arc<Self>, chunk: Chunk<'_>) -> Result<(), AssemblyError> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Ok(());
+        }
+        let State { assembly, receive_window, .. } = &mut *state;
+        let Some(message) = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? else {
+            return Ok(());
+        };
+        state.queue.push_back(message);
+        self.notify(&state, 1);
+        Ok(())
+    }
+
+    /// The peer took messages of ours.
+    pub(crate) fn credit(&self, credit: Credit) -> Result<(), FlowError> {
+        self.state.lock().send_window.give_back(credit)?;
+        self.writable.notify_all();
+        Ok(())
+    }
+
+    /// Takes note of output and says whether the worker had credit for it.
+    pub(crate) fn output_arrived(&self, bytes: u64) -> bool {
+        let mut state = self.state.lock();
+        state.had_output = true;
+        state.output_under_way += bytes;
+        state.output_under_way <= OUTPUT_WINDOW_BYTES
+    }
+
+    /// Output was handed on.
+    pub(crate) fn output_delivered(&self, bytes: u64) {
+        self.state.lock().output_under_way -= bytes;
+        let _ = self.connection.outbox.push_urgent(ToWorker::OutputCredit(self.id, bytes).encode());
+    }
+
+    pub(crate) fn had_output(&self) -> bool {
+        self.state.lock().had_output
+    }
+
+    /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
+    /// close of this side is due when somebody claims the messages that are left.
+    pub(crate) fn peer_closed(self: &Arc<Self>, error: Option<String>) -> bool {
+        let outcome = match error {
+            None => Outcome::Closed,
+            Some(message) => Outcome::ClosedWithError { message },
+        };
+        let mut state = self.state.lock();
+        let settled = state.closed || state.claimed || state.queue.is_empty();
+        if settled && !state.closed {
+            self.send_close(Close::default());
+        }
+        state.owes_close = !settled;
+        self.end_locked(&mut state, outcome);
+        drop(state);
+        if settled && let Some(parent) = self.parent.upgrade() {
+            parent.release_child(self.id);
+        }
+        settled
+    }
+
+    /// The channel is at its end. Only the first outcome counts.
+    pub(crate) fn end(self: &Arc<Self>, outcome: Outcome) {
+        self.end_locked(&mut self.state.lock(), outcome);
+    }
+
+    fn end_locked(self: &Arc<Self>, state: &mut State, outcome: Outcome) {
+        if state.outcome.is_some() {
+            return;
+        }
+        state.outcome = Some(outcome);
+        state.send_closed = true;
+        self.notify(state, 1);
+        self.readable.notify_all();
+        self.writable.notify_all();
+        self.ended.notify_all();
+    }
+
+    /// Tells the consumer about `count` more messages or the end.
+    fn notify(self: &Arc<Self>, state: &State, count: usize) {
+        match &state.consumer {
+            Consumer::Receive => {
+                self.readable.notify_one();
+            }
+            Consumer::Queue { tokens, index } => tokens.push(*index, count),
+            Consumer::Callback(callback) => callback.schedule(self),
+        }
+    }
+
+    // ---- the users' side ----
+
+    /// Sends a message; waits for credit until `deadline`.
+    pub(crate) fn send(&self, message: Message, deadline: Deadline) -> Result<(), SendError> {
+        let length = message.bytes.len() as u64;
+        if length > self.limits.message_bytes {
+            return Err(SendError::too_large(message.bytes.len(), &self.limits));
+        }
+        let mut state = self.state.lock();
+        loop {
+            if let Some(outcome) = &state.outcome {
+                return Err(SendError::Ended(outcome.clone()));
+            }
+            if state.send_closed {
+                return Err(SendError::Closed);
+            }
+            if state.send_window.try_start(length) {
+                break;
+            }
+            if let Err(after) = deadline.wait(&self.writable, &mut state) {
+                return Err(SendError::Timeout(after));
+            }
+        }
+        // If the connection is gone, its end is about to reach this channel and says why; the message is lost with it.
+        let _ = self.connection.outbox.push_message(self.id, message);
+        Ok(())
+    }
+
+    /// Takes the next message; waits for it until `deadline`.
+    pub(crate) fn receive(&self, deadline: Deadline) -> Result<Message, ReceiveError> {
+        let mut state = self.state.lock();
+        loop {
+            if !matches!(state.consumer, Consumer::Receive) {
+                return Err(ReceiveError::HasConsumer);
+            }
+            if let Some(message) = state.queue.pop_front() {
+                self.give_credit(&mut state, &message);
+                return Ok(message);
+            }
+            if state.closed {
+                return Err(ReceiveError::Closed);
+            }
+            if let Some(outcome) = &state.outcome {
+                return Err(ReceiveError::Ended(outcome.clone()));
+            }
+            if let Err(after) = deadline.wait(&self.readable, &mut state) {
+                return Err(ReceiveError::Timeout(after));
+            }
+        }
+    }
+
+    /// The next message or the end for a queue or callback, if there is one.
+    pub(crate) fn next_delivery(&self) -> Option<Delivery> {
+        let mut state = self.state.lock();
+        if let Some(message) = state.queue.pop_front() {
+            self.give_credit(&mut state, &message);
+            return Some(Delivery::Message(message));
+        }
+        if state.end_delivered {
+            return None;
+        }
+        let outcome = state.outcome.clone()?;
+        // A queue has delivered the end by taking it; a callback says so when it returns.
+        if let Consumer::Queue { .. } = state.consumer {
+            self.end_was_delivered(state);
+        }
+        Some(Delivery::End(outcome))
+    }
+
+    /// The consumer is done with the end.
+    pub(crate) fn mark_end_delivered(&self) {
+        self.end_was_delivered(self.state.lock());
+    }
+
+    fn end_was_delivered(&self, mut state: MutexGuard<'_, State>) {
+        state.end_delivered = true;
+        drop(state);
+        self.ended.notify_all();
+    }
+
+    fn give_credit(&self, state: &mut State, message: &Message) {
+        let credit = state.receive_window.take(message.bytes.len() as u64);
+        if let (Some(credit), None, false) = (credit, &state.outcome, state.closed) {
+            let _ = self.connection.outbox.push_urgent(ToWorker::Credit(self.id, credit).encode());
+        }
+    }
+
+    /// Ends this side of the channel, or only its sending half. Closing again does nothing.
+    pub(crate) fn close(self: &Arc<Self>, error: Option<&str>, sending_only: bool) {
+        let mut state = self.state.lock();
+        if state.closed || (sending_only && state.send_closed) {
+            return;
+        }
+        if state.outcome.is_none() {
+            self.send_close(Close { error: error.map(cut), sending_only });
+        } else if !sending_only {
+            self.settle(&mut state);
+        }
+        state.send_closed = true;
+        if !sending_only {
+            state.closed = true;
+            if self.role == Role::Plain {
+                self.end_locked(&mut state, Outcome::Closed);
+            }
+            self.readable.notify_all();
+        }
+        self.writable.notify_all();
+    }
+
+    fn send_close(&self, close: Close) {
+        let _ = self.connection.outbox.push(ToWorker::Close(self.id, close).encode());
+    }
+
+    /// Sends the close that is still due after the peer's.
+    fn settle(&self, state: &mut State) {
+        if std::mem::take(&mut state.owes_close) {
+            self.send_close(Close::default());
+            self.connection.forget(self.id);
+        }
+    }
+
+    /// A callback failed: the channel ends here and there, for this reason.
+    pub(crate) fn fail(self: &Arc<Self>, message: String) {
+        let mut state = self.state.lock();
+        if state.outcome.is_none() && !state.closed {
+            self.send_close(Close { error: Some(cut(&format!("callback failed: {message}"))), sending_only: false });
+        }
+        state.closed = true;
+        state.queue.clear();
+        self.end_locked(&mut state, Outcome::CallbackFailed { message });
+    }
+
+    /// The last handle is gone.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        let consumed = matches!(self.state.lock().consumer, Consumer::Callback(_));
+        // A callback goes on without a handle, so only the sending half has lost its user.
+        self.close(None, consumed);
+        if !consumed {
+            let mut state = self.state.lock();
+            let unread = std::mem::take(&mut state.queue);
+            drop(state);
+            drop(unread);
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        let _ = self.connection.outbox.push_urgent(ToWorker::Kill(self.id, KilledBy::Kill).encode());
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.state.lock().outcome.clone()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || state.outcome.is_some()
+    }
+
+    /// Waits until the channel has ended and its callback, if it has one, has seen the end.
+    pub(crate) fn wait_end(&self, deadline: Deadline) -> Result<Outcome, WaitError> {
+        if callback::is_running(self) {
+            return Err(WaitError::InCallback);
+        }
+        let mut state = self.state.lock();
+        loop {
+            let delivered = state.end_delivered || !matches!(state.consumer, Consumer::Callback(_));
+            if let (Some(outcome), true) = (&state.outcome, delivered) {
+                return Ok(outcome.clone());
+            }
+            if let Err(after) = deadline.wait(&self.ended, &mut state) {
+                return Err(WaitError::Timeout(after));
+            }
+        }
+    }
+
+    pub(crate) fn set_callback(self: &Arc<Self>, callback: Arc<Callback>) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Callback(callback))
+    }
+
+    pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Queue { tokens, index })
+    }
+
+    /// Takes the channel out of a queue that was not made after all.
+    pub(crate) fn unset_queue(&self) {
+        self.state.lock().consumer = Consumer::Receive;
+        self.readable.notify_all();
+    }
+
+    fn set_consumer(self: &Arc<Self>, consumer: Consumer) -> Result<(), ConsumerError> {
+        let mut state = self.state.lock();
+        if !matches!(state.consumer, Consumer::Receive) {
+            return Err(ConsumerError { channel: self.id.0 });
+        }
+        state.consumer = consumer;
+        let waiting = state.queue.len() + usize::from(state.outcome.is_some());
+        if waiting > 0 {
+            self.notify(&state, waiting);
+        }
+        self.readable.notify_all();
+        Ok(())
+    }
+
+    /// The user's handle: the one that exists, or a new one.
+    pub(crate) fn handle(self: &Arc<Self>) -> Arc<Handle> {
+        let mut state = self.state.lock();
+        if let Some(handle) = state.handle.upgrade() {
+            return handle;
+        }
+        let handle = Arc::new(Handle::new(Arc::clone(self)));
+        state.handle = Arc::downgrade(&handle);
+        state.claimed = true;
+        self.settle(&mut state);
+        drop(state);
+        if let Some(parent) = self.parent.upgrade() {
+            parent.release_child(self.id);
+        }
+        handle
+    }
+
+    /// Takes a channel out of those that nobody has claimed.
+    fn release_child(&self, id: ChannelId) {
+        let child = self.state.lock().children.remove(&id);
+        drop(child);
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        for (_, child) in self.state.get_mut().children.drain() {
+            child.close(None, false);
+        }
+    }
+}
+
+/// Until when to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    at: Option<Instant>,
+    timeout: std::time::Duration,
+}
+
+impl Deadline {
+    pub(crate) const NEVER: Deadline = Deadline { at: None, timeout: std::time::Duration::MAX };
+
+    /// A deadline `timeout` from now; one beyond the clock's range is never.
+    pub(crate) fn after(timeout: std::time::Duration) -> Deadline {
+        Deadline { at: Instant::now().checked_add(timeout), timeout }
+    }
+
+    /// What is left of it; `None` for one that never comes.
+    pub(crate) fn left(&self) -> Option<std::time::Duration> {
+        self.at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// This deadline, or an earlier one by `margin`.
+    pub(crate) fn earlier(&self, margin: std::time::Duration) -> Deadline {
+        Deadline { at: self.at.map(|at| at.checked_sub(margin).unwrap_or(at)), timeout: self.timeout }
+    }
+
+    /// Waits on a condition once; an error is the timeout that has passed.
+    pub(crate) fn wait<T>(
+        &self,
+        condition: &Condvar,
+        guard: &mut MutexGuard<'_, T>,
+    ) -> Result<(), std::time::Duration> {
+        match self.at {
+            None => condition.wait(guard),
+            Some(at) => {
+                if condition.wait_until(guard, at).timed_out() && Instant::now() >= at {
+                    return Err(self.timeout);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_ERROR_BYTES);
+    text[..end].to_owned()
+}

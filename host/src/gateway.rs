@@ -1,0 +1,185 @@
+//! [`Gateway`]: one worker process, as its users see it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandgate_wire::message::WorkerStatus;
+use sandgate_wire::outcome::LossCause;
+use serde::Serialize;
+
+use crate::call::Call;
+use crate::channel::Channel;
+use crate::connection::Connection;
+use crate::endpoint::Deadline;
+use crate::error::{ExecError, StatusError};
+use crate::module::Module;
+use crate::spec::Spec;
+use crate::termination::{GatewayReport, terminate_all};
+
+/// How long [`Gateway::status`] waits for the worker.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A worker process and the way to it. Clones are the same gateway.
+///
+/// A gateway lives until it is terminated, with its group at the latest; dropping a handle of it does nothing.
+#[derive(Clone)]
+pub struct Gateway {
+    connection: Arc<Connection>,
+}
+
+/// What a gateway is doing; see [`Gateway::status`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GatewayStatus {
+    /// Executions that run.
+    pub running: u32,
+    /// Executions that wait for a place.
+    pub queued: u32,
+    /// Executions that have ended since the worker started.
+    pub finished: u64,
+    /// Channels that are open, those of executions included, as the worker says.
+    pub channels: u32,
+    /// Channels that the host has not settled yet.
+    pub host_channels: usize,
+    /// Resident memory of the worker process in bytes, if the system tells.
+    pub memory_bytes: Option<u64>,
+    /// The worker's process id.
+    pub pid: Option<u32>,
+}
+
+impl Gateway {
+    pub(crate) fn new(connection: Arc<Connection>) -> Gateway {
+        Gateway { connection }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// The gateway's id, unique within its group.
+    pub fn id(&self) -> &str {
+        &self.connection.id
+    }
+
+    /// What it was made from, its id included.
+    pub fn spec(&self) -> &Spec {
+        &self.connection.spec
+    }
+
+    /// The worker's process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.connection.pid()
+    }
+
+    /// Whether the worker is there. A gateway whose worker has died stays in its group until that is terminated.
+    pub fn is_alive(&self) -> bool {
+        self.connection.is_alive()
+    }
+
+    /// How the worker's process ended, once it has.
+    pub fn exit_cause(&self) -> Option<LossCause> {
+        self.connection.exit_cause()
+    }
+
+    /// Runs the module's `main` and returns its channel. Blocks only while the module is compiled, which happens once.
+    ///
+    /// # Errors
+    /// [`ExecError`]; nothing was run then. All that goes wrong later is the channel's outcome.
+    pub fn remote_exec(&self, module: &Module) -> Result<Channel, ExecError> {
+        self.remote_exec_with(module, &Call::start())
+    }
+
+    /// Runs one named task of the module; `arguments` is the tuple of its parameters. Blocks as
+    /// [`remote_exec`](Self::remote_exec) does.
+    ///
+    /// # Errors
+    /// [`ExecError`]. A task that the module does not have, or arguments it cannot decode, are the channel's outcome.
+    pub fn remote_exec_fn<T: Serialize + ?Sized>(
+        &self,
+        module: &Module,
+        task: &str,
+        arguments: &T,
+    ) -> Result<Channel, ExecError> {
+        let call = Call::task(task).args(arguments);
+        let call = call.map_err(|error| ExecError::Arguments(crate::error::SendError::Encode(error)))?;
+        self.remote_exec_with(module, &call)
+    }
+
+    /// Runs what a [`Call`] says. Blocks as [`remote_exec`](Self::remote_exec) does.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    pub fn remote_exec_with(&self, module: &Module, call: &Call) -> Result<Channel, ExecError> {
+        self.connection.execute(module, call)
+    }
+
+    /// Makes a channel that belongs to no execution; a task gets its other end inside a value.
+    ///
+    /// # Errors
+    /// [`ExecError::GatewayClosed`].
+    pub fn new_channel(&self) -> Result<Channel, ExecError> {
+        self.connection.new_channel()
+    }
+
+    /// Asks the worker what it is doing. Blocks until it answers, 5 s at most.
+    ///
+    /// # Errors
+    /// [`StatusError`].
+    pub fn status(&self) -> Result<GatewayStatus, StatusError> {
+        self.status_timeout(STATUS_TIMEOUT)
+    }
+
+    /// [`status`](Self::status) that waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`StatusError`].
+    pub fn status_timeout(&self, timeout: Duration) -> Result<GatewayStatus, StatusError> {
+        let WorkerStatus { running, queued, channels, finished } = self.connection.worker_status(timeout)?;
+        let (memory_bytes, pid) = (self.connection.resident_bytes(), self.pid());
+        let host_channels = self.connection.open_channels();
+        Ok(GatewayStatus { running, queued, finished, channels, host_channels, memory_bytes, pid })
+    }
+
+    /// Asks the worker to end once its tasks have, and takes the gateway out of its group. Does not block; nobody forces
+    /// it to end before the group is terminated or dropped.
+    pub fn exit(&self) {
+        if !self.connection.is_terminating() {
+            self.connection.request_terminate(false);
+        }
+    }
+
+    /// Ends the worker: its channels are closed, its tasks have most of `timeout` to finish, then they are interrupted,
+    /// and at the deadline the process is killed. When this returns the process is gone and reaped, and every task has
+    /// its outcome. A timeout of zero kills at once; [`Duration::MAX`] waits for the tasks for ever.
+    pub fn terminate(&self, timeout: Duration) -> GatewayReport {
+        let mut reports = terminate_all(std::slice::from_ref(self), Deadline::after(timeout));
+        reports.remove(0)
+    }
+
+    /// Kills the worker's process at once. Does not block; every task ends as killed.
+    pub fn kill(&self) {
+        self.connection.kill_process();
+    }
+
+    /// Waits until the worker is gone; false if it is not within `timeout`.
+    pub fn join(&self, timeout: Duration) -> bool {
+        self.connection.wait_ended(Deadline::after(timeout)).is_some()
+    }
+}
+
+impl PartialEq for Gateway {
+    /// Whether both are handles of the same gateway.
+    fn eq(&self, other: &Gateway) -> bool {
+        Arc::ptr_eq(&self.connection, &other.connection)
+    }
+}
+
+impl Eq for Gateway {}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.is_alive() { "alive" } else { "gone" };
+        write!(f, "<Gateway id={} {state}, {} channels>", self.id(), self.connection.open_channels())
+    }
+}

@@ -1,0 +1,381 @@
+//! [`Group`]: gateways that belong together, from their start to their common end.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Index;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sandgate_wire::outcome::WorkerLoss;
+use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
+use serde::Serialize;
+
+use crate::artefact::ArtefactStore;
+use crate::call::Call;
+use crate::connection::Connection;
+use crate::endpoint::Deadline;
+use crate::error::{ExecError, GatewayError, LaunchError, SpecError};
+use crate::gateway::Gateway;
+use crate::module::Module;
+use crate::multi::MultiChannel;
+use crate::output::{OutputRouter, OutputSink};
+use crate::process::{Launch, launch};
+use crate::spec::Spec;
+use crate::termination::{TerminationReport, terminate_all};
+use crate::worker_binary;
+
+/// How long a group that is dropped lets its tasks finish, unless its builder says otherwise.
+pub const DEFAULT_DROP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Gateways in the order of their creation. `Send` and `Sync`; all methods take `&self`.
+///
+/// Dropping a group terminates it with a timeout of one second: no process, thread or descriptor of it is left.
+pub struct Group {
+    members: boxcar::Vec<Member>,
+    ids: Mutex<Ids>,
+    options: GroupBuilder,
+    artefacts: Arc<ArtefactStore>,
+    /// Gateways are made one call at a time, so that positions follow ids.
+    making: Mutex<()>,
+    terminated: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Member {
+    gateway: Gateway,
+    /// Whether a termination has reported it.
+    reported: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Ids {
+    taken: HashSet<String>,
+    next: u64,
+}
+
+/// What a group's gateways have in common.
+#[derive(Debug, Clone)]
+pub struct GroupBuilder {
+    default_spec: Spec,
+    output: OutputSink,
+    cache: Option<PathBuf>,
+    drop_timeout: Duration,
+}
+
+impl Default for GroupBuilder {
+    fn default() -> Self {
+        GroupBuilder {
+            default_spec: Spec::popen(),
+            output: OutputSink::default(),
+            cache: ArtefactStore::default_directory(),
+            drop_timeout: DEFAULT_DROP_TIMEOUT,
+        }
+    }
+}
+
+impl GroupBuilder {
+    /// What [`Group::make_default_gateway`] makes.
+    #[must_use]
+    pub fn default_spec(mut self, spec: Spec) -> GroupBuilder {
+        self.default_spec = spec;
+        self
+    }
+
+    /// Where guests' standard output and error go. Default: the host's standard error, with a prefix.
+    #[must_use]
+    pub fn output(mut self, sink: OutputSink) -> GroupBuilder {
+        self.output = sink;
+        self
+    }
+
+    /// The directory that keeps compiled modules, or `None` to keep them in memory alone. Default: `$SANDGATE_CACHE`,
+    /// else `sandgate` in the user's cache directory. It must belong to this user and be writable to no other.
+    #[must_use]
+    pub fn cache(mut self, directory: Option<PathBuf>) -> GroupBuilder {
+        self.cache = directory;
+        self
+    }
+
+    /// How long the drop of the group lets its tasks finish. Default: 1 s.
+    #[must_use]
+    pub fn drop_timeout(mut self, timeout: Duration) -> GroupBuilder {
+        self.drop_timeout = timeout;
+        self
+    }
+
+    /// A group without gateways.
+    pub fn build(self) -> Group {
+        Group {
+            members: boxcar::Vec::new(),
+            ids: Mutex::default(),
+            artefacts: ArtefactStore::shared(self.cache.clone()),
+            making: Mutex::default(),
+            terminated: AtomicBool::new(false),
+            options: self,
+        }
+    }
+}
+
+impl Group {
+    /// A group with one gateway per spec, in their order. They start in parallel; blocks until all are ready.
+    ///
+    /// # Errors
+    /// [`GatewayError`] of the first that was not made; none is left running then.
+    pub fn new<S>(specs: impl IntoIterator<Item = S>) -> Result<Group, GatewayError>
+    where
+        S: TryInto<Spec>,
+        SpecError: From<S::Error>,
+    {
+        let group = Group::builder().build();
+        group.make_gateways(specs)?;
+        Ok(group)
+    }
+
+    /// Sets up a group.
+    pub fn builder() -> GroupBuilder {
+        GroupBuilder::default()
+    }
+
+    /// Makes one gateway. Blocks until its worker is ready, for the spec's `hello=` at most.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; nothing of it is left running then.
+    pub fn make_gateway<S>(&self, spec: S) -> Result<Gateway, GatewayError>
+    where
+        S: TryInto<Spec>,
+        SpecError: From<S::Error>,
+    {
+        let mut made = self.make_gateways([spec])?;
+        made.pop().ok_or(GatewayError::Terminated)
+    }
+
+    /// Makes a gateway of the group's default spec.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub fn make_default_gateway(&self) -> Result<Gateway, GatewayError> {
+        self.make_gateway(self.options.default_spec.clone())
+    }
+
+    /// Makes several gateways, which start in parallel. All of them become members, or none.
+    ///
+    /// # Errors
+    /// [`GatewayError`] of the first that was not made.
+    pub fn make_gateways<S>(&self, specs: impl IntoIterator<Item = S>) -> Result<Vec<Gateway>, GatewayError>
+    where
+        S: TryInto<Spec>,
+        SpecError: From<S::Error>,
+    {
+        let specs = specs.into_iter().map(|spec| spec.try_into().map_err(SpecError::from));
+        let specs: Vec<Spec> = specs.collect::<Result<_, _>>()?;
+        let _making = self.making.lock();
+        let specs = self.name(specs)?;
+        let ids: Vec<String> = specs.iter().filter_map(|spec| spec.given_id().map(str::to_owned)).collect();
+        let made = self.start_all(specs);
+        match &made {
+            Ok(gateways) => {
+                for gateway in gateways {
+                    self.members.push(Member { gateway: gateway.clone(), reported: AtomicBool::new(false) });
+                }
+            }
+            Err(_) => self.ids.lock().taken.retain(|id| !ids.contains(id)),
+        }
+        made
+    }
+
+    /// Gives every spec an id, or refuses all before anything is started.
+    fn name(&self, mut specs: Vec<Spec>) -> Result<Vec<Spec>, GatewayError> {
+        if self.terminated.load(Ordering::Acquire) {
+            return Err(GatewayError::Terminated);
+        }
+        let mut ids = self.ids.lock();
+        let mut taken = ids.taken.clone();
+        for id in specs.iter().filter_map(Spec::given_id) {
+            if !taken.insert(id.to_owned()) {
+                return Err(GatewayError::DuplicateId { id: id.to_owned() });
+            }
+        }
+        for spec in &mut specs {
+            while spec.given_id().is_none() {
+                let id = format!("gw{}", ids.next);
+                ids.next += 1;
+                if taken.insert(id.clone()) {
+                    *spec = spec.clone().id(id);
+                }
+            }
+        }
+        ids.taken = taken;
+        Ok(specs)
+    }
+
+    fn start_all(&self, specs: Vec<Spec>) -> Result<Vec<Gateway>, GatewayError> {
+        let started: Vec<_> = specs.into_iter().map(|spec| self.start(spec)).collect();
+        let ready = started.into_iter().map(|connection| {
+            let gateway = Gateway::new(connection?);
+            check_hello(&gateway).map(|()| gateway)
+        });
+        // All are waited for, also when one has failed: then the others are ended.
+        let (ready, failed): (Vec<_>, Vec<_>) = ready.partition(Result::is_ok);
+        let ready: Vec<Gateway> = ready.into_iter().flatten().collect();
+        match failed.into_iter().find_map(Result::err) {
+            None => Ok(ready),
+            Some(error) => {
+                terminate_all(&ready, Deadline::after(Duration::ZERO));
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, spec: Spec) -> Result<Arc<Connection>, GatewayError> {
+        let id = spec.given_id().unwrap_or_default().to_owned();
+        let failed = |source| GatewayError::Launch { id: id.clone(), source };
+        let resources = |error| failed(LaunchError::Resources(error));
+        let program = worker_binary::find(spec.worker_path()).map_err(failed)?;
+        let (ours, theirs) = socket_pair().map_err(resources)?;
+        let directory = spec.directory().map(ToOwned::to_owned);
+        let argument = sandgate_wire::launch::WORKER_ARGUMENT;
+        let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
+        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
+        let output = OutputRouter::new(id.clone(), self.options.output.clone());
+        let transport = (Box::new(send) as _, Box::new(receive) as _);
+        let artefacts = Arc::clone(&self.artefacts);
+        Connection::start(id.clone(), spec, transport, Some(process), output, artefacts).map_err(resources)
+    }
+
+    // ---- members ----
+
+    /// The members in the order of their creation. A gateway whose worker has died is one until the group is terminated;
+    /// see [`Gateway::is_alive`].
+    pub fn iter(&self) -> impl Iterator<Item = &Gateway> {
+        let members = self.members.iter().map(|(_, member)| &member.gateway);
+        members.filter(|gateway| !gateway.connection().is_terminating())
+    }
+
+    /// How many members there are.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there is no member.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The member with this id.
+    pub fn get(&self, id: &str) -> Option<&Gateway> {
+        self.iter().find(|gateway| gateway.id() == id)
+    }
+
+    /// Whether this gateway is a member.
+    pub fn contains(&self, gateway: &Gateway) -> bool {
+        self.iter().any(|member| member == gateway)
+    }
+
+    // ---- executions ----
+
+    /// Runs the module's `main` on every member and returns the channels in their order. Blocks only while the module is
+    /// compiled.
+    ///
+    /// # Errors
+    /// [`ExecError`] of the first member that refuses; executions that had begun on others are closed.
+    pub fn remote_exec(&self, module: &Module) -> Result<MultiChannel, ExecError> {
+        self.remote_exec_with(module, &Call::start())
+    }
+
+    /// Runs one named task on every member; see [`Gateway::remote_exec_fn`].
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    pub fn remote_exec_fn<T: Serialize + ?Sized>(
+        &self,
+        module: &Module,
+        task: &str,
+        arguments: &T,
+    ) -> Result<MultiChannel, ExecError> {
+        let call = Call::task(task).args(arguments);
+        let call = call.map_err(|error| ExecError::Arguments(crate::error::SendError::Encode(error)))?;
+        self.remote_exec_with(module, &call)
+    }
+
+    /// Runs what a [`Call`] says on every member.
+    ///
+    /// # Errors
+    /// [`ExecError`].
+    pub fn remote_exec_with(&self, module: &Module, call: &Call) -> Result<MultiChannel, ExecError> {
+        self.iter().map(|gateway| gateway.remote_exec_with(module, call)).collect()
+    }
+
+    // ---- the end ----
+
+    /// Ends every gateway that this group ever made, those that were asked to [`exit`](Gateway::exit) included, all under
+    /// one deadline: see [`Gateway::terminate`]. The group has no members afterwards, and new ones can be made.
+    ///
+    /// Can be called from anywhere, callbacks included, and again.
+    pub fn terminate(&self, timeout: Duration) -> TerminationReport {
+        let deadline = Deadline::after(timeout);
+        let claim = |member: &&Member| !member.reported.swap(true, Ordering::AcqRel);
+        let members = self.members.iter().map(|(_, member)| member).filter(claim);
+        let gateways: Vec<Gateway> = members.map(|member| member.gateway.clone()).collect();
+        TerminationReport { gateways: terminate_all(&gateways, deadline) }
+    }
+}
+
+fn check_hello(gateway: &Gateway) -> Result<(), GatewayError> {
+    let connection = gateway.connection();
+    let ready = connection.wait_ready(Deadline::after(connection.spec.hello_deadline()));
+    let hello = ready.map_err(|loss: WorkerLoss| {
+        connection.join();
+        GatewayError::Handshake { loss }
+    })?;
+    let ours = env!("CARGO_PKG_VERSION");
+    if hello.package_version != ours {
+        gateway.terminate(Duration::ZERO);
+        let id = gateway.id().to_owned();
+        return Err(GatewayError::Version { id, theirs: hello.package_version, ours });
+    }
+    Ok(())
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.terminated.store(true, Ordering::Release);
+        self.terminate(self.options.drop_timeout);
+    }
+}
+
+impl Index<usize> for Group {
+    type Output = Gateway;
+
+    /// # Panics
+    /// If there are not so many members.
+    fn index(&self, position: usize) -> &Gateway {
+        match self.iter().nth(position) {
+            Some(gateway) => gateway,
+            None => panic!("group has {} gateways, there is none at position {position}", self.len()),
+        }
+    }
+}
+
+impl Index<&str> for Group {
+    type Output = Gateway;
+
+    /// # Panics
+    /// If there is no member of this id.
+    fn index(&self, id: &str) -> &Gateway {
+        match self.get(id) {
+            Some(gateway) => gateway,
+            None => panic!("group has no gateway `{id}`: {self:?}"),
+        }
+    }
+}
+
+impl fmt::Debug for Group {
+    /// `<Group [gw0, gw1]>`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<&str> = self.iter().map(Gateway::id).collect();
+        write!(f, "<Group [{}]>", ids.join(", "))
+    }
+}

@@ -1,0 +1,96 @@
+//! A module: bytes and their identity. Nothing here looks into them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sandgate_wire::ModuleId;
+use sha2::{Digest, Sha256};
+
+use crate::error::ModuleError;
+
+/// Code to run: a WebAssembly module for `wasm32-wasip1`, named by the SHA-256 of its bytes.
+///
+/// Cheap to clone. Nothing is compiled or checked here; that happens in a process of its own when the module is first
+/// executed, once per machine.
+#[derive(Clone)]
+pub struct Module {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: ModuleId,
+    bytes: Bytes,
+    name: String,
+}
+
+impl Module {
+    /// Reads a module from a file. Later changes of the file do not matter.
+    ///
+    /// # Errors
+    /// [`ModuleError`] if the file cannot be read or is empty.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Module, ModuleError> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| ModuleError::Read { path: path.to_owned(), source })?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Module::new(name, bytes.into())
+    }
+
+    /// A module from its bytes.
+    ///
+    /// # Errors
+    /// [`ModuleError::Empty`].
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Module, ModuleError> {
+        Module::new("<bytes>".to_owned(), Bytes::from(bytes.into()))
+    }
+
+    fn new(name: String, bytes: Bytes) -> Result<Module, ModuleError> {
+        if bytes.is_empty() {
+            return Err(ModuleError::Empty { name });
+        }
+        let id = ModuleId(Sha256::digest(&bytes).into());
+        Ok(Module { inner: Arc::new(Inner { id, bytes, name }) })
+    }
+
+    /// The SHA-256 of the bytes.
+    pub fn id(&self) -> ModuleId {
+        self.inner.id
+    }
+
+    /// The file's name, or `<bytes>`.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The module's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.inner.bytes
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Module {} {:?}>", self.inner.name, self.inner.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_named_by_its_bytes() {
+        let module = Module::from_bytes(*b"abc").unwrap();
+        assert_eq!(module.id().to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(module.id(), Module::from_bytes(*b"abc").unwrap().id());
+    }
+
+    #[test]
+    fn a_missing_or_empty_file_is_an_error_that_names_it() {
+        let error = Module::from_file("/nonexistent/x.wasm").unwrap_err();
+        assert_eq!(error.to_string(), "cannot read module `/nonexistent/x.wasm`");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(Module::from_file(file.path()), Err(ModuleError::Empty { .. })));
+    }
+}

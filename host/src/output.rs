@@ -1,0 +1,236 @@
+//! What guests print: lines, with the gateway and channel they came from, to a sink of the user's choice.
+//!
+//! Output arrives in pieces with credits of its own, waits in a queue per gateway, and is handed on by the threads that
+//! run callbacks. A sink that blocks therefore stops the guests of that gateway that print, and nothing else.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::ChannelId;
+use sandgate_wire::message::{Output, Stream};
+
+use crate::callback::run_soon;
+use crate::endpoint::{Deadline, Endpoint};
+use crate::process::printable;
+
+/// Longest line that is handed on as one; a longer one is cut into several.
+pub const MAX_LINE_BYTES: usize = 8 * 1024;
+
+/// One line that a guest printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutputLine {
+    /// The gateway's id.
+    pub gateway: String,
+    /// The number of the execution's channel.
+    pub channel: u64,
+    /// Standard output or error.
+    pub stream: Stream,
+    /// The line without its line break, as the guest wrote it: it may hold anything, escapes of a terminal included.
+    /// What is not UTF-8 is replaced.
+    pub text: String,
+    /// Whether the execution reached its limit here (setting `output=`) and all that followed was dropped.
+    pub truncated: bool,
+}
+
+impl fmt::Display for OutputLine {
+    /// The line with a prefix, safe to print on a terminal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} #{} {}] {}", self.gateway, self.channel, self.stream, printable(&self.text))?;
+        if self.truncated {
+            f.write_str(" [output limit reached, the rest is dropped; setting `output=`]")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Where the lines go.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum OutputSink {
+    /// The host's standard error, with a prefix and escapes made visible.
+    #[default]
+    Stderr,
+    /// Nowhere.
+    Discard,
+    /// A function. It may block; a panic of it is logged.
+    Callback(Arc<dyn Fn(OutputLine) + Send + Sync>),
+}
+
+impl OutputSink {
+    /// A sink that calls a function for each line.
+    pub fn callback(sink: impl Fn(OutputLine) + Send + Sync + 'static) -> OutputSink {
+        OutputSink::Callback(Arc::new(sink))
+    }
+
+    fn put(&self, line: OutputLine) {
+        match self {
+            OutputSink::Stderr => {
+                // Nobody is left to tell when standard error is closed.
+                let _ = writeln!(std::io::stderr().lock(), "{line}");
+            }
+            OutputSink::Discard => {}
+            OutputSink::Callback(sink) => {
+                if catch_unwind(AssertUnwindSafe(|| sink(line))).is_err() {
+                    tracing::warn!("the output callback panicked");
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for OutputSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OutputSink::Stderr => "Stderr",
+            OutputSink::Discard => "Discard",
+            OutputSink::Callback(_) => "Callback",
+        })
+    }
+}
+
+/// The queue of one gateway's output.
+#[derive(Debug)]
+pub(crate) struct OutputRouter {
+    gateway: String,
+    sink: OutputSink,
+    state: Mutex<RouterState>,
+    /// Only the thread that delivers takes this.
+    unfinished: Mutex<Unfinished>,
+    idle: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct RouterState {
+    pieces: VecDeque<Piece>,
+    delivering: bool,
+}
+
+#[derive(Debug)]
+struct Piece {
+    endpoint: Arc<Endpoint>,
+    part: Part,
+}
+
+#[derive(Debug)]
+enum Part {
+    Bytes { stream: Stream, bytes: Bytes, truncated: bool },
+    End,
+}
+
+/// Lines that are not complete.
+type Unfinished = HashMap<(ChannelId, Stream), Vec<u8>>;
+
+impl OutputRouter {
+    pub(crate) fn new(gateway: String, sink: OutputSink) -> Arc<OutputRouter> {
+        Arc::new(OutputRouter {
+            gateway,
+            sink,
+            state: Mutex::default(),
+            unfinished: Mutex::default(),
+            idle: Condvar::new(),
+        })
+    }
+
+    /// Takes a piece of output. Never blocks.
+    pub(crate) fn arrive(self: &Arc<Self>, endpoint: &Arc<Endpoint>, output: Output<'_>) {
+        if let OutputSink::Discard = self.sink {
+            endpoint.output_delivered(output.bytes.len() as u64);
+            return;
+        }
+        let Output { stream, truncated, bytes } = output;
+        self.push(endpoint, Part::Bytes { stream, bytes: Bytes::copy_from_slice(bytes), truncated });
+    }
+
+    /// An execution that printed has ended: its last lines are complete.
+    pub(crate) fn end(self: &Arc<Self>, endpoint: &Arc<Endpoint>) {
+        if !matches!(self.sink, OutputSink::Discard) {
+            self.push(endpoint, Part::End);
+        }
+    }
+
+    /// Waits until everything that arrived was handed on.
+    pub(crate) fn wait_idle(&self, deadline: Deadline) {
+        let mut state = self.state.lock();
+        while state.delivering {
+            if deadline.wait(&self.idle, &mut state).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn push(self: &Arc<Self>, endpoint: &Arc<Endpoint>, part: Part) {
+        let mut state = self.state.lock();
+        state.pieces.push_back(Piece { endpoint: Arc::clone(endpoint), part });
+        if !std::mem::replace(&mut state.delivering, true) {
+            let router = Arc::clone(self);
+            run_soon(Box::new(move || router.deliver()));
+        }
+    }
+
+    fn deliver(&self) {
+        let mut unfinished = self.unfinished.lock();
+        loop {
+            let piece = {
+                let mut state = self.state.lock();
+                let Some(piece) = state.pieces.pop_front() else {
+                    drop(unfinished);
+                    state.delivering = false;
+                    self.idle.notify_all();
+                    return;
+                };
+                piece
+            };
+            match piece {
+                Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } } => {
+                    let line = unfinished.entry((endpoint.id, stream)).or_default();
+                    let complete = self.add(endpoint.id, stream, line, &bytes, truncated);
+                    if complete {
+                        unfinished.remove(&(endpoint.id, stream));
+                    }
+                    endpoint.output_delivered(bytes.len() as u64);
+                }
+                Piece { endpoint, part: Part::End } => {
+                    for stream in [Stream::Stdout, Stream::Stderr] {
+                        if let Some(line) = unfinished.remove(&(endpoint.id, stream)) {
+                            self.put(endpoint.id, stream, &line, false);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept.
+    fn add(&self, channel: ChannelId, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], truncated: bool) -> bool {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            while line.len() > MAX_LINE_BYTES {
+                let rest = line.split_off(MAX_LINE_BYTES);
+                self.put(channel, stream, line, false);
+                *line = rest;
+            }
+            if line.last() == Some(&b'\n') {
+                line.pop();
+                self.put(channel, stream, line, false);
+                line.clear();
+            }
+        }
+        if truncated {
+            self.put(channel, stream, line, true);
+            line.clear();
+        }
+        line.is_empty()
+    }
+
+    fn put(&self, channel: ChannelId, stream: Stream, line: &[u8], truncated: bool) {
+        let text = String::from_utf8_lossy(line).into_owned();
+        self.sink.put(OutputLine { gateway: self.gateway.clone(), channel: channel.0, stream, text, truncated });
+    }
+}

@@ -1,0 +1,224 @@
+//! A child process: started without inheriting anything, killed by pidfd, always reaped.
+//!
+//! Children are started by one thread that lives as long as the host, because a child's parent-death signal goes off
+//! when the *thread* that started it ends.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use rustix::event::PollFlags;
+use rustix::fs::OFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use sandgate_wire::outcome::LossCause;
+use sandgate_wire::transport::wait;
+
+use crate::error::LaunchError;
+
+/// Bytes of a child's last words that are kept.
+const STDERR_TAIL_BYTES: usize = 4096;
+
+/// How a child is to be started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    pub(crate) program: PathBuf,
+    pub(crate) argument: &'static str,
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// A child that was started and will be reaped by [`Process::reap`].
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    pidfd: OwnedFd,
+    stderr: Mutex<OwnedFd>,
+    ended: OnceLock<LossCause>,
+}
+
+type Spawned = Result<Process, LaunchError>;
+type Request = (Launch, OwnedFd, Sender<Spawned>);
+
+/// Starts a child whose standard input is `connection`.
+pub(crate) fn launch(launch: Launch, connection: OwnedFd) -> Spawned {
+    static SPAWNER: OnceLock<Result<Sender<Request>, io::ErrorKind>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, requests) = unbounded::<Request>();
+        let run = move || {
+            for (launch, connection, answer) in requests {
+                // Whoever asked may be gone; then the process is killed and reaped by its drop.
+                let _ = answer.send(spawn(launch, connection));
+            }
+        };
+        let thread = std::thread::Builder::new().name("sandgate-spawner".to_owned()).spawn(run);
+        thread.map(|_| sender).map_err(|error| error.kind())
+    });
+    let sender = spawner.as_ref().map_err(|kind| LaunchError::Resources((*kind).into()))?;
+    let (answer, answered) = bounded(1);
+    let gone = || LaunchError::Resources(io::Error::other("the spawner thread is gone"));
+    sender.send((launch, connection, answer)).map_err(|_| gone())?;
+    answered.recv().map_err(|_| gone())?
+}
+
+fn spawn(launch: Launch, connection: OwnedFd) -> Spawned {
+    let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| LaunchError::Resources(error.into()))?;
+    for end in [&stderr, &child_stderr] {
+        // Neither a chatty worker nor a reader of its last words may ever wait for the other.
+        rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK).map_err(|error| LaunchError::Resources(error.into()))?;
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where the library starts processes")]
+    let mut command = Command::new(&launch.program);
+    command.arg(OsString::from(launch.argument)).env_clear();
+    command.stdin(connection).stdout(Stdio::null()).stderr(child_stderr);
+    if let Some(directory) = &launch.directory {
+        command.current_dir(directory);
+    }
+    let spawned = command.spawn();
+    let mut child = spawned.map_err(|source| LaunchError::Spawn {
+        program: launch.program,
+        directory: launch.directory,
+        source,
+    })?;
+    let opened = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("bad pid"));
+    match opened.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
+        Ok((pid, pidfd)) => Ok(Process { pid, pidfd, stderr: Mutex::new(stderr), ended: OnceLock::new() }),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(LaunchError::Resources(error))
+        }
+    }
+}
+
+impl Process {
+    /// The process id. It names this child until it was reaped.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Sends SIGKILL. Never blocks, never hits another process.
+    pub(crate) fn kill(&self) {
+        if self.ended.get().is_none() {
+            // The only failure is that it is gone already.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        }
+    }
+
+    /// How the process ended, if it was reaped.
+    pub(crate) fn ended(&self) -> Option<&LossCause> {
+        self.ended.get()
+    }
+
+    /// Waits for the end of the process, kills it if that takes longer than `patience`, and reaps it.
+    pub(crate) fn reap(&self, patience: Duration) -> &LossCause {
+        self.ended.get_or_init(|| {
+            match wait(self.pidfd.as_fd(), PollFlags::IN, Some(patience)) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => {
+                    let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+                }
+            }
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => LossCause::Exited { code },
+                    (None, Some(signal)) => LossCause::Signaled { signal },
+                    (None, None) => LossCause::Unknown { message: format!("{status:?}") },
+                },
+                Ok(None) => LossCause::Unknown { message: "no status".to_owned() },
+                Err(error) => LossCause::Unknown { message: error.to_string() },
+            }
+        })
+    }
+
+    /// The last lines of the process's standard error, with control characters escaped.
+    pub(crate) fn stderr_tail(&self) -> String {
+        let stderr = self.stderr.lock();
+        let mut tail = Vec::new();
+        let mut buffer = [0; 4096];
+        // A pipe holds 64 KiB; a process that is still writing must not keep us here.
+        for _ in 0..64 {
+            match rustix::io::read(&*stderr, &mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => tail.extend_from_slice(&buffer[..count]),
+            }
+        }
+        let start = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+        printable(&String::from_utf8_lossy(&tail[start..]))
+    }
+
+    /// Resident memory in bytes, as the system reports it.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        if self.ended.get().is_some() {
+            return None;
+        }
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).ok()?;
+        let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * rustix::param::page_size() as u64)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        self.reap(Duration::from_secs(1));
+    }
+}
+
+/// Escapes what a terminal would act on. Line breaks and tabs stay.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(program: &str) -> Process {
+        let (ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
+        let launch = Launch { program: program.into(), argument: "--no-such-option", directory: None };
+        let process = super::launch(launch, theirs).unwrap();
+        drop(ours);
+        process
+    }
+
+    #[test]
+    fn an_exit_code_and_the_last_words_are_kept() {
+        let process = start("/bin/ls");
+        assert_eq!(*process.reap(Duration::from_secs(10)), LossCause::Exited { code: 2 });
+        let tail = process.stderr_tail();
+        assert!(tail.contains("--no-such-option"), "{tail}");
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_is_killed() {
+        let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
+        let launch = Launch { program: "/bin/cat".into(), argument: "-", directory: None };
+        let process = super::launch(launch, theirs).unwrap();
+        assert!(process.resident_bytes().unwrap() > 0);
+        assert_eq!(*process.reap(Duration::ZERO), LossCause::Signaled { signal: 9 });
+        assert_eq!(process.resident_bytes(), None);
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
+        let launch = Launch { program: "/nonexistent/worker".into(), argument: "x", directory: None };
+        let error = super::launch(launch, theirs).unwrap_err();
+        assert_eq!(error.to_string(), "cannot start `/nonexistent/worker`");
+    }
+
+    #[test]
+    fn escapes_of_a_terminal_are_made_visible() {
+        assert_eq!(printable("a\u{1b}[31mb\n\tc"), "a\\u{1b}[31mb\n\tc");
+    }
+}

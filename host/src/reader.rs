@@ -1,0 +1,118 @@
+//! The reader thread: frames of one worker become calls on endpoints, until the connection is over.
+//!
+//! Everything that arrives is checked: an unknown id, a message in the wrong state, a chunk without credit end the
+//! connection as a protocol violation. Nothing here waits for a user or runs a user's code.
+
+use std::sync::Arc;
+
+use sandgate_wire::frame::{Frame, FrameError, FrameReader};
+use sandgate_wire::message::{Close, Output};
+use sandgate_wire::outcome::LossCause;
+use sandgate_wire::{ChannelId, Outcome, ToHost};
+
+use crate::connection::{Connection, Lookup};
+use crate::endpoint::{Endpoint, Role};
+
+/// Reads until the connection is over, then ends every channel.
+pub(crate) fn run(connection: &Arc<Connection>, mut frames: FrameReader) {
+    let mut greeted = false;
+    let violation = loop {
+        let result = match frames.read_frame() {
+            Ok(Some(frame)) if greeted => dispatch(connection, frame),
+            Ok(Some(frame)) => greet(connection, frame).map(|()| greeted = true),
+            Ok(None) => break None,
+            // A worker that dies in mid-sentence has not broken a rule.
+            Err(FrameError::Truncated { .. } | FrameError::Io(_)) => break None,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(message) = result {
+            break Some(LossCause::ProtocolViolation { message });
+        }
+    };
+    connection.finish(violation);
+}
+
+fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {
+    match ToHost::decode(frame).map_err(|error| error.to_string())? {
+        ToHost::Hello(hello) => connection.hello_arrived(hello),
+        _ => return Err("it did not begin with a hello".to_owned()),
+    }
+    Ok(())
+}
+
+fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String> {
+    let message = ToHost::decode(frame).map_err(|error| error.to_string())?;
+    match message {
+        ToHost::Hello(_) => Err("a second hello".to_owned()),
+        ToHost::Data(channel, chunk) => on_open(connection, channel, |endpoint| {
+            endpoint.arrive(chunk).map_err(|error| format!("on channel {channel}: {error}"))
+        }),
+        ToHost::Credit(channel, credit) => on_open(connection, channel, |endpoint| {
+            endpoint.credit(credit).map_err(|error| format!("on channel {channel}: {error}"))
+        }),
+        ToHost::Open { channel, parent } => connection.opened_by_worker(channel, parent),
+        ToHost::Close(channel, close) => on_open(connection, channel, |endpoint| closed(connection, endpoint, close)),
+        ToHost::Done(channel, outcome) => done(connection, channel, outcome),
+        ToHost::Output(channel, output) => output_arrived(connection, channel, output),
+        ToHost::Status(status) => connection.status_arrived(status).map_err(str::to_owned),
+        ToHost::Compiled(_) => Err("a worker does not compile".to_owned()),
+    }
+}
+
+/// Does something with a channel's endpoint; a channel that is past is left alone.
+fn on_open(
+    connection: &Connection,
+    channel: ChannelId,
+    act: impl FnOnce(&Arc<Endpoint>) -> Result<(), String>,
+) -> Result<(), String> {
+    match connection.lookup(channel) {
+        Lookup::Found(endpoint) => act(&endpoint),
+        Lookup::Past => Ok(()),
+        Lookup::Never => Err(format!("channel {channel} does not exist")),
+    }
+}
+
+fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, close: Close) -> Result<(), String> {
+    if endpoint.role == Role::Execution || close.sending_only {
+        return Err(format!("channel {} cannot be closed like that", endpoint.id));
+    }
+    if endpoint.peer_closed(close.error) {
+        connection.forget(endpoint.id);
+    }
+    Ok(())
+}
+
+fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
+    let Lookup::Found(endpoint) = connection.lookup(channel) else {
+        return Err(format!("execution {channel} does not run, so it cannot end"));
+    };
+    if endpoint.role != Role::Execution {
+        return Err(format!("channel {channel} is no execution, so it cannot end"));
+    }
+    if let Outcome::Closed
+    | Outcome::ClosedWithError { .. }
+    | Outcome::CallbackFailed { .. }
+    | Outcome::WorkerLost { .. } = outcome
+    {
+        return Err(format!("execution {channel} cannot end as it says: {outcome}"));
+    }
+    connection.forget(channel);
+    if endpoint.had_output() {
+        connection.output.end(&endpoint);
+    }
+    endpoint.end(outcome);
+    Ok(())
+}
+
+fn output_arrived(connection: &Connection, channel: ChannelId, output: Output<'_>) -> Result<(), String> {
+    on_open(connection, channel, |endpoint| {
+        if endpoint.role != Role::Execution {
+            return Err(format!("channel {channel} is no execution, so it has no output"));
+        }
+        if !endpoint.output_arrived(output.bytes.len() as u64) {
+            return Err(format!("execution {channel} sent output without credit"));
+        }
+        connection.output.arrive(endpoint, output);
+        Ok(())
+    })
+}

@@ -1,0 +1,95 @@
+//! Values and bytes: postcard, with channels inside.
+//!
+//! A [`Channel`] inside a value is written as its position in the message's list of channels, which travels beside the
+//! bytes. While a value is (de)serialised, the list lies in a thread-local; outside of that a channel cannot be
+//! serialised.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sandgate_wire::{ChannelId, Message};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::channel::Channel;
+use crate::connection::Connection;
+use crate::error::CodecError;
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+#[derive(Debug)]
+enum Scope {
+    Encoding(Vec<Channel>),
+    Decoding { connection: Arc<Connection>, ids: Vec<ChannelId> },
+}
+
+/// A value as bytes, and the channels it holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    pub(crate) bytes: Bytes,
+    pub(crate) channels: Vec<Channel>,
+}
+
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecError> {
+    let outer = enter(Scope::Encoding(Vec::new()));
+    let bytes = postcard::to_allocvec(value);
+    let Some(Scope::Encoding(channels)) = leave(outer) else {
+        return Err(CodecError::new("values were serialised in a tangle"));
+    };
+    let bytes = bytes.map_err(|error| CodecError::new(error.to_string()))?;
+    Ok(Encoded { bytes: bytes.into(), channels })
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Connection>) -> Result<T, CodecError> {
+    let outer = enter(Scope::Decoding { connection: Arc::clone(connection), ids: message.channels.clone() });
+    let result = postcard::take_from_bytes(&message.bytes);
+    leave(outer);
+    match result {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(CodecError::new(format!("{} bytes are left over", rest.len()))),
+        Err(error) => Err(CodecError::new(error.to_string())),
+    }
+}
+
+fn enter(scope: Scope) -> Option<Scope> {
+    SCOPE.with_borrow_mut(|current| current.replace(scope))
+}
+
+fn leave(outer: Option<Scope>) -> Option<Scope> {
+    SCOPE.with_borrow_mut(|current| std::mem::replace(current, outer))
+}
+
+impl Serialize for Channel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let position = SCOPE.with_borrow_mut(|scope| match scope {
+            Some(Scope::Encoding(channels)) => {
+                let position = channels.iter().position(|other| other == self).unwrap_or_else(|| {
+                    channels.push(self.clone());
+                    channels.len() - 1
+                });
+                u32::try_from(position).map_err(ser::Error::custom)
+            }
+            _ => Err(ser::Error::custom("a channel can only be serialised by sending it")),
+        })?;
+        serializer.serialize_u32(position)
+    }
+}
+
+impl<'de> Deserialize<'de> for Channel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Channel, D::Error> {
+        let position = u32::deserialize(deserializer)?;
+        let found = SCOPE.with_borrow(|scope| match scope {
+            Some(Scope::Decoding { connection, ids }) => {
+                let id = usize::try_from(position).ok().and_then(|position| ids.get(position).copied());
+                id.map(|id| (Arc::clone(connection), id))
+                    .ok_or_else(|| de::Error::custom(format!("message has no channel number {position}")))
+            }
+            _ => Err(de::Error::custom("a channel can only be deserialised by receiving it")),
+        });
+        let (connection, id) = found?;
+        connection.claim(id).ok_or_else(|| de::Error::custom(format!("channel {id} does not exist")))
+    }
+}
