@@ -77,6 +77,9 @@ struct Life {
     terminating: bool,
     /// The host itself killed it.
     killed: bool,
+    /// The connection is over. Known before the first channel ends of it.
+    over: bool,
+    /// How it ended, once all channels have.
     loss: Option<WorkerLoss>,
 }
 
@@ -105,6 +108,19 @@ impl Connection {
         output: Arc<OutputRouter>,
         artefacts: Arc<ArtefactStore>,
     ) -> std::io::Result<Arc<Connection>> {
+        let hello = HostHello {
+            gateway: id.clone(),
+            host_pid: std::process::id(),
+            max_executions: spec.max_executions(),
+            nice: spec.nice_value(),
+            environment: spec.environment().to_vec(),
+        };
+        let hello = ToWorker::Hello(hello).encode();
+        if hello.body.len() > MAX_FRAME_BYTES {
+            let length = hello.body.len();
+            let text = format!("id and environment of {length} bytes are larger than the maximum of {MAX_FRAME_BYTES}");
+            return Err(std::io::Error::other(text));
+        }
         let connection = Arc::new(Connection {
             outbox: Outbox::bounded(send, MAX_CONTROLS),
             output,
@@ -135,15 +151,8 @@ impl Connection {
             connection.join();
             return Err(error);
         }
-        let hello = HostHello {
-            gateway: connection.id.clone(),
-            host_pid: std::process::id(),
-            max_executions: connection.spec.max_executions(),
-            nice: connection.spec.nice_value(),
-            environment: connection.spec.environment().to_vec(),
-        };
         // If it is gone already, waiting for its hello says so.
-        let _ = connection.outbox.push(ToWorker::Hello(hello).encode());
+        let _ = connection.outbox.push(hello);
         Ok(connection)
     }
 
@@ -196,7 +205,7 @@ impl Connection {
 
     pub(crate) fn is_alive(&self) -> bool {
         let life = self.life.lock();
-        life.hello.is_some() && life.loss.is_none()
+        life.hello.is_some() && !life.over
     }
 
     pub(crate) fn is_terminating(&self) -> bool {
@@ -243,7 +252,8 @@ impl Connection {
             endpoints
         };
         let on_purpose = {
-            let life = self.life.lock();
+            let mut life = self.life.lock();
+            life.over = true;
             // A worker that was asked to end and crashed instead has not ended on purpose.
             life.killed || (life.terminating && !is_crash(&loss.cause))
         };

@@ -77,6 +77,20 @@ fn the_end_comes_once_whatever_ends_the_channel() {
 }
 
 #[test]
+fn a_gateway_is_known_to_be_gone_when_its_channels_end() {
+    let mut stage = Stage::new();
+    let channels: Vec<Channel> = (0..20).map(|_| stage.execution()).collect();
+    let (sender, alive) = unbounded();
+    for channel in &channels {
+        let (gateway, sender) = (stage.gateway(), sender.clone());
+        channel.set_callback(move |_: Event<u8>| assert!(sender.send(gateway.is_alive()).is_ok())).unwrap();
+    }
+    drop(sender);
+    stage.worker.hang_up();
+    assert_eq!(alive.iter().collect::<Vec<_>>(), [false; 20]);
+}
+
+#[test]
 fn a_channel_has_one_consumer() {
     let mut stage = Stage::new();
     let channel = stage.execution();

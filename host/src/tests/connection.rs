@@ -2,14 +2,17 @@
 
 use sandgate_wire::message::kind;
 use sandgate_wire::outcome::LossCause;
+use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 
+use crate::artefact::ArtefactStore;
 use crate::call::Call;
+use crate::connection::Connection;
 use crate::endpoint::Deadline;
 use crate::error::{ExecError, SendError, StatusError};
 use crate::fake_worker::{
     MOMENT, PATIENCE, Stage, bytes_of, done, frame, hello, module, spec_of_messages, strange_hello,
 };
-use crate::output::OutputSink;
+use crate::output::{OutputRouter, OutputSink};
 use crate::spec::Spec;
 use crate::{KilledBy, Limits, Outcome};
 
@@ -66,6 +69,18 @@ fn what_does_not_begin_with_a_hello_is_no_worker() {
         let cause = handshake(&bytes, false, PATIENCE).unwrap_err();
         assert_eq!(cause, LossCause::ProtocolViolation { message: text.to_owned() });
     }
+}
+
+#[test]
+fn an_environment_that_no_frame_holds_is_an_error() {
+    let (ours, _theirs) = socket_pair().unwrap();
+    let (send, receive) = unix_socket(ours, Descriptors::Refuse);
+    let spec = Spec::popen().env("LARGE", "x".repeat(300 * 1024));
+    let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
+    let transport = (Box::new(send) as _, Box::new(receive) as _);
+    let artefacts = ArtefactStore::shared(None);
+    let error = Connection::start("gw0".to_owned(), spec, transport, None, output, artefacts).unwrap_err();
+    assert!(error.to_string().starts_with("id and environment of 3072"), "{error}");
 }
 
 #[test]
