@@ -1,0 +1,13 @@
+//! The tests of execnet 2.1.2, carried over by behaviour: a file of tests for each file of execnet's, a test of the same name
+//! for each test that means something here.
+//!
+//! `tests/EXECNET.md` says of every original where it went, or why it went nowhere. Where execnet has a defect that this
+//! project does not share, the test asserts what is right.
+
+mod basics;
+mod channel;
+mod gateway;
+mod multi;
+mod table;
+mod termination;
+mod xspec;
