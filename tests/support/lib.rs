@@ -9,6 +9,7 @@ mod command;
 mod fixtures;
 mod host;
 mod remote;
+mod states;
 mod waiting;
 mod watched;
 
@@ -17,5 +18,6 @@ pub use command::{Running, output, start};
 pub use fixtures::{guest, guests_dir, repository, worker};
 pub use host::{Host, start_host};
 pub use remote::{LIMIT, Ops, builder, group, module, popen, run, run_with, spec};
+pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{eventually, within};
 pub use watched::Watched;

@@ -96,19 +96,12 @@ fn execute(worker: &Arc<Worker>, job: Job) {
     }
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
-    let _ = worker
-        .outbox
-        .push(ToHost::Done(execution.id, outcome).encode());
+    let _ = worker.outbox.push(ToHost::Done(execution.id, outcome).encode());
     drop(store);
     worker.hub.lock().finish(execution.id);
 }
 
-fn outcome(
-    worker: &Arc<Worker>,
-    execution: &Arc<Execution>,
-    execute: &Execute,
-    store: &mut Store<Guest>,
-) -> Outcome {
+fn outcome(worker: &Arc<Worker>, execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
     let module = match modules::get(worker, execute.module) {
         Ok(module) => module,
         Err(reason) => return Outcome::Rejected { reason },
@@ -130,10 +123,7 @@ fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection>
     if module.has_entry(&export) {
         return Ok(export);
     }
-    Err(Rejection::UnknownTask {
-        name: ending::capped(name, modules::MAX_NAME_BYTES),
-        available: module.tasks.clone(),
-    })
+    Err(Rejection::UnknownTask { name: ending::capped(name, modules::MAX_NAME_BYTES), available: module.tasks.clone() })
 }
 
 /// How far a guest came, and what stopped it.
@@ -162,16 +152,13 @@ fn call(
     if let Some(stop) = execution.stop_reason() {
         return Err(Failure::Run(stop.into()));
     }
-    let instance = module
-        .instance_pre
-        .instantiate(&mut *store)
-        .map_err(|error| {
-            if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
-                Failure::Run(error)
-            } else {
-                Failure::Instantiation(error)
-            }
-        })?;
+    let instance = module.instance_pre.instantiate(&mut *store).map_err(|error| {
+        if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
+            Failure::Run(error)
+        } else {
+            Failure::Instantiation(error)
+        }
+    })?;
     if let Some(Extern::Memory(memory)) = instance.get_export(&mut *store, MEMORY_EXPORT) {
         store.data_mut().memory = Some(memory);
     }
