@@ -2,7 +2,12 @@
 //!
 //! What a whole process holds (children, descriptors, threads, memory) is counted in the binary `leaks`, where nothing else
 //! runs.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy allows it in test functions alone, and what they call is test code too"
+)]
 
+mod channels;
 mod host_killed;
 mod kill;
 mod launch;

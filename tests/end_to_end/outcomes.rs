@@ -7,7 +7,8 @@ use std::time::Duration;
 use guest_protocol::Trap;
 use rustix::process::Signal;
 use sandgate::{
-    Call, Channel, ExecError, Gateway, Limits, LossCause, Module, ModuleError, Outcome, Rejection, TrapKind, WaitError,
+    Call, Channel, ExecError, Gateway, LimitName, Limits, LossCause, Module, ModuleError, Outcome, Rejection, TrapKind,
+    WaitError,
 };
 use sandgate_tests::{LIMIT, State, Watched, assert_echoes, group, guest, module, run, run_with, sibling, wat};
 
@@ -156,6 +157,19 @@ fn no_module() {
     }
     assert!(matches!(Module::from_bytes([]), Err(ModuleError::Empty { .. })));
     sibling(&group[0]);
+}
+
+#[test]
+fn memory_has_a_limit() {
+    let group = group(&["popen//memory=32M"]);
+    assert_eq!(outcome(&run_with(&group[0], "memory_hog", &8_u32)), Outcome::Returned);
+    // A program may live with memory it does not get. Rust's aborts.
+    let outcome = outcome(&run_with(&group[0], "memory_hog", &64_u32));
+    assert!(matches!(outcome, Outcome::Trapped { kind: TrapKind::Unreachable, .. }), "{outcome:?}");
+    let large = wat(r#"(module (memory 1000) (func (export "_start")))"#);
+    let outcome = self::outcome(&group[0].remote_exec(&large).unwrap());
+    assert_eq!(outcome, Outcome::LimitExceeded { limit: LimitName::Memory, value: 32 << 20 });
+    assert!(outcome.to_string().ends_with("(setting `memory=`)"), "{outcome}");
 }
 
 #[test]

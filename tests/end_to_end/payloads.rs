@@ -10,7 +10,7 @@ const MAX: usize = 64 << 20;
 fn the_largest_message_goes_both_ways() {
     let group = group(&["popen"]);
     let channel = run(&group[0], "echo");
-    let mut message: Vec<u8> = (0..MAX).map(|at| (at >> 12) as u8 ^ at as u8).collect();
+    let mut message: Vec<u8> = (0..MAX).map(|at| u8::try_from((at ^ (at >> 12)) & 0xff).unwrap()).collect();
     for round in 0..2 {
         message[0] = round;
         channel.send_bytes_timeout(message.clone(), LIMIT).unwrap();

@@ -188,7 +188,7 @@ fn channel_multipass() {
 
     let channel = group[0].remote_exec_fn(&module("channels"), "serves", &(1_u32,)).unwrap();
     let (_, twice, theirs): (String, Channel, Vec<Channel>) = channel.receive_timeout(LIMIT).unwrap();
-    assert_eq!(theirs, [twice.clone()]);
+    assert_eq!(theirs, std::slice::from_ref(&twice));
     twice.send(&7_u32).unwrap();
     assert_eq!(theirs[0].receive_timeout::<u32>(LIMIT).unwrap(), 7);
 }

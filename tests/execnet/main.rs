@@ -3,6 +3,10 @@
 //!
 //! `tests/EXECNET.md` says of every original where it went, or why it went nowhere. Where execnet has a defect that this
 //! project does not share, the test asserts what is right.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy allows it in test functions alone, and what they call is test code too"
+)]
 
 mod basics;
 mod channel;

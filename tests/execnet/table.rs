@@ -37,7 +37,9 @@ struct Row {
 /// The rows, which are all lines like `` | `test_file.py::test` | ported | .. | ``.
 fn rows() -> Vec<Row> {
     let cells = |line: &str| -> Option<Row> {
-        let cells: Vec<&str> = line.strip_prefix("| `test_")?.strip_suffix(" |")?.split(" | ").collect();
+        // A file alone is a row of counts.
+        let row = line.strip_prefix("| `test_").filter(|row| row.contains(".py::"))?;
+        let cells: Vec<&str> = row.strip_suffix(" |")?.split(" | ").collect();
         let [original, fate, text] = cells[..] else { panic!("a row has three cells: {line}") };
         let fate = match fate {
             "ported" => Fate::Ported,
@@ -56,7 +58,10 @@ fn table() -> String {
 
 /// The tests that a row names: `module::test` of this binary, or `path/file.rs::test` of any other.
 fn named(row: &Row) -> Vec<String> {
-    row.text.split('`').skip(1).step_by(2).filter(|text| text.contains("::")).map(str::to_owned).collect()
+    let is_test = |text: &&str| {
+        text.rsplit_once("::").is_some_and(|(place, _)| place.ends_with(".rs") || MODULES.contains(&place))
+    };
+    row.text.split('`').skip(1).step_by(2).filter(is_test).map(str::to_owned).collect()
 }
 
 /// The names of the tests in a source file.

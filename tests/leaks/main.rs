@@ -1,6 +1,10 @@
 //! What this process holds before and after: children, descriptors, threads and memory.
 //!
 //! Such counts are of the whole process, so this binary has one test, which runs one case after the other.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy allows it in test functions alone, and what they call is test code too"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
