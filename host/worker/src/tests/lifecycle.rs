@@ -30,9 +30,7 @@ fn messages_go_through_a_guest_and_back() {
     }
     host.close(channel, None, true);
     assert_eq!(host.done(channel), Outcome::Returned);
-    host.wait_status("the worker to be idle", |status| {
-        (status.running, status.channels, status.finished) == (0, 0, 1)
-    });
+    host.wait_status("the worker to be idle", |status| (status.running, status.channels, status.finished) == (0, 0, 1));
 }
 
 #[test]
