@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Report, Request, Response};
 use sandgate::{
     Channel, Event, ExecError, Gateway, Group, Module, MultiChannel, Outcome, QueueError, ReceiveQueue, SendError,
-    TerminationReport,
+    Spec, TerminationReport,
 };
 
 use crate::load::cpu_time;
@@ -69,9 +69,10 @@ pub(crate) struct Pass {
 }
 
 /// How to run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) gateways: usize,
+    pub(crate) spec: Spec,
     /// Time that one file may take.
     pub(crate) file_timeout: Duration,
 }
@@ -84,7 +85,8 @@ pub(crate) fn run<P: AsRef<Path>>(
     on_result: impl FnMut(usize),
 ) -> Result<Pass> {
     let begin = Instant::now();
-    let group = Group::new(vec!["popen"; settings.gateways])?;
+    let group = Group::builder().default_spec(settings.spec.clone()).build();
+    group.make_gateways(vec![settings.spec.clone(); settings.gateways])?;
     let channels = group.remote_exec(module)?;
     let queue = channels.make_receive_queue()?;
     let lanes = channels.iter().cloned().map(Lane::new).collect();
