@@ -1,12 +1,12 @@
 //! The examples of execnet's documentation on multiple channels, one test each: container, queue, callback, endmarkers and
-//! task processors. `host/cli/examples` has them as programs.
+//! task processors. `host/cli/examples` has them as programs. And what sandgate adds to them: a queue that grows.
 //!
 //! Every wait has a deadline of its own where the library offers one, and [`WHOLE`] over all.
 
 use std::time::Duration;
 
 use guest_protocol::Reply;
-use sandgate::{Channel, Event, Group, Module, MultiChannel, Outcome, ReceiveQueue, Spec};
+use sandgate::{Channel, Event, Group, Module, MultiChannel, Outcome, QueueError, ReceiveQueue, Spec};
 use sandgate_tests::{guest, within, worker};
 use serde::de::DeserializeOwned;
 
@@ -139,5 +139,34 @@ fn task_processors_lose_no_result_and_end_cleanly() {
         assert!(report.is_clean(), "{report:?}");
         results.sort_unstable();
         assert_eq!(results, (0..10).map(|task| task * 10).collect::<Vec<u32>>());
+    });
+}
+
+#[test]
+fn a_queue_takes_further_channels_also_when_it_was_exhausted() {
+    within(WHOLE, "a queue that grows", || {
+        let (group, one, two) = one_and_two();
+        let queue = MultiChannel::new([one.clone()]).make_receive_queue::<u32>().unwrap();
+        let rest = || queue.iter().map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(rest(), [(one.clone(), Event::Item(1)), (one.clone(), Event::End(Outcome::Returned))]);
+
+        two.wait_close_timeout(SOON).unwrap();
+        queue.add(&two).unwrap();
+        let three = group[0].remote_exec(&module("add_one")).unwrap();
+        queue.add(&three).unwrap();
+        three.send(&2_u32).unwrap();
+        // What waited in the channel comes before what arrives later.
+        let expected = [
+            (two.clone(), Event::Item(2)),
+            (two.clone(), Event::End(Outcome::Returned)),
+            (three.clone(), Event::Item(3)),
+            (three.clone(), Event::End(Outcome::Returned)),
+        ];
+        assert_eq!(rest(), expected);
+
+        for channel in [one, two, three] {
+            assert_eq!(queue.add(&channel).unwrap_err().channel, channel.id(), "it feeds the queue already");
+        }
+        assert!(matches!(queue.get_timeout(Duration::ZERO), Err(QueueError::Exhausted)));
     });
 }
