@@ -137,6 +137,26 @@ impl Assembly {
     }
 }
 
+impl Assembly {
+    /// The channels of the message that is not complete, when it never will be.
+    pub fn into_channels(self) -> Vec<ChannelId> {
+        self.partial
+            .map(|partial| partial.channels)
+            .unwrap_or_default()
+    }
+}
+
+/// The channels that a chunk carries, for a receiver that has no use for the message.
+///
+/// # Errors
+/// See [`AssemblyError`].
+pub fn attached(chunk: Chunk<'_>) -> Result<Vec<ChannelId>, AssemblyError> {
+    if chunk.flags & CHANNELS == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(First::parse(chunk)?.channels)
+}
+
 impl Partial {
     fn checked(self) -> Result<Partial, AssemblyError> {
         let arrived = self.bytes.len() as u64;

@@ -1,4 +1,44 @@
-//! Placeholder until the worker is merged.
+//! The worker of a sandgate gateway: runs compiled guests, serves their host functions, and keeps each within its limits.
+//! The same executable is the compiler that turns one module into an artefact.
+//!
+//! ```text
+//!  ── frame ──┃ transport ┃── main_loop ──► hub ──► hostcalls ──┃ abi ┃── guest
+//!  ◄─ frame ◄─┃ transport ┃◄── outbox ◄──── hub ◄── hostcalls ◄─┃ abi ┃◄─ guest
+//! ```
+//!
+//! A program that wants to be its own worker calls [`run_if_worker`] first thing in `main`. [`run`] is the worker without
+//! a process around it, for tests.
+//!
+//! What is where: `main_loop` reads the connection and never waits for anything else; `hub` is what it shares with the
+//! executors (channels, executions, the queue) and the one place where a guest waits; `executor` runs guests one after the
+//! other, each in a new instance; `hostcalls` and `wasi` are what a guest can call; `compiler` is the other role;
+//! `process` is all that touches the process itself.
+#![deny(missing_docs, unsafe_code)]
 
-/// Becomes a worker if this process was started as one.
-pub fn run_if_worker() {}
+mod artefact;
+mod channel;
+mod clock;
+mod compiler;
+mod ending;
+mod engine;
+mod execution;
+mod executor;
+mod guest;
+mod guest_memory;
+mod hostcalls;
+mod hub;
+mod imports;
+mod main_loop;
+mod modules;
+mod output;
+mod process;
+mod wasi;
+mod wasi_poll;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use compiler::{Compilation, compile};
+pub use process::{exit_code, run_if_worker};
+pub use worker::{Ended, WorkerError, run};

@@ -1,0 +1,72 @@
+//! One execution as all threads see it: its identity, its limits, and whether it is to stop.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Condvar;
+use sandgate_wire::limits::LimitName;
+use sandgate_wire::outcome::KilledBy;
+use sandgate_wire::{ChannelId, Limits};
+
+/// Why an execution is stopped. The first reason stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("execution was stopped: {self:?}")]
+pub(crate) enum Stop {
+    Killed(KilledBy),
+    TimedOut,
+    Limit(LimitName),
+    /// The connection is gone; nobody will hear of it.
+    HostGone,
+}
+
+/// Shared by the thread that runs the execution and those that may stop it.
+#[derive(Debug)]
+pub(crate) struct Execution {
+    pub(crate) id: ChannelId,
+    pub(crate) limits: Limits,
+    /// What its thread waits on, together with the hub's mutex.
+    pub(crate) waker: Condvar,
+    /// Channels it made that are not forgotten yet.
+    made: AtomicI64,
+    stop: OnceLock<Stop>,
+    finished: OnceLock<()>,
+}
+
+impl Execution {
+    pub(crate) fn new(id: ChannelId, limits: Limits) -> Execution {
+        Execution {
+            id,
+            limits,
+            waker: Condvar::new(),
+            made: AtomicI64::new(0),
+            stop: OnceLock::new(),
+            finished: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn stop_reason(&self) -> Option<Stop> {
+        self.stop.get().copied()
+    }
+
+    /// The part of a stop that cannot fail; see [`Worker::stop`](crate::worker::Worker::stop) for the rest.
+    pub(crate) fn set_stop(&self, reason: Stop) {
+        let _ = self.stop.set(reason);
+    }
+
+    /// Counts the channels it made; changed under the hub's lock.
+    pub(crate) fn made(&self, change: i64) {
+        self.made.fetch_add(change, Ordering::Relaxed);
+    }
+
+    pub(crate) fn channels_made(&self) -> i64 {
+        self.made.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.get().is_some()
+    }
+
+    pub(crate) fn set_finished(&self) {
+        let _ = self.finished.set(());
+    }
+}

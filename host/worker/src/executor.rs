@@ -1,0 +1,189 @@
+//! Threads that run guests, one execution after the other, each in a new instance.
+//!
+//! ```text
+//!  queue ─► load the module ─► find the entry ─► arm stop and deadline ─► instantiate ─► _initialize ─► entry
+//!        ◄─ DONE ◄─ drop handles ◄─ flush output ◄─ outcome ◄────────────────────────────────────────────┘
+//! ```
+//!
+//! A stop is armed before the instance is made, since a module's `start` function runs then.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
+use sandgate_wire::message::{Entry, Execute};
+use sandgate_wire::outcome::Rejection;
+use sandgate_wire::{Outcome, ToHost};
+use wasmtime::{Extern, Store, Trap, UpdateDeadline};
+
+use crate::clock;
+use crate::ending::{self, Exit};
+use crate::engine::EXECUTOR_STACK_BYTES;
+use crate::execution::{Execution, Stop};
+use crate::guest::Guest;
+use crate::hub::{Hub, Job};
+use crate::modules::{self, LoadedModule};
+use crate::worker::Worker;
+
+/// What the names of executors start with.
+pub(crate) const THREAD_NAME: &str = "exec-";
+
+/// An execution was queued: wakes an executor that is idle, or starts one more.
+pub(crate) fn provide(worker: &Arc<Worker>) {
+    let mut hub = worker.hub.lock();
+    if hub.idle_executors >= hub.queue.len() {
+        worker.work.notify_one();
+        return;
+    }
+    if hub.executors == worker.max_executions {
+        return;
+    }
+    let name = format!("{THREAD_NAME}{}", hub.executors);
+    hub.executors += 1;
+    drop(hub);
+    let worker_of_thread = Arc::clone(worker);
+    worker.spawn_with_stack(&name, Some(EXECUTOR_STACK_BYTES), move || {
+        run(&worker_of_thread);
+    });
+}
+
+fn run(worker: &Arc<Worker>) {
+    while let Some(job) = next(worker) {
+        let execution = Arc::clone(&job.execution);
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job)));
+        if result.is_err() {
+            // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
+            crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
+        }
+        worker.leave_if_done();
+    }
+}
+
+fn next(worker: &Worker) -> Option<Job> {
+    let mut hub = worker.hub.lock();
+    loop {
+        if hub.closed {
+            return None;
+        }
+        if let Some(job) = Hub::start(&mut hub) {
+            return Some(job);
+        }
+        hub.idle_executors += 1;
+        worker.work.wait(&mut hub);
+        hub.idle_executors -= 1;
+    }
+}
+
+fn execute(worker: &Arc<Worker>, job: Job) {
+    let execution = Arc::clone(&job.execution);
+    let execute = job.execute.clone();
+    let mut store = Store::new(&worker.engine, Guest::new(Arc::clone(worker), job));
+    let outcome = outcome(worker, &execution, &execute, &mut store);
+    let guest = store.data_mut();
+    // A stop during the last flush loses output, not the outcome.
+    let _ = guest.output.flush(worker, &execution);
+    let handles = guest.handles.take_all();
+    let arguments = guest.arguments.take();
+    {
+        let mut hub = worker.hub.lock();
+        for channel in handles {
+            hub.drop_handle(channel, &execution);
+        }
+        if let Some(arguments) = arguments {
+            hub.unrefer_all(arguments.channels);
+        }
+        hub.end_channel(execution.id);
+    }
+    execution.set_finished();
+    // If the connection is gone nobody waits for the outcome.
+    let _ = worker
+        .outbox
+        .push(ToHost::Done(execution.id, outcome).encode());
+    drop(store);
+    worker.hub.lock().finish(execution.id);
+}
+
+fn outcome(
+    worker: &Arc<Worker>,
+    execution: &Arc<Execution>,
+    execute: &Execute,
+    store: &mut Store<Guest>,
+) -> Outcome {
+    let module = match modules::get(worker, execute.module) {
+        Ok(module) => module,
+        Err(reason) => return Outcome::Rejected { reason },
+    };
+    let entry = match entry_name(&module, &execute.entry) {
+        Ok(entry) => entry,
+        Err(reason) => return Outcome::Rejected { reason },
+    };
+    let _deadline = clock::arm(worker, execution);
+    let result = call(execution, &module, &entry, store);
+    ending::outcome(result, store.data_mut(), &module.tasks)
+}
+
+fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection> {
+    let (name, export) = match entry {
+        Entry::Start => (START_EXPORT, START_EXPORT.to_owned()),
+        Entry::Task(name) => (&name[..], format!("{TASK_EXPORT_PREFIX}{name}")),
+    };
+    if module.has_entry(&export) {
+        return Ok(export);
+    }
+    Err(Rejection::UnknownTask {
+        name: ending::capped(name, modules::MAX_NAME_BYTES),
+        available: module.tasks.clone(),
+    })
+}
+
+/// How far a guest came, and what stopped it.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Its instance could not be made, and none of its code ran.
+    Instantiation(wasmtime::Error),
+    /// It ended by itself, or was stopped.
+    Run(wasmtime::Error),
+}
+
+fn call(
+    execution: &Arc<Execution>,
+    module: &LoadedModule,
+    entry: &str,
+    store: &mut Store<Guest>,
+) -> Result<(), Failure> {
+    store.limiter(|guest| &mut guest.growth);
+    let stopped = Arc::clone(execution);
+    store.epoch_deadline_callback(move |_| match stopped.stop_reason() {
+        Some(stop) => Err(stop.into()),
+        None => Ok(UpdateDeadline::Continue(1)),
+    });
+    store.set_epoch_deadline(1);
+    // From here on a stop moves the epoch beyond the deadline; one that came before is seen here.
+    if let Some(stop) = execution.stop_reason() {
+        return Err(Failure::Run(stop.into()));
+    }
+    let instance = module
+        .instance_pre
+        .instantiate(&mut *store)
+        .map_err(|error| {
+            if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
+                Failure::Run(error)
+            } else {
+                Failure::Instantiation(error)
+            }
+        })?;
+    if let Some(Extern::Memory(memory)) = instance.get_export(&mut *store, MEMORY_EXPORT) {
+        store.data_mut().memory = Some(memory);
+    }
+    for name in [INITIALIZE_EXPORT, entry] {
+        if name == INITIALIZE_EXPORT && !module.has_entry(name) {
+            continue;
+        }
+        instance
+            .get_typed_func::<(), ()>(&mut *store, name)
+            .map_err(Failure::Instantiation)?
+            .call(&mut *store, ())
+            .map_err(Failure::Run)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,530 @@
+//! The functions of the guest ABI; `sandgate_abi` says what each does.
+//!
+//! Each checks its handle, then its pointers, then its sizes, and only then waits or takes anything. Guest bytes are copied
+//! outside the hub's lock. A function returns an error, which ends the guest, only when its execution was stopped.
+
+use std::time::{Duration, Instant};
+
+use sandgate_abi::{
+    IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL,
+    import, report, status,
+};
+use sandgate_wire::message::Close;
+use sandgate_wire::{ChannelId, Message, ToHost};
+use wasmtime::{Caller, Extern, Linker};
+
+use crate::channel::Ended;
+use crate::guest::{Guest, Report};
+use crate::guest_memory::{self as memory, Fault, number};
+use crate::{channel::Endpoint, ending};
+
+/// Most channels that one `channel_wait` can name.
+const MAX_WAIT_HANDLES: u32 = 65_536;
+
+pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    linker
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_SEND, channel_send)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_RECEIVE, channel_receive)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_WAIT, channel_wait)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_CLOSE, channel_close)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_ERROR, channel_error)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_NEW, channel_new)?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_DROP, channel_drop)?
+        .func_wrap(IMPORT_MODULE, import::CALL_ARGS, call_args)?
+        .func_wrap(IMPORT_MODULE, import::TASK_REPORT, task_report)?;
+    Ok(())
+}
+
+/// What ends a function early: a status for the guest, or the end of the guest.
+enum Early {
+    Status(i32),
+    End(wasmtime::Error),
+}
+
+type Answer = wasmtime::Result<i32>;
+
+impl From<Fault> for Early {
+    fn from(_: Fault) -> Early {
+        Early::Status(status::FAULT)
+    }
+}
+
+impl From<crate::execution::Stop> for Early {
+    fn from(stop: crate::execution::Stop) -> Early {
+        Early::End(stop.into())
+    }
+}
+
+fn answer(result: Result<i32, Early>) -> Answer {
+    match result {
+        Ok(value) => Ok(value),
+        Err(Early::Status(status)) => Ok(status),
+        Err(Early::End(error)) => Err(error),
+    }
+}
+
+/// The guest's memory and its state. A guest without memory has no bytes.
+pub(crate) fn parts<'a>(caller: &'a mut Caller<'_, Guest>) -> (&'a mut [u8], &'a mut Guest) {
+    let memory = match caller.data().memory {
+        Some(memory) => memory,
+        // Before the instance is made, while its `start` function runs.
+        None => match caller.get_export(MEMORY_EXPORT) {
+            Some(Extern::Memory(memory)) => memory,
+            _ => return (&mut [], caller.data_mut()),
+        },
+    };
+    memory.data_and_store_mut(caller)
+}
+
+/// Begins every function but `task_report`: the guest went on after an error it had reported.
+fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> (&'a mut [u8], &'a mut Guest) {
+    let (memory, guest) = parts(caller);
+    if guest
+        .report
+        .as_ref()
+        .is_some_and(|it| it.kind == report::ERROR)
+    {
+        guest.report = None;
+    }
+    (memory, guest)
+}
+
+fn channel(guest: &Guest, handle: i32) -> Result<ChannelId, Early> {
+    guest
+        .handles
+        .get(number(handle))
+        .ok_or(Early::Status(status::BAD_HANDLE))
+}
+
+/// The moment a timeout in nanoseconds ends; `None` for never.
+fn deadline(timeout: i64) -> Option<Instant> {
+    let timeout = u64::try_from(timeout).ok()?;
+    Instant::now().checked_add(Duration::from_nanos(timeout))
+}
+
+fn channel_send(
+    mut caller: Caller<'_, Guest>,
+    handle: i32,
+    pointer: i32,
+    length: i32,
+    channels: i32,
+    channel_count: i32,
+    timeout: i64,
+) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    answer(send(
+        memory,
+        guest,
+        handle,
+        [pointer, length, channels, channel_count].map(number),
+        timeout,
+    ))
+}
+
+fn send(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    handle: i32,
+    [pointer, length, channels_pointer, channel_count]: [u32; 4],
+    timeout: i64,
+) -> Result<i32, Early> {
+    let id = channel(guest, handle)?;
+    let bytes = memory::range(memory, pointer, length, 1)?;
+    memory::range(memory, channels_pointer, channel_count, 4)?;
+    let too_large = u64::from(length) > guest.execution.limits.message_bytes;
+    if too_large || channel_count > MAX_MESSAGE_CHANNELS {
+        return Err(Early::Status(status::TOO_LARGE));
+    }
+    let channels = memory::read_numbers(memory, channels_pointer, channel_count)?
+        .into_iter()
+        .map(|handle| guest.handles.get(handle))
+        .collect::<Option<Vec<_>>>()
+        .ok_or(Early::Status(status::BAD_HANDLE))?;
+    let granted = guest
+        .worker
+        .wait(&guest.execution, deadline(timeout), |hub| {
+            let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
+                return Some(Err(status::CLOSED));
+            };
+            endpoint.send.try_start(length.into()).then(|| {
+                endpoint.sending += 1;
+                Ok(())
+            })
+        })?;
+    match granted {
+        Some(Ok(())) => {}
+        Some(Err(status)) => return Err(Early::Status(status)),
+        None => return Err(Early::Status(status::TIMEOUT)),
+    }
+    let message = Message {
+        bytes: memory[bytes].to_vec().into(),
+        channels,
+    };
+    // If the connection is gone the worker ends in a moment.
+    let _ = guest.worker.outbox.push_message(id, message);
+    guest.worker.hub.lock().sent(id);
+    Ok(status::OK)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the ABI's")]
+fn channel_receive(
+    mut caller: Caller<'_, Guest>,
+    handle: i32,
+    pointer: i32,
+    capacity: i32,
+    channels: i32,
+    channels_capacity: i32,
+    size: i32,
+    timeout: i64,
+) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    let buffer = [pointer, capacity, channels, channels_capacity, size].map(number);
+    answer(receive(memory, guest, handle, Buffer(buffer), timeout))
+}
+
+fn receive(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    handle: i32,
+    buffer: Buffer,
+    timeout: i64,
+) -> Result<i32, Early> {
+    enum Got {
+        Message(Message),
+        Kept(Size, i32),
+        Ended(i32),
+    }
+    let id = channel(guest, handle)?;
+    buffer.check(memory)?;
+    let channels_left = guest.channels_left();
+    let (worker, execution) = (&guest.worker, &guest.execution);
+    let mut credit = None;
+    let got = worker.wait(execution, deadline(timeout), |hub| {
+        let Some(endpoint) = hub.channels.get_mut(&id) else {
+            return Some(Got::Ended(status::CLOSED));
+        };
+        let Some(message) = endpoint.messages.front() else {
+            return ended(endpoint).map(Got::Ended);
+        };
+        if let Err(kept) = buffer.fits(message, channels_left) {
+            return Some(Got::Kept(Size::of(message), kept));
+        }
+        let message = endpoint.messages.pop_front()?;
+        credit = endpoint.receive.take(message.bytes.len() as u64);
+        for channel in &message.channels {
+            hub.hold(*channel, execution);
+        }
+        Some(Got::Message(message))
+    })?;
+    if let Some(credit) = credit {
+        let _ = worker
+            .outbox
+            .push_urgent(ToHost::Credit(id, credit).encode());
+    }
+    match got {
+        Some(Got::Message(message)) => buffer.write(memory, guest, &message),
+        Some(Got::Kept(size, status)) => {
+            size.write(memory, buffer.size_pointer())?;
+            Ok(status)
+        }
+        Some(Got::Ended(status)) => Ok(status),
+        None => Ok(status::TIMEOUT),
+    }
+}
+
+fn ended(endpoint: &Endpoint) -> Option<i32> {
+    endpoint.ended().map(|ended| match ended {
+        Ended::Closed => status::CLOSED,
+        Ended::WithError => status::PEER_ERROR,
+    })
+}
+
+/// Where a guest wants a message: pointer and capacity for bytes, the same for handles, and where the size goes.
+#[derive(Clone, Copy)]
+struct Buffer([u32; 5]);
+
+/// What stands at a `size_ptr`.
+struct Size {
+    bytes: u32,
+    channels: u32,
+}
+
+impl Size {
+    fn of(message: &Message) -> Size {
+        Size::new(message.bytes.len(), message.channels.len())
+    }
+
+    fn new(bytes: usize, channels: usize) -> Size {
+        // A message is never larger than its limit, but a limit may be larger than a guest's memory can be.
+        let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        Size {
+            bytes: number(bytes),
+            channels: number(channels),
+        }
+    }
+
+    fn write(&self, memory: &mut [u8], pointer: u32) -> Result<(), Fault> {
+        memory::write_numbers(memory, pointer, &[self.bytes, self.channels])
+    }
+}
+
+impl Buffer {
+    fn size_pointer(self) -> u32 {
+        self.0[4]
+    }
+
+    fn check(self, memory: &[u8]) -> Result<(), Fault> {
+        let Buffer([pointer, capacity, channels, channels_capacity, size]) = self;
+        memory::range(memory, pointer, capacity, 1)?;
+        memory::range(memory, channels, channels_capacity, 4)?;
+        memory::range(memory, size, SIZE_BYTES, 1)?;
+        Ok(())
+    }
+
+    /// Whether there is room for the message, or the status that says what there is no room for.
+    fn fits(self, message: &Message, channels_left: usize) -> Result<(), i32> {
+        let Buffer([_, capacity, _, channels_capacity, _]) = self;
+        if message.bytes.len() as u64 > u64::from(capacity)
+            || message.channels.len() as u64 > u64::from(channels_capacity)
+        {
+            return Err(status::TOO_SMALL);
+        }
+        if message.channels.len() > channels_left {
+            return Err(status::LIMIT);
+        }
+        Ok(())
+    }
+
+    /// Hands a message over that fits. Its channels are held already.
+    fn write(self, memory: &mut [u8], guest: &mut Guest, message: &Message) -> Result<i32, Early> {
+        let Buffer([pointer, _, channels, _, size]) = self;
+        let handles: Vec<u32> = message
+            .channels
+            .iter()
+            .map(|channel| guest.handles.add_given(*channel))
+            .collect();
+        memory::write(memory, pointer, &message.bytes)?;
+        memory::write_numbers(memory, channels, &handles)?;
+        Size::of(message).write(memory, size)?;
+        Ok(status::OK)
+    }
+}
+
+fn channel_wait(mut caller: Caller<'_, Guest>, handles: i32, count: i32, timeout: i64) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    answer(wait(memory, guest, number(handles), number(count), timeout))
+}
+
+fn wait(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    pointer: u32,
+    count: u32,
+    timeout: i64,
+) -> Result<i32, Early> {
+    memory::range(memory, pointer, count, 4)?;
+    if count > MAX_WAIT_HANDLES {
+        return Err(Early::Status(status::TOO_LARGE));
+    }
+    let channels = memory::read_numbers(memory, pointer, count)?
+        .into_iter()
+        .map(|handle| guest.handles.get(handle))
+        .collect::<Option<Vec<_>>>()
+        .ok_or(Early::Status(status::BAD_HANDLE))?;
+    let first = match channels.len() {
+        0 => 0,
+        length => guest.next_wait % length,
+    };
+    let order = || (first..channels.len()).chain(0..first);
+    let found = guest
+        .worker
+        .wait(&guest.execution, deadline(timeout), |hub| {
+            order().find(|position| {
+                hub.channels
+                    .get(&channels[*position])
+                    .is_none_or(Endpoint::is_ready)
+            })
+        })?;
+    match found {
+        Some(position) => {
+            guest.next_wait = position + 1;
+            Ok(i32::try_from(position).unwrap_or(status::TOO_LARGE))
+        }
+        None => Ok(status::TIMEOUT),
+    }
+}
+
+fn channel_close(
+    mut caller: Caller<'_, Guest>,
+    handle: i32,
+    error: i32,
+    length: i32,
+    has_error: i32,
+) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    answer(close(
+        memory,
+        guest,
+        handle,
+        number(error),
+        number(length),
+        has_error != 0,
+    ))
+}
+
+fn close(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    handle: i32,
+    error: u32,
+    length: u32,
+    has_error: bool,
+) -> Result<i32, Early> {
+    let id = channel(guest, handle)?;
+    if number(handle) == TASK_CHANNEL || id == guest.execution.id {
+        return Err(Early::Status(status::NOT_ALLOWED));
+    }
+    let error = if has_error {
+        Some(text(memory, error, length)?)
+    } else {
+        None
+    };
+    let close = Close {
+        error,
+        sending_only: false,
+    };
+    guest.worker.hub.lock().close_by_guest(id, close);
+    Ok(status::OK)
+}
+
+/// The guest's text, as much of it as a report may have.
+fn text(memory: &[u8], pointer: u32, length: u32) -> Result<String, Early> {
+    memory::range(memory, pointer, length, 1)?;
+    let bytes = memory::read(memory, pointer, length.min(MAX_REPORT_BYTES))?;
+    let text = String::from_utf8_lossy(&bytes);
+    // A character that was cut in two is no character any more, and replacements are longer than what they replace.
+    let text = match length > MAX_REPORT_BYTES {
+        true => text.trim_end_matches(char::REPLACEMENT_CHARACTER),
+        false => &text,
+    };
+    Ok(ending::capped(text, MAX_REPORT_BYTES as usize))
+}
+
+fn channel_error(
+    mut caller: Caller<'_, Guest>,
+    handle: i32,
+    pointer: i32,
+    capacity: i32,
+    size: i32,
+) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    answer(error(
+        memory,
+        guest,
+        handle,
+        [pointer, capacity, size].map(number),
+    ))
+}
+
+fn error(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    handle: i32,
+    [pointer, capacity, size]: [u32; 3],
+) -> Result<i32, Early> {
+    let id = channel(guest, handle)?;
+    Buffer([pointer, capacity, 0, 0, size]).check(memory)?;
+    let error = guest
+        .worker
+        .hub
+        .lock()
+        .channels
+        .get(&id)
+        .and_then(|endpoint| endpoint.error.clone())
+        .ok_or(Early::Status(status::CLOSED))?;
+    Size::new(error.len(), 0).write(memory, size)?;
+    if error.len() as u64 > u64::from(capacity) {
+        return Ok(status::TOO_SMALL);
+    }
+    memory::write(memory, pointer, error.as_bytes())?;
+    // Again, in case the text lies over it.
+    Size::new(error.len(), 0).write(memory, size)?;
+    Ok(status::OK)
+}
+
+fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
+    let (_, guest) = enter(&mut caller);
+    if guest.channels_left() == 0 {
+        return Ok(status::LIMIT);
+    }
+    let parent = guest.execution.id;
+    let channel = guest.worker.hub.lock().make(&guest.execution);
+    // The host is to know the channel before anything names it, so this overtakes all that is queued.
+    let open = ToHost::Open { channel, parent };
+    let _ = guest.worker.outbox.push_urgent(open.encode());
+    let handle = guest.handles.add_made(channel);
+    Ok(i32::try_from(handle).unwrap_or(status::LIMIT))
+}
+
+fn channel_drop(mut caller: Caller<'_, Guest>, handle: i32) -> Answer {
+    let (_, guest) = enter(&mut caller);
+    let handle = number(handle);
+    if handle == TASK_CHANNEL {
+        return Ok(status::NOT_ALLOWED);
+    }
+    let Some(channel) = guest.handles.remove(handle) else {
+        return Ok(status::BAD_HANDLE);
+    };
+    guest
+        .worker
+        .hub
+        .lock()
+        .drop_handle(channel, &guest.execution);
+    Ok(status::OK)
+}
+
+fn call_args(
+    mut caller: Caller<'_, Guest>,
+    pointer: i32,
+    capacity: i32,
+    channels: i32,
+    channels_capacity: i32,
+    size: i32,
+) -> Answer {
+    let (memory, guest) = enter(&mut caller);
+    let buffer = [pointer, capacity, channels, channels_capacity, size].map(number);
+    answer(arguments(memory, guest, Buffer(buffer)))
+}
+
+fn arguments(memory: &mut [u8], guest: &mut Guest, buffer: Buffer) -> Result<i32, Early> {
+    buffer.check(memory)?;
+    let channels_left = guest.channels_left();
+    let Some(message) = &guest.arguments else {
+        return Ok(status::CLOSED);
+    };
+    if let Err(kept) = buffer.fits(message, channels_left) {
+        Size::of(message).write(memory, buffer.size_pointer())?;
+        return Ok(kept);
+    }
+    let message = guest.arguments.take().unwrap_or_default();
+    {
+        let mut hub = guest.worker.hub.lock();
+        for channel in &message.channels {
+            hub.hold(*channel, &guest.execution);
+        }
+    }
+    buffer.write(memory, guest, &message)
+}
+
+fn task_report(mut caller: Caller<'_, Guest>, kind: i32, pointer: i32, length: i32) -> Answer {
+    let (memory, guest) = parts(&mut caller);
+    if ![report::ERROR, report::PANIC, report::BAD_ARGUMENTS].contains(&kind) {
+        return Ok(status::NOT_ALLOWED);
+    }
+    answer(
+        text(memory, number(pointer), number(length)).map(|text| {
+            guest.report = Some(Report { kind, text });
+            status::OK
+        }),
+    )
+}

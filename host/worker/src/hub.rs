@@ -1,0 +1,629 @@
+//! What the reading thread and the executors share: every channel, every execution, and the queue of those that wait.
+//!
+//! All of it stands behind one mutex, so that nothing has to be said about the order of locks. It is held for a few map
+//! operations at a time; guest memory is copied and messages are written outside of it. The exceptions are closes, which
+//! are rare and have to be queued in the order in which they were decided.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use sandgate_wire::assembly::{self, Assembly, AssemblyError, Chunk};
+use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, OUTPUT_WINDOW_BYTES};
+use sandgate_wire::message::{Close, Execute, WorkerStatus};
+use sandgate_wire::outcome::KilledBy;
+use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
+
+use crate::channel::{Endpoint, Kind, Peer};
+use crate::execution::Execution;
+
+/// The host sent something that the rules do not allow.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("unexpected message: {0}")]
+    Unexpected(&'static str),
+    #[error("channel {0} was used before it was opened")]
+    NeverSeen(ChannelId),
+    #[error("channel {0} was opened twice, or by the wrong side")]
+    Reused(ChannelId),
+    #[error("more than {MAX_CONNECTION_CHANNELS} channels are open")]
+    TooManyChannels,
+    #[error("arguments of execution {0} are not what it announces")]
+    Arguments(ChannelId),
+    #[error("message on channel {channel}")]
+    Message {
+        channel: ChannelId,
+        #[source]
+        source: AssemblyError,
+    },
+    #[error("credit on channel {channel}")]
+    Credit {
+        channel: ChannelId,
+        #[source]
+        source: FlowError,
+    },
+}
+
+/// An execution that was accepted.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) execution: Arc<Execution>,
+    pub(crate) execute: Execute,
+    pub(crate) arguments: Option<Message>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    outbox: Arc<Outbox>,
+    pub(crate) channels: HashMap<ChannelId, Endpoint>,
+    seen: Seen,
+    next_channel: ChannelId,
+    arguments: HashMap<ChannelId, Arguments>,
+    early_kills: HashMap<ChannelId, KilledBy>,
+    pub(crate) queue: VecDeque<Job>,
+    running: HashMap<ChannelId, Running>,
+    finished: u64,
+    /// Threads that run guests, and how many of them wait for work.
+    pub(crate) executors: usize,
+    pub(crate) idle_executors: usize,
+    terminating: bool,
+    /// The worker ends: executors return.
+    pub(crate) closed: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    execution: Arc<Execution>,
+    output_credit: u64,
+}
+
+#[derive(Debug, Default)]
+struct Arguments {
+    assembly: Assembly,
+    message: Option<Message>,
+}
+
+impl Hub {
+    pub(crate) fn new(outbox: Arc<Outbox>) -> Hub {
+        Hub {
+            outbox,
+            channels: HashMap::new(),
+            seen: Seen::default(),
+            next_channel: ChannelId::first(Side::Worker),
+            arguments: HashMap::new(),
+            early_kills: HashMap::new(),
+            queue: VecDeque::new(),
+            running: HashMap::new(),
+            finished: 0,
+            executors: 0,
+            idle_executors: 0,
+            terminating: false,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn status(&self) -> WorkerStatus {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        WorkerStatus {
+            running: count(self.running.len()),
+            queued: count(self.queue.len()),
+            channels: count(self.channels.len()),
+            finished: self.finished,
+        }
+    }
+
+    /// Whether the host asked for the end and all is done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.terminating && self.queue.is_empty() && self.running.is_empty()
+    }
+
+    // ---- what the host sends -------------------------------------------------------------------------------------
+
+    pub(crate) fn open(&mut self, channel: ChannelId) -> Result<(), Violation> {
+        self.first_use(channel)?;
+        let endpoint = Endpoint::new(Kind::Given, u64::MAX, self.first_peer());
+        self.channels.insert(channel, endpoint);
+        Ok(())
+    }
+
+    pub(crate) fn arguments(
+        &mut self,
+        channel: ChannelId,
+        chunk: Chunk<'_>,
+    ) -> Result<(), Violation> {
+        if channel.side() != Side::Host || self.seen.contains(channel) {
+            return Err(Violation::Reused(channel));
+        }
+        if self.arguments.len() >= MAX_CONNECTION_CHANNELS {
+            return Err(Violation::TooManyChannels);
+        }
+        let arguments = self.arguments.entry(channel).or_default();
+        if arguments.message.is_some() {
+            return Err(Violation::Arguments(channel));
+        }
+        // Its limits come with the execution; the host has checked them.
+        let message = arguments
+            .assembly
+            .push(chunk, u64::MAX, None)
+            .map_err(|source| Violation::Message { channel, source })?;
+        if let Some(message) = &message {
+            for attached in message.channels.clone() {
+                self.refer(attached)?;
+            }
+        }
+        if let Some(arguments) = self.arguments.get_mut(&channel) {
+            arguments.message = message;
+        }
+        Ok(())
+    }
+
+    /// Queues an execution. False if it has already ended.
+    pub(crate) fn execute(
+        &mut self,
+        channel: ChannelId,
+        execute: Execute,
+    ) -> Result<bool, Violation> {
+        self.first_use(channel)?;
+        let arguments = self.arguments.remove(&channel).map(|it| it.message);
+        let arguments = match (execute.has_arguments, arguments) {
+            (true, Some(Some(message))) => Some(message),
+            (false, None) => None,
+            _ => return Err(Violation::Arguments(channel)),
+        };
+        let execution = Arc::new(Execution::new(channel, execute.limits.clone()));
+        let early_kill = self.early_kills.remove(&channel);
+        let message_bytes = execute.limits.message_bytes;
+        let too_large = arguments
+            .as_ref()
+            .is_some_and(|message| message.bytes.len() as u64 > message_bytes);
+        let mut endpoint = Endpoint::new(Kind::Own, message_bytes, self.first_peer());
+        endpoint.references = 1;
+        self.channels.insert(channel, endpoint);
+        let job = Job {
+            execution,
+            execute,
+            arguments,
+        };
+        let outcome = if let Some(by) = early_kill {
+            Outcome::Killed { by, started: false }
+        } else if self.terminating {
+            killed_by_termination()
+        } else if too_large {
+            Outcome::LimitExceeded {
+                limit: LimitName::Message,
+                value: message_bytes,
+            }
+        } else {
+            self.queue.push_back(job);
+            return Ok(true);
+        };
+        self.finish_unstarted(job, &outcome);
+        Ok(false)
+    }
+
+    /// Takes a chunk. The executions it returns listened for a message that is larger than they may take, and are to be
+    /// stopped.
+    #[must_use = "the executions are to be stopped"]
+    pub(crate) fn data(
+        &mut self,
+        channel: ChannelId,
+        chunk: Chunk<'_>,
+    ) -> Result<Vec<Arc<Execution>>, Violation> {
+        let malformed = |source| Violation::Message { channel, source };
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            self.late(channel)?;
+            // Nobody will receive the channels in it, and their other ends are to learn that.
+            return self
+                .forward_to_nobody(assembly::attached(chunk).map_err(malformed)?)
+                .map(|()| Vec::new());
+        };
+        if endpoint.broken {
+            return Ok(Vec::new());
+        }
+        let taken =
+            endpoint
+                .assembly
+                .push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
+        let message = match taken {
+            Ok(None) => return Ok(Vec::new()),
+            Ok(Some(message)) => message,
+            Err(AssemblyError::TooLarge { .. }) => {
+                endpoint.broken = true;
+                return Ok(endpoint.holders.clone());
+            }
+            Err(source) => return Err(malformed(source)),
+        };
+        let abandoned = endpoint.close_sent;
+        if abandoned {
+            self.forward_to_nobody(message.channels)?;
+            return Ok(Vec::new());
+        }
+        for attached in message.channels.clone() {
+            self.refer(attached)?;
+        }
+        if let Some(endpoint) = self.channels.get_mut(&channel) {
+            endpoint.messages.push_back(message);
+            endpoint.wake();
+        }
+        Ok(Vec::new())
+    }
+
+    pub(crate) fn credit(&mut self, channel: ChannelId, credit: Credit) -> Result<(), Violation> {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return self.late(channel);
+        };
+        endpoint
+            .send
+            .give_back(credit)
+            .map_err(|source| Violation::Credit { channel, source })?;
+        endpoint.wake();
+        Ok(())
+    }
+
+    pub(crate) fn output_credit(&mut self, channel: ChannelId, bytes: u64) -> Result<(), Violation> {
+        let Some(running) = self.running.get_mut(&channel) else {
+            return self.late(channel);
+        };
+        let credit = running.output_credit.saturating_add(bytes);
+        if credit > OUTPUT_WINDOW_BYTES {
+            let source = FlowError::Surplus;
+            return Err(Violation::Credit { channel, source });
+        }
+        running.output_credit = credit;
+        running.execution.waker.notify_all();
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self, channel: ChannelId, close: Close) -> Result<(), Violation> {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return self.late(channel);
+        };
+        let says = if close.sending_only {
+            Peer::Quiet
+        } else {
+            Peer::Closed
+        };
+        if endpoint.peer < Peer::Closed && endpoint.error.is_none() {
+            endpoint.error = close.error;
+        }
+        endpoint.peer = endpoint.peer.max(says);
+        endpoint.wake();
+        self.tidy_up(channel);
+        Ok(())
+    }
+
+    /// Ends an execution that has not begun; one that runs is returned and is to be stopped.
+    pub(crate) fn kill(
+        &mut self,
+        channel: ChannelId,
+        by: KilledBy,
+    ) -> Result<Option<Arc<Execution>>, Violation> {
+        if let Some(running) = self.running.get(&channel) {
+            return Ok(Some(Arc::clone(&running.execution)));
+        }
+        let queued = self
+            .queue
+            .iter()
+            .position(|job| job.execution.id == channel);
+        if let Some(job) = queued.and_then(|position| self.queue.remove(position)) {
+            self.finish_unstarted(job, &Outcome::Killed { by, started: false });
+        } else if channel.side() == Side::Host && !self.seen.contains(channel) {
+            // Kills overtake what they kill.
+            if self.early_kills.len() >= MAX_CONNECTION_CHANNELS {
+                return Err(Violation::TooManyChannels);
+            }
+            self.early_kills.entry(channel).or_insert(by);
+        }
+        Ok(None)
+    }
+
+    /// Ends what the host sends, everywhere. With `kill`, also ends what has not begun and returns what runs.
+    pub(crate) fn terminate(&mut self, kill: bool) -> Vec<Arc<Execution>> {
+        self.terminating = true;
+        for endpoint in self.channels.values_mut() {
+            endpoint.peer = endpoint.peer.max(Peer::Quiet);
+            endpoint.wake();
+        }
+        if !kill {
+            return Vec::new();
+        }
+        for job in std::mem::take(&mut self.queue) {
+            self.finish_unstarted(job, &killed_by_termination());
+        }
+        self.running_executions()
+    }
+
+    pub(crate) fn running_executions(&self) -> Vec<Arc<Execution>> {
+        self.running
+            .values()
+            .map(|running| Arc::clone(&running.execution))
+            .collect()
+    }
+
+    // ---- what executors do ---------------------------------------------------------------------------------------
+
+    /// Takes the next execution from the queue.
+    pub(crate) fn start(&mut self) -> Option<Job> {
+        let job = self.queue.pop_front()?;
+        let execution = Arc::clone(&job.execution);
+        if let Some(endpoint) = self.channels.get_mut(&execution.id) {
+            endpoint.holders.push(Arc::clone(&execution));
+        }
+        let running = Running {
+            execution,
+            output_credit: OUTPUT_WINDOW_BYTES,
+        };
+        self.running.insert(job.execution.id, running);
+        Some(job)
+    }
+
+    /// The execution's own channel is gone from here on; its outcome can be sent.
+    pub(crate) fn end_channel(&mut self, channel: ChannelId) {
+        if let Some(mut endpoint) = self.channels.remove(&channel) {
+            for attached in endpoint.abandon() {
+                self.unrefer(attached);
+            }
+        }
+    }
+
+    /// The outcome was sent.
+    pub(crate) fn finish(&mut self, channel: ChannelId) {
+        self.running.remove(&channel);
+        self.finished += 1;
+    }
+
+    /// Takes credit for up to `wanted` bytes of output.
+    pub(crate) fn take_output_credit(&mut self, channel: ChannelId, wanted: u64) -> Option<u64> {
+        let running = self.running.get_mut(&channel)?;
+        let taken = running.output_credit.min(wanted);
+        running.output_credit -= taken;
+        (taken > 0).then_some(taken)
+    }
+
+    /// A new channel of a guest's, with one handle. The caller has checked the limit, and tells the host.
+    pub(crate) fn make(&mut self, maker: &Arc<Execution>) -> ChannelId {
+        let channel = self.next_channel;
+        self.next_channel = channel.next();
+        maker.made(1);
+        let kind = Kind::Made(Arc::clone(maker));
+        let mut endpoint = Endpoint::new(kind, maker.limits.message_bytes, self.first_peer());
+        endpoint.references = 1;
+        endpoint.holders.push(Arc::clone(maker));
+        self.channels.insert(channel, endpoint);
+        channel
+    }
+
+    /// A message's reference becomes a handle of `holder`.
+    pub(crate) fn hold(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
+        if let Some(endpoint) = self.channels.get_mut(&channel) {
+            endpoint.holders.push(Arc::clone(holder));
+        }
+    }
+
+    /// A handle of `holder` is given back.
+    pub(crate) fn drop_handle(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
+        if let Some(endpoint) = self.channels.get_mut(&channel) {
+            let position = endpoint
+                .holders
+                .iter()
+                .position(|it| Arc::ptr_eq(it, holder));
+            if let Some(position) = position {
+                endpoint.holders.swap_remove(position);
+            }
+        }
+        self.unrefer(channel);
+    }
+
+    /// A guest closes a channel for both sides.
+    pub(crate) fn close_by_guest(&mut self, channel: ChannelId, close: Close) {
+        self.send_close(channel, close);
+        self.tidy_up(channel);
+    }
+
+    /// A guest has queued the message it took credits for.
+    pub(crate) fn sent(&mut self, channel: ChannelId) {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        endpoint.sending -= 1;
+        if endpoint.sending == 0
+            && let Some(close) = endpoint.close_waiting.take()
+        {
+            // The connection may be gone; then nobody waits for it.
+            let _ = self.outbox.push(ToHost::Close(channel, close).encode());
+        }
+    }
+
+    // ---- references ----------------------------------------------------------------------------------------------
+
+    /// A message that waits names `channel`.
+    fn refer(&mut self, channel: ChannelId) -> Result<(), Violation> {
+        match self.channels.get_mut(&channel) {
+            Some(endpoint) => {
+                endpoint.references += 1;
+                Ok(())
+            }
+            None => self.late(channel),
+        }
+    }
+
+    /// One reference less. The last one closes the channel, and gives up what waits in it.
+    fn unrefer(&mut self, channel: ChannelId) {
+        // A list instead of recursion: channels can be nested as deep as their peers like.
+        let mut todo = vec![channel];
+        while let Some(channel) = todo.pop() {
+            let Some(endpoint) = self.channels.get_mut(&channel) else {
+                continue;
+            };
+            endpoint.references = endpoint.references.saturating_sub(1);
+            if endpoint.references > 0 || endpoint.is_own() {
+                continue;
+            }
+            todo.extend(endpoint.abandon());
+            self.send_close(channel, Close::default());
+            self.tidy_up(channel);
+        }
+    }
+
+    pub(crate) fn unrefer_all(&mut self, channels: Vec<ChannelId>) {
+        for channel in channels {
+            self.unrefer(channel);
+        }
+    }
+
+    fn forward_to_nobody(&mut self, channels: Vec<ChannelId>) -> Result<(), Violation> {
+        for channel in channels {
+            self.refer(channel)?;
+            self.unrefer(channel);
+        }
+        Ok(())
+    }
+
+    fn send_close(&mut self, channel: ChannelId, close: Close) {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        if endpoint.close_sent || endpoint.is_own() {
+            return;
+        }
+        endpoint.close_sent = true;
+        endpoint.wake();
+        if endpoint.sending > 0 {
+            endpoint.close_waiting = Some(close);
+            return;
+        }
+        let _ = self.outbox.push(ToHost::Close(channel, close).encode());
+    }
+
+    /// Forgets a channel that both sides have closed and nothing refers to.
+    fn tidy_up(&mut self, channel: ChannelId) {
+        let Some(endpoint) = self.channels.get(&channel) else {
+            return;
+        };
+        if endpoint.is_own() || endpoint.peer < Peer::Closed || endpoint.references > 0 {
+            return;
+        }
+        self.send_close(channel, Close::default());
+        if let Some(mut endpoint) = self.channels.remove(&channel) {
+            if let Kind::Made(maker) = &endpoint.kind {
+                maker.made(-1);
+            }
+            let attached = endpoint.abandon();
+            self.unrefer_all(attached);
+        }
+    }
+
+    // ---- ids -----------------------------------------------------------------------------------------------------
+
+    fn first_peer(&self) -> Peer {
+        if self.terminating {
+            Peer::Quiet
+        } else {
+            Peer::Open
+        }
+    }
+
+    fn first_use(&mut self, channel: ChannelId) -> Result<(), Violation> {
+        if channel.side() != Side::Host || !self.seen.insert(channel) {
+            return Err(Violation::Reused(channel));
+        }
+        if self.channels.len() >= MAX_CONNECTION_CHANNELS {
+            return Err(Violation::TooManyChannels);
+        }
+        Ok(())
+    }
+
+    /// A frame for a channel that is not here is normal if the channel was, and a violation if it never was.
+    fn late(&self, channel: ChannelId) -> Result<(), Violation> {
+        let was_here = match channel.side() {
+            Side::Host => self.seen.contains(channel),
+            Side::Worker => channel != ChannelId::CONNECTION && channel < self.next_channel,
+        };
+        if was_here {
+            Ok(())
+        } else {
+            Err(Violation::NeverSeen(channel))
+        }
+    }
+
+    fn finish_unstarted(&mut self, job: Job, outcome: &Outcome) {
+        let channel = job.execution.id;
+        if let Some(arguments) = job.arguments {
+            self.unrefer_all(arguments.channels);
+        }
+        self.end_channel(channel);
+        self.finished += 1;
+        let done = ToHost::Done(channel, outcome.clone());
+        let _ = self.outbox.push(done.encode());
+    }
+}
+
+fn killed_by_termination() -> Outcome {
+    Outcome::Killed {
+        by: KilledBy::Terminate,
+        started: false,
+    }
+}
+
+/// Which of the host's ids were in use: nearly all below a mark, and a few above it that came out of order.
+#[derive(Debug)]
+struct Seen {
+    /// All of the host's ids below this one.
+    below: u64,
+    above: BTreeSet<u64>,
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen {
+            below: ChannelId::first(Side::Host).0,
+            above: BTreeSet::new(),
+        }
+    }
+}
+
+impl Seen {
+    fn contains(&self, channel: ChannelId) -> bool {
+        channel.0 < self.below || self.above.contains(&channel.0)
+    }
+
+    /// False if it was in already.
+    fn insert(&mut self, channel: ChannelId) -> bool {
+        if self.contains(channel) {
+            return false;
+        }
+        self.above.insert(channel.0);
+        if self.above.len() > MAX_CONNECTION_CHANNELS {
+            // An id that did not come for this long does not come.
+            if let Some(first) = self.above.first() {
+                self.below = *first;
+            }
+        }
+        while self.above.remove(&self.below) {
+            self.below = ChannelId(self.below).next().0;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seen_ids_stay_few() {
+        let mut seen = Seen::default();
+        for id in [3, 1, 7, 5, 9] {
+            assert!(!seen.contains(ChannelId(id)));
+            assert!(seen.insert(ChannelId(id)));
+            assert!(seen.contains(ChannelId(id)));
+            assert!(!seen.insert(ChannelId(id)));
+        }
+        assert_eq!((seen.below, seen.above.len()), (11, 0));
+        for id in (13..300_001).step_by(2) {
+            seen.insert(ChannelId(id));
+        }
+        assert!(seen.above.len() <= MAX_CONNECTION_CHANNELS);
+        assert!(seen.contains(ChannelId(299_999)) && !seen.contains(ChannelId(300_001)));
+    }
+}

@@ -1,0 +1,103 @@
+//! The thread that reads the connection: one message after the other, none of which it waits for.
+//!
+//! Messages change the hub, wake executors and stop executions. Nothing here runs guest code, loads a module, or writes to
+//! something that can be full; a host that sends faster than guests take is held back by its credits.
+
+use std::sync::Arc;
+
+use sandgate_wire::frame::FrameReader;
+use sandgate_wire::limits::LimitName;
+use sandgate_wire::outcome::KilledBy;
+use sandgate_wire::{ToHost, ToWorker};
+
+use crate::execution::Stop;
+use crate::executor;
+use crate::hub::Violation;
+use crate::modules::Artefact;
+use crate::worker::{Ended, Worker, WorkerError};
+
+/// Reads until the connection ends.
+pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ended, WorkerError> {
+    loop {
+        let Some(frame) = reader.read_frame()? else {
+            // Our own end after a TERMINATE looks the same from here.
+            let done = worker.hub.lock().is_done();
+            return Ok(if done {
+                Ended::Terminated
+            } else {
+                Ended::HostGone
+            });
+        };
+        let (module, bytes) = match ToWorker::decode(frame)? {
+            ToWorker::Load { module, bytes } => (module, bytes),
+            message => {
+                let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
+                take(worker, message)?;
+                if may_be_last && worker.hub.lock().is_done() {
+                    worker.outbox.flush();
+                    return Ok(Ended::Terminated);
+                }
+                continue;
+            }
+        };
+        let descriptor = reader
+            .take_descriptor()
+            .ok_or_else(|| unexpected("LOAD without a descriptor"))?;
+        let artefact = Arc::new(Artefact::new(descriptor, bytes));
+        // A module that is here already stays: others may be loading it.
+        worker.modules.lock().entry(module).or_insert(artefact);
+    }
+}
+
+fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> {
+    match message {
+        ToWorker::Data(channel, chunk) => {
+            let listeners = worker.hub.lock().data(channel, chunk)?;
+            for execution in listeners {
+                worker.stop(&execution, Stop::Limit(LimitName::Message));
+            }
+        }
+        ToWorker::Credit(channel, credit) => worker.hub.lock().credit(channel, credit)?,
+        ToWorker::Arguments(channel, chunk) => worker.hub.lock().arguments(channel, chunk)?,
+        ToWorker::Execute(channel, execute) => {
+            let queued = worker.hub.lock().execute(channel, execute)?;
+            if queued {
+                executor::provide(worker);
+            }
+        }
+        ToWorker::Open(channel) => worker.hub.lock().open(channel)?,
+        ToWorker::Close(channel, close) => worker.hub.lock().close(channel, close)?,
+        ToWorker::Kill(channel, by) => {
+            let running = worker.hub.lock().kill(channel, by)?;
+            if let Some(execution) = running {
+                worker.stop(&execution, Stop::Killed(by));
+            }
+        }
+        ToWorker::OutputCredit(channel, bytes) => {
+            worker.hub.lock().output_credit(channel, bytes)?;
+        }
+        ToWorker::Status => {
+            let status = worker.hub.lock().status();
+            let _ = worker
+                .outbox
+                .push_urgent(ToHost::Status(status).encode());
+        }
+        ToWorker::Terminate { kill } => {
+            let running = worker.hub.lock().terminate(kill);
+            for execution in running {
+                worker.stop(&execution, Stop::Killed(KilledBy::Terminate));
+            }
+        }
+        ToWorker::Unload(module) => {
+            worker.modules.lock().remove(&module);
+        }
+        ToWorker::Hello(_) => return Err(unexpected("HELLO a second time")),
+        ToWorker::Load { .. } => return Err(unexpected("LOAD in the wrong place")),
+        ToWorker::Compile(_) => return Err(unexpected("COMPILE to a worker")),
+    }
+    Ok(())
+}
+
+fn unexpected(what: &'static str) -> WorkerError {
+    Violation::Unexpected(what).into()
+}

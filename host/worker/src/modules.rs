@@ -1,0 +1,101 @@
+//! The modules that the host has sent, each loaded when it is first executed.
+//!
+//! Loading happens on the executor that needs it, not on the reading thread. A module that cannot be loaded stays, so
+//! that every execution of it is rejected with the reason.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use sandgate_abi::{START_EXPORT, TASK_EXPORT_PREFIX};
+use sandgate_wire::ModuleId;
+use sandgate_wire::outcome::Rejection;
+use wasmtime::{ExternType, InstancePre, Module};
+
+use crate::guest::Guest;
+use crate::worker::Worker;
+use crate::{artefact, ending, imports};
+
+/// Longest name of a task in an outcome.
+pub(crate) const MAX_NAME_BYTES: usize = 256;
+/// Most names of tasks in an outcome.
+const MAX_NAMES: usize = 64;
+
+/// A module as it came from the host.
+pub(crate) struct Artefact {
+    descriptor: Mutex<Option<OwnedFd>>,
+    bytes: u64,
+    loaded: OnceLock<Result<Arc<LoadedModule>, Rejection>>,
+}
+
+/// A module that is ready to be instantiated.
+pub(crate) struct LoadedModule {
+    pub(crate) instance_pre: InstancePre<Guest>,
+    /// Names of its tasks, for messages.
+    pub(crate) tasks: Vec<String>,
+}
+
+impl Artefact {
+    pub(crate) fn new(descriptor: OwnedFd, bytes: u64) -> Artefact {
+        Artefact {
+            descriptor: Mutex::new(Some(descriptor)),
+            bytes,
+            loaded: OnceLock::new(),
+        }
+    }
+
+    fn load(&self, worker: &Worker) -> Result<Arc<LoadedModule>, Rejection> {
+        let descriptor = self
+            .descriptor
+            .lock()
+            .take()
+            .expect("the cell that calls this runs it once");
+        let refused = |message| Rejection::Instantiation { message };
+        let module =
+            artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
+                let cause = std::error::Error::source(&error);
+                refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
+            })?;
+        let instance_pre = imports::link(&worker.linker, &module)?;
+        Ok(Arc::new(LoadedModule {
+            tasks: tasks(&module),
+            instance_pre,
+        }))
+    }
+}
+
+impl LoadedModule {
+    /// Whether the module exports a function of this name that takes and returns nothing.
+    pub(crate) fn has_entry(&self, export: &str) -> bool {
+        match self.instance_pre.module().get_export(export) {
+            Some(ExternType::Func(ty)) => ty.params().len() == 0 && ty.results().len() == 0,
+            _ => false,
+        }
+    }
+}
+
+/// The module, loaded if this is its first use.
+pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>, Rejection> {
+    let artefact = worker.modules.lock().get(&module).cloned();
+    let Some(artefact) = artefact else {
+        return Err(Rejection::Instantiation {
+            message: format!("module {module} was not sent to this worker"),
+        });
+    };
+    artefact
+        .loaded
+        .get_or_init(|| artefact.load(worker))
+        .clone()
+}
+
+fn tasks(module: &Module) -> Vec<String> {
+    module
+        .exports()
+        .filter_map(|export| match export.name() {
+            START_EXPORT => Some(START_EXPORT),
+            name => name.strip_prefix(TASK_EXPORT_PREFIX),
+        })
+        .take(MAX_NAMES)
+        .map(|name| ending::capped(name, MAX_NAME_BYTES))
+        .collect()
+}

@@ -1,0 +1,162 @@
+//! Everything that touches the process itself: which role it has, its descriptors, its parent, its end.
+//!
+//! 1. The connection is standard input. It moves to a descriptor above 2, and `/dev/null` takes its place and that of
+//!    standard output; standard error stays, for the host keeps its last lines.
+//! 2. The kernel is asked to kill this process when its parent ends, and the parent is compared with the host that the
+//!    hello names, in case it ended before.
+//! 3. When the connection ends the process exits at once, whatever its threads are doing.
+
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{Signal, getppid, nice, set_parent_process_death_signal};
+use rustix::stdio;
+use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, register_current_executable};
+use sandgate_wire::message::HostHello;
+use sandgate_wire::transport::{Descriptors, UnixReceiveHalf, UnixSendHalf, unix_socket};
+
+use crate::worker::WorkerError;
+use crate::{compiler, main_loop, worker};
+
+/// Codes that a worker or compiler process exits with.
+pub mod exit_code {
+    /// The connection ended, or all that was asked for is done.
+    pub const DONE: i32 = 0;
+    /// The first message was not that of a host, or not of this process's parent.
+    pub const NO_HOST: i32 = 2;
+    /// The host broke the protocol.
+    pub const PROTOCOL: i32 = 3;
+    /// The system refused something that a worker cannot do without.
+    pub const SYSTEM: i32 = 4;
+    /// A bug in the worker; standard error has the panic.
+    pub const BUG: i32 = 5;
+}
+
+/// Becomes a worker or a compiler if this process was started to be one, and does not return then. Otherwise notes that
+/// this executable can be a worker, and returns.
+///
+/// Call it first in `main`, before threads are started and before standard input is touched.
+///
+/// ```no_run
+/// fn main() {
+///     sandgate_worker::run_if_worker();
+///     // The program itself follows.
+/// }
+/// ```
+pub fn run_if_worker() {
+    let role = std::env::args_os().nth(1).unwrap_or_default();
+    let result = if role == WORKER_ARGUMENT {
+        serve()
+    } else if role == COMPILER_ARGUMENT {
+        compile()
+    } else {
+        register_current_executable();
+        return;
+    };
+    let code = match result {
+        Ok(()) => exit_code::DONE,
+        Err(error) => {
+            complain(&chain(&error));
+            code(&error)
+        }
+    };
+    std::process::exit(code);
+}
+
+/// Ends the process because of something that must not happen.
+pub(crate) fn abort(message: &str) -> ! {
+    complain(message);
+    std::process::exit(exit_code::BUG);
+}
+
+fn serve() -> Result<(), WorkerError> {
+    end_on_panic();
+    let (send, receive) = connection()?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
+    let (worker, mut reader) = worker::start(Box::new(send), Box::new(receive), on_hello)?;
+    // The process exits next; nothing is joined or freed.
+    main_loop::run(&worker, &mut reader).map(drop)
+}
+
+fn compile() -> Result<(), WorkerError> {
+    end_on_panic();
+    let (send, receive) = connection()?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
+    compiler::run(Box::new(send), Box::new(receive))
+}
+
+fn on_hello(hello: &HostHello) -> Result<(), WorkerError> {
+    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
+    let host = hello.host_pid;
+    if parent != host {
+        return Err(WorkerError::NotOurHost { parent, host });
+    }
+    if hello.nice != 0 {
+        nice(hello.nice).map_err(system("lower its priority"))?;
+    }
+    Ok(())
+}
+
+fn connection() -> Result<(UnixSendHalf, UnixReceiveHalf), WorkerError> {
+    let socket = move_standard_input().map_err(|source| WorkerError::System {
+        what: "take over its connection",
+        source,
+    })?;
+    Ok(unix_socket(socket, Descriptors::Accept))
+}
+
+fn move_standard_input() -> io::Result<OwnedFd> {
+    let socket = fcntl_dupfd_cloexec(stdio::stdin(), 3)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    stdio::dup2_stdin(&null)?;
+    stdio::dup2_stdout(&null)?;
+    Ok(socket)
+}
+
+/// A thread that is gone would leave others waiting for it.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::exit(exit_code::BUG);
+    }));
+}
+
+fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> WorkerError {
+    move |errno| WorkerError::System {
+        what,
+        source: errno.into(),
+    }
+}
+
+fn code(error: &WorkerError) -> i32 {
+    match error {
+        WorkerError::NoHello(_) | WorkerError::NotOurHost { .. } => exit_code::NO_HOST,
+        WorkerError::Frame(_) | WorkerError::Decode(_) | WorkerError::Violation(_) => {
+            exit_code::PROTOCOL
+        }
+        WorkerError::Engine(_) | WorkerError::System { .. } => exit_code::SYSTEM,
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "standard error is how a worker reaches its host when its connection cannot"
+)]
+fn complain(message: &str) {
+    eprintln!("sandgate worker: {message}");
+}

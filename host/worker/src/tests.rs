@@ -1,0 +1,10 @@
+//! The worker in a thread of this process, driven by a scripted host over a socket pair. Guests are inline text, so that
+//! the reader sees guest and expectation together.
+
+mod abi;
+mod compiling;
+mod ending;
+mod host;
+mod lifecycle;
+mod limits;
+mod stopping;

@@ -1,0 +1,270 @@
+//! The worker around its threads: what they share, how they start, how they end.
+//!
+//! 1. The host's hello is read, the engine is made, and our hello answers.
+//! 2. The calling thread reads the connection ([`main_loop`](crate::main_loop)) until it ends or the host asked for the
+//!    end and all is done. A writer thread writes what the transport has no room for; executors come as executions do.
+//! 3. [`run`] stops what still runs and joins its threads. A worker process does not: it just exits.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::frame::{FrameError, FrameReader};
+use sandgate_wire::message::{DecodeError, HostHello, WorkerHello};
+use sandgate_wire::transport::{ReceiveHalf, SendHalf};
+use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
+use wasmtime::{Engine, Linker};
+
+use crate::clock::{self, Clock};
+use crate::execution::{Execution, Stop};
+use crate::guest::Guest;
+use crate::hub::{Hub, Violation};
+use crate::modules::Artefact;
+use crate::{engine, imports, main_loop};
+
+/// Why a worker ended as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The host closed the connection, or is gone.
+    HostGone,
+    /// The host asked for the end, and all was done.
+    Terminated,
+}
+
+/// Why a worker ended as it should not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The first message was no hello of this protocol.
+    #[error("host does not begin with a hello")]
+    NoHello(#[source] Option<DecodeError>),
+    /// The process that started this one is not the host.
+    #[error("parent is process {parent}, the host is process {host}")]
+    NotOurHost {
+        /// The process id of the parent.
+        parent: u32,
+        /// The process id in the hello.
+        host: u32,
+    },
+    /// The stream cannot be cut into frames.
+    #[error("connection is broken")]
+    Frame(#[from] FrameError),
+    /// A frame has no meaning.
+    #[error("host sent a message that does not exist")]
+    Decode(#[from] DecodeError),
+    /// A message breaks the rules.
+    #[error("host broke the protocol")]
+    Violation(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The engine cannot run here.
+    #[error("engine cannot be made")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The system refused something.
+    #[error("worker failed to {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl From<Violation> for WorkerError {
+    fn from(violation: Violation) -> WorkerError {
+        WorkerError::Violation(Box::new(violation))
+    }
+}
+
+/// What all threads of a worker share.
+pub(crate) struct Worker {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) hub: Mutex<Hub>,
+    /// Executors wait here for the queue of the hub.
+    pub(crate) work: Condvar,
+    pub(crate) clock: Clock,
+    pub(crate) modules: Mutex<HashMap<ModuleId, Arc<Artefact>>>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) max_executions: usize,
+    /// Where guests' monotonic clock begins.
+    pub(crate) started: Instant,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A worker over the two halves of a transport, without a process around it. Returns once all of its threads have ended.
+///
+/// # Errors
+/// See [`WorkerError`]; all but the first few mean that the host broke the protocol.
+pub fn run(
+    send: Box<dyn SendHalf>,
+    receive: Box<dyn ReceiveHalf>,
+) -> Result<Ended, WorkerError> {
+    let (worker, mut reader) = start(send, receive, |_| Ok(()))?;
+    let ended = main_loop::run(&worker, &mut reader);
+    worker.shut_down();
+    ended
+}
+
+/// Shakes hands and starts what every worker has.
+pub(crate) fn start(
+    send: Box<dyn SendHalf>,
+    receive: Box<dyn ReceiveHalf>,
+    on_hello: impl FnOnce(&HostHello) -> Result<(), WorkerError>,
+) -> Result<(Arc<Worker>, FrameReader), WorkerError> {
+    let mut reader = FrameReader::new(receive);
+    let hello = match reader.read_frame()?.map(ToWorker::decode) {
+        Some(Ok(ToWorker::Hello(hello))) => hello,
+        Some(Err(error)) => return Err(WorkerError::NoHello(Some(error))),
+        _ => return Err(WorkerError::NoHello(None)),
+    };
+    on_hello(&hello)?;
+    let outbox = Arc::new(Outbox::new(send));
+    let engine = engine::new().map_err(|error| WorkerError::Engine(error.into()))?;
+    let linker = imports::linker(&engine).map_err(|error| WorkerError::Engine(error.into()))?;
+    let answer = WorkerHello {
+        package_version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        engine: engine::compatibility(&engine),
+    };
+    let worker = Arc::new(Worker {
+        engine,
+        linker,
+        hub: Mutex::new(Hub::new(Arc::clone(&outbox))),
+        outbox,
+        work: Condvar::new(),
+        clock: Clock::default(),
+        modules: Mutex::default(),
+        environment: hello.environment,
+        max_executions: usize::try_from(hello.max_executions).unwrap_or(1).max(1),
+        started: Instant::now(),
+        threads: Mutex::default(),
+    });
+    let outbox = Arc::clone(&worker.outbox);
+    worker.spawn("writer", move || outbox.run_writer());
+    // A host that is gone already is noticed by the reader.
+    let _ = worker.outbox.push(ToHost::Hello(answer).encode());
+    Ok((worker, reader))
+}
+
+impl Worker {
+    /// Starts a thread of the worker's. Without its threads a worker is of no use, so a failure ends the process.
+    pub(crate) fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) {
+        self.spawn_with_stack(name, None, body);
+    }
+
+    pub(crate) fn spawn_with_stack(
+        &self,
+        name: &str,
+        stack_bytes: Option<usize>,
+        body: impl FnOnce() + Send + 'static,
+    ) {
+        let mut builder = std::thread::Builder::new().name(name.to_owned());
+        if let Some(bytes) = stack_bytes {
+            builder = builder.stack_size(bytes);
+        }
+        match builder.spawn(body) {
+            Ok(thread) => self.threads.lock().push(thread),
+            Err(error) => crate::process::abort(&format!("failed to start thread `{name}`: {error}")),
+        }
+    }
+
+    /// Waits until `ready` gives something, the deadline passes (`None`) or the execution is stopped. The one place where
+    /// a guest waits.
+    pub(crate) fn wait<R>(
+        &self,
+        execution: &Execution,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut(&mut Hub) -> Option<R>,
+    ) -> Result<Option<R>, Stop> {
+        let mut hub = self.hub.lock();
+        loop {
+            if let Some(stop) = execution.stop_reason() {
+                return Err(stop);
+            }
+            if let Some(result) = ready(&mut hub) {
+                return Ok(Some(result));
+            }
+            match deadline {
+                None => execution.waker.wait(&mut hub),
+                Some(at) if Instant::now() >= at => return Ok(None),
+                Some(at) => {
+                    execution.waker.wait_until(&mut hub, at);
+                }
+            }
+        }
+    }
+
+    /// Stops an execution, whatever it does: computing, waiting, or about to do either. Does not wait for its end.
+    pub(crate) fn stop(self: &Arc<Self>, execution: &Arc<Execution>, reason: Stop) {
+        execution.set_stop(reason);
+        self.kick(execution);
+        clock::see_to_it(self, execution);
+    }
+
+    /// Makes an execution look whether it is to stop. Others look too, and go on.
+    pub(crate) fn kick(&self, execution: &Execution) {
+        // With the lock, it is either before its look or waiting already.
+        let hub = self.hub.lock();
+        execution.waker.notify_all();
+        drop(hub);
+        self.engine.increment_epoch();
+    }
+
+    /// Ends the connection if the host asked for it and all is done.
+    pub(crate) fn leave_if_done(&self) {
+        if self.hub.lock().is_done() {
+            self.outbox.flush();
+            self.outbox.shutdown();
+        }
+    }
+
+    fn shut_down(self: &Arc<Self>) {
+        self.outbox.shutdown();
+        let running = {
+            let mut hub = self.hub.lock();
+            hub.closed = true;
+            hub.queue.clear();
+            hub.running_executions()
+        };
+        self.work.notify_all();
+        for execution in running {
+            self.stop(&execution, Stop::HostGone);
+        }
+        // Executors first: until they have ended the clock reminds them.
+        loop {
+            let threads = std::mem::take(&mut *self.threads.lock());
+            let (others, executors): (Vec<_>, Vec<_>) = threads
+                .into_iter()
+                .partition(|thread| !is_executor(thread));
+            let last = executors.is_empty();
+            for thread in executors {
+                join(thread);
+            }
+            if !last {
+                self.threads.lock().extend(others);
+                continue;
+            }
+            self.clock.close();
+            others.into_iter().for_each(join);
+            return;
+        }
+    }
+}
+
+fn is_executor(thread: &JoinHandle<()>) -> bool {
+    thread
+        .thread()
+        .name()
+        .is_some_and(|name| name.starts_with(crate::executor::THREAD_NAME))
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        crate::process::abort("a thread of the worker panicked");
+    }
+}
