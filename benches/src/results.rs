@@ -112,7 +112,7 @@ mod tests {
         };
         check(&[1.0, 1.0], &[2.0, 4.0], Unit::Seconds, Some(3.0), 2, 0);
         check(&[1.0, 1.0], &[2.0, 4.0], Unit::PerSecond, Some(0.375), 0, 2);
-        check(&[1.0, 3.0], &[2.0, 2.0], Unit::Kilobytes, Some((2.0 + 2.0 / 3.0) / 2.0), 1, 1);
+        check(&[1.0, 4.0], &[2.0, 2.0], Unit::Kilobytes, Some(1.25), 1, 1);
         check(&[0.0, 0.0], &[1.0, 0.0], Unit::SwitchesPerSecond, None, 1, 0);
     }
 }

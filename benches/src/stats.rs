@@ -73,7 +73,7 @@ mod tests {
         };
         check(&[], [None; 3]);
         check(&[3.0], [Some(3.0); 3]);
-        check(&[4.0, 1.0], [Some(2.5), Some(2.5), Some(3.97)]);
+        check(&[5.0, 1.0], [Some(3.0), Some(3.0), Some(4.96)]);
         check(&[9.0, 1.0, 2.0], [Some(2.0), Some(4.0), Some(8.86)]);
     }
 

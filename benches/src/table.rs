@@ -115,7 +115,7 @@ mod tests {
             let spread = super::spread(&Spread::of(vec![value / 2.0, value, value * 2.0]).unwrap(), unit);
             assert_eq!(spread, expected);
         };
-        check(0.0421, Unit::Seconds, "42.1 ms [21.1–84.2]");
+        check(0.0422, Unit::Seconds, "42.2 ms [21.1–84.4]");
         check(126e-6, Unit::Seconds, "126 µs [63.0–252]");
         check(2.0, Unit::Seconds, "2.00 s [1.00–4.00]");
         check(1_230_000.0, Unit::PerSecond, "1.23 M/s [0.61–2.46]");
