@@ -27,8 +27,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let (module, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Load { module, bytes } => (module, bytes),
             message => {
-                let may_be_last =
-                    matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
+                let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
                 take(worker, message)?;
                 if may_be_last && worker.hub.lock().is_done() {
                     worker.outbox.flush();

@@ -149,17 +149,11 @@ impl Host {
             let event = match self.events.recv_timeout(left) {
                 Ok(event) => event,
                 Err(RecvTimeoutError::Timeout) => {
-                    panic!(
-                        "waited {DEADLINE:?} for {what}; there was {:?}",
-                        self.pending
-                    )
+                    panic!("waited {DEADLINE:?} for {what}; there was {:?}", self.pending)
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let end = self.worker.take().map(JoinHandle::join);
-                    panic!(
-                        "worker ended ({end:?}) instead of {what}; before: {:?}",
-                        self.pending
-                    )
+                    panic!("worker ended ({end:?}) instead of {what}; before: {:?}", self.pending)
                 }
             };
             if let Event::Output(id, _, _, bytes) = &event
