@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use libtest_mimic::{Arguments, Trial};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,20 +51,14 @@ fn main() {
     sandgate_worker::run_if_worker();
     assert!(current_executable_is_worker());
     let tests: [(&str, fn()); 5] = [
-        ("a worker process runs a guest", a_worker_runs_a_guest),
-        ("no process outlives its connection", no_process_outlives_its_connection),
-        ("strangers are refused", strangers_are_refused),
-        ("a compiler process compiles", a_compiler_compiles),
-        ("a compiler process refuses", a_compiler_refuses),
+        ("a_worker_process_runs_a_guest", a_worker_runs_a_guest),
+        ("no_process_outlives_its_connection", no_process_outlives_its_connection),
+        ("strangers_are_refused", strangers_are_refused),
+        ("a_compiler_process_compiles", a_compiler_compiles),
+        ("a_compiler_process_refuses", a_compiler_refuses),
     ];
-    for (name, test) in tests {
-        test();
-        say(&format!("{name} ... ok"));
-    }
-}
-
-fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let trials = tests.map(|(name, test)| Trial::test(name, move || Ok(test()))).into();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
 struct Process {
