@@ -53,10 +53,7 @@ fn run(worker: &Arc<Worker>) {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job)));
         if result.is_err() {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
-            crate::process::abort(&format!(
-                "execution {} hit a bug in the worker",
-                execution.id
-            ));
+            crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
         }
         worker.leave_if_done();
     }
@@ -101,17 +98,11 @@ fn execute(worker: &Arc<Worker>, job: Job) {
     }
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
-    let _ = worker
-        .outbox
-        .push(ToHost::Done(execution.id, outcome).encode());
+    let _ = worker.outbox.push(ToHost::Done(execution.id, outcome).encode());
     worker.hub.lock().outcome_sent();
 }
 
-fn outcome(
-    execution: &Arc<Execution>,
-    execute: &Execute,
-    store: &mut Store<Guest>,
-) -> Outcome {
+fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
     let module = match modules::get(&store.data().worker, execute.module) {
         Ok(module) => module,
         Err(reason) => return Outcome::Rejected { reason },
@@ -132,10 +123,7 @@ fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection>
     if module.has_entry(&export) {
         return Ok(export);
     }
-    Err(Rejection::UnknownTask {
-        name: ending::capped(name, modules::MAX_NAME_BYTES),
-        available: module.tasks.clone(),
-    })
+    Err(Rejection::UnknownTask { name: ending::capped(name, modules::MAX_NAME_BYTES), available: module.tasks.clone() })
 }
 
 /// How far a guest came, and what stopped it.
@@ -164,16 +152,13 @@ fn call(
     if let Some(stop) = execution.stop_reason() {
         return Err(Failure::Run(stop.into()));
     }
-    let instance = module
-        .instance_pre
-        .instantiate(&mut *store)
-        .map_err(|error| {
-            if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
-                Failure::Run(error)
-            } else {
-                Failure::Instantiation(error)
-            }
-        })?;
+    let instance = module.instance_pre.instantiate(&mut *store).map_err(|error| {
+        if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
+            Failure::Run(error)
+        } else {
+            Failure::Instantiation(error)
+        }
+    })?;
     if let Some(Extern::Memory(memory)) = instance.get_export(&mut *store, MEMORY_EXPORT) {
         store.data_mut().memory = Some(memory);
     }

@@ -22,17 +22,12 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let Some(frame) = reader.read_frame()? else {
             // Our own end after a TERMINATE looks the same from here.
             let done = worker.hub.lock().is_done();
-            return Ok(if done {
-                Ended::Terminated
-            } else {
-                Ended::HostGone
-            });
+            return Ok(if done { Ended::Terminated } else { Ended::HostGone });
         };
         let (module, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Load { module, bytes } => (module, bytes),
             message => {
-                let may_be_last =
-                    matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
+                let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
                 take(worker, message)?;
                 if may_be_last && worker.hub.lock().is_done() {
                     worker.outbox.flush();
@@ -41,9 +36,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
                 continue;
             }
         };
-        let descriptor = reader
-            .take_descriptor()
-            .ok_or_else(|| unexpected("LOAD without a descriptor"))?;
+        let descriptor = reader.take_descriptor().ok_or_else(|| unexpected("LOAD without a descriptor"))?;
         let artefact = Arc::new(Artefact::new(descriptor, bytes));
         // A module that is here already stays: others may be loading it.
         worker.modules.lock().entry(module).or_insert(artefact);

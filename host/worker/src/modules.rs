@@ -37,29 +37,18 @@ pub(crate) struct LoadedModule {
 
 impl Artefact {
     pub(crate) fn new(descriptor: OwnedFd, bytes: u64) -> Artefact {
-        Artefact {
-            descriptor: Mutex::new(Some(descriptor)),
-            bytes,
-            loaded: OnceLock::new(),
-        }
+        Artefact { descriptor: Mutex::new(Some(descriptor)), bytes, loaded: OnceLock::new() }
     }
 
     fn load(&self, worker: &Worker) -> Result<Arc<LoadedModule>, Rejection> {
-        let descriptor = self
-            .descriptor
-            .lock()
-            .take()
-            .expect("the cell that calls this runs it once");
+        let descriptor = self.descriptor.lock().take().expect("the cell that calls this runs it once");
         let refused = |message| Rejection::Instantiation { message };
         let module = artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
             let cause = std::error::Error::source(&error);
             refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
         })?;
         let instance_pre = imports::link(&worker.linker, &module)?;
-        Ok(Arc::new(LoadedModule {
-            tasks: tasks(&module),
-            instance_pre,
-        }))
+        Ok(Arc::new(LoadedModule { tasks: tasks(&module), instance_pre }))
     }
 }
 
@@ -82,14 +71,9 @@ fn is_entry(ty: &ExternType) -> bool {
 pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>, Rejection> {
     let artefact = worker.modules.lock().get(&module).cloned();
     let Some(artefact) = artefact else {
-        return Err(Rejection::Instantiation {
-            message: format!("module {module} was not sent to this worker"),
-        });
+        return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };
-    artefact
-        .loaded
-        .get_or_init(|| artefact.load(worker))
-        .clone()
+    artefact.loaded.get_or_init(|| artefact.load(worker)).clone()
 }
 
 fn tasks(module: &Module) -> Vec<String> {

@@ -166,9 +166,7 @@ impl Worker {
         }
         match builder.spawn(body) {
             Ok(thread) => self.threads.lock().push(thread),
-            Err(error) => {
-                crate::process::abort(&format!("failed to start thread `{name}`: {error}"))
-            }
+            Err(error) => crate::process::abort(&format!("failed to start thread `{name}`: {error}")),
         }
     }
 
@@ -237,8 +235,7 @@ impl Worker {
         // Executors first: until they have ended the clock reminds them.
         loop {
             let threads = std::mem::take(&mut *self.threads.lock());
-            let (others, executors): (Vec<_>, Vec<_>) =
-                threads.into_iter().partition(|thread| !is_executor(thread));
+            let (others, executors): (Vec<_>, Vec<_>) = threads.into_iter().partition(|thread| !is_executor(thread));
             let last = executors.is_empty();
             for thread in executors {
                 join(thread);
@@ -255,10 +252,7 @@ impl Worker {
 }
 
 fn is_executor(thread: &JoinHandle<()>) -> bool {
-    thread
-        .thread()
-        .name()
-        .is_some_and(|name| name.starts_with(crate::executor::THREAD_NAME))
+    thread.thread().name().is_some_and(|name| name.starts_with(crate::executor::THREAD_NAME))
 }
 
 fn join(thread: JoinHandle<()>) {

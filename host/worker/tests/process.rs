@@ -51,10 +51,7 @@ fn main() {
     assert!(current_executable_is_worker());
     let tests: [(&str, fn()); 5] = [
         ("a worker process runs a guest", a_worker_runs_a_guest),
-        (
-            "no process outlives its connection",
-            no_process_outlives_its_connection,
-        ),
+        ("no process outlives its connection", no_process_outlives_its_connection),
         ("strangers are refused", strangers_are_refused),
         ("a compiler process compiles", a_compiler_compiles),
         ("a compiler process refuses", a_compiler_refuses),
@@ -75,10 +72,7 @@ struct Process {
     reader: FrameReader,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this program is its own host; every process is waited for"
-)]
+#[expect(clippy::disallowed_methods, reason = "this program is its own host; every process is waited for")]
 fn start(argument: &str) -> Process {
     let (ours, theirs) = socket_pair().unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
@@ -90,11 +84,7 @@ fn start(argument: &str) -> Process {
         .spawn()
         .unwrap();
     let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-    Process {
-        child,
-        outbox: Arc::new(Outbox::new(Box::new(send))),
-        reader: FrameReader::new(Box::new(receive)),
-    }
+    Process { child, outbox: Arc::new(Outbox::new(Box::new(send))), reader: FrameReader::new(Box::new(receive)) }
 }
 
 fn start_worker(host_pid: u32) -> Process {
@@ -122,11 +112,7 @@ impl Process {
 
     fn next<R>(&mut self, pick: impl Fn(ToHost<'_>) -> Option<R>) -> R {
         loop {
-            let frame = self
-                .reader
-                .read_frame()
-                .unwrap()
-                .expect("the process lives");
+            let frame = self.reader.read_frame().unwrap().expect("the process lives");
             if let Some(result) = pick(ToHost::decode(frame).unwrap()) {
                 return result;
             }
@@ -141,20 +127,13 @@ impl Process {
         fcntl_add_seals(&file, seals).unwrap();
         let module = digest(&wasm);
         let bytes = artefact.len() as u64;
-        self.outbox
-            .push_with_descriptors(ToWorker::Load { module, bytes }.encode(), vec![file.into()])
-            .unwrap();
+        self.outbox.push_with_descriptors(ToWorker::Load { module, bytes }.encode(), vec![file.into()]).unwrap();
         module
     }
 
     fn execute(&self, id: u64, module: ModuleId) {
-        let execute = Execute {
-            module,
-            entry: Entry::Start,
-            has_arguments: false,
-            argv: Vec::new(),
-            limits: Limits::default(),
-        };
+        let execute =
+            Execute { module, entry: Entry::Start, has_arguments: false, argv: Vec::new(), limits: Limits::default() };
         self.send(ToWorker::Execute(ChannelId(id), execute).encode());
     }
 
@@ -253,18 +232,9 @@ fn strangers_are_refused() {
 fn compile(wasm: &[u8], module: ModuleId) -> (Compiled, Vec<u8>) {
     let mut process = start(COMPILER_ARGUMENT);
     let artefact = memory_file(b"");
-    let request = Compile {
-        module,
-        bytes: wasm.len() as u64,
-    };
-    let descriptors: Vec<OwnedFd> = vec![
-        memory_file(wasm).into(),
-        artefact.try_clone().unwrap().into(),
-    ];
-    process
-        .outbox
-        .push_with_descriptors(ToWorker::Compile(request).encode(), descriptors)
-        .unwrap();
+    let request = Compile { module, bytes: wasm.len() as u64 };
+    let descriptors: Vec<OwnedFd> = vec![memory_file(wasm).into(), artefact.try_clone().unwrap().into()];
+    process.outbox.push_with_descriptors(ToWorker::Compile(request).encode(), descriptors).unwrap();
     // The second descriptor needs a write of its own, which waits for the writer if there is no room.
     process.outbox.flush();
     let compiled = process.next(|message| match message {
@@ -292,10 +262,7 @@ fn a_compiler_refuses() {
     let wasm = wat::parse_str(TALKATIVE).unwrap();
     for (module, id) in [(&wasm[..], ModuleId([0; 32])), (b"text", digest(b"text"))] {
         let (compiled, artefact) = compile(module, id);
-        let rejected = matches!(
-            compiled,
-            Compiled::Rejected(Rejection::InvalidModule { .. })
-        );
+        let rejected = matches!(compiled, Compiled::Rejected(Rejection::InvalidModule { .. }));
         assert!(rejected, "{compiled:?}");
         assert!(artefact.is_empty());
     }

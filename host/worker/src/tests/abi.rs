@@ -16,9 +16,7 @@ fn wrong_pointers_and_handles() {
         )
     };
     let receive = |handle: i64, numbers: [u32; 5]| {
-        let numbers = numbers
-            .map(|number| format!("(i32.const {number})"))
-            .concat();
+        let numbers = numbers.map(|number| format!("(i32.const {number})")).concat();
         format!("(call $receive (i32.const {handle}) {numbers} (i64.const 0))")
     };
     let ok = |status: i32, expression: String| (status, expression);
@@ -38,10 +36,7 @@ fn wrong_pointers_and_handles() {
         ok(-6, send(0, 0, 0, 0, 65)),
         ok(
             -4,
-            send(0, 0, 0, 1024, 1).replace(
-                "(call $send",
-                "(i32.store (i32.const 1024) (i32.const 77)) (call $send",
-            ),
+            send(0, 0, 0, 1024, 1).replace("(call $send", "(i32.store (i32.const 1024) (i32.const 77)) (call $send"),
         ),
         ok(-4, send(1, 0, 0, 0, 0)),
         ok(-4, send(-1, 0, 0, 0, 0)),
@@ -55,109 +50,37 @@ fn wrong_pointers_and_handles() {
         ok(-5, receive(0, [0, 0, 0, 0, end - 7])),
         ok(-5, receive(0, [0, 0, 0, 0, u32::MAX])),
         ok(-4, receive(5, [0, 0, 0, 0, u32::MAX])),
-        ok(
-            -2,
-            "(call $wait (i32.const 0) (i32.const 0) (i64.const 0))".to_owned(),
-        ),
-        ok(
-            -2,
-            "(call $wait (i32.const 0) (i32.const 0) (i64.const 1000))".to_owned(),
-        ),
-        ok(
-            -2,
-            "(call $wait (i32.const 0) (i32.const 1) (i64.const 0))".to_owned(),
-        ),
-        ok(
-            -5,
-            "(call $wait (i32.const -4) (i32.const 2) (i64.const 0))".to_owned(),
-        ),
-        ok(
-            -5,
-            "(call $wait (i32.const 0) (i32.const -1) (i64.const 0))".to_owned(),
-        ),
-        ok(
-            -9,
-            "(call $close (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned(),
-        ),
-        ok(
-            -4,
-            "(call $close (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned(),
-        ),
-        ok(
-            -5,
-            "(call $close (call $new) (i32.const 0) (i32.const -1) (i32.const 1))".to_owned(),
-        ),
-        ok(
-            0,
-            "(call $close (call $new) (i32.const -1) (i32.const -1) (i32.const 0))".to_owned(),
-        ),
-        ok(
-            -1,
-            "(call $error (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned(),
-        ),
-        ok(
-            -5,
-            "(call $error (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1))".to_owned(),
-        ),
-        ok(
-            -4,
-            "(call $error (i32.const 9) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned(),
-        ),
+        ok(-2, "(call $wait (i32.const 0) (i32.const 0) (i64.const 0))".to_owned()),
+        ok(-2, "(call $wait (i32.const 0) (i32.const 0) (i64.const 1000))".to_owned()),
+        ok(-2, "(call $wait (i32.const 0) (i32.const 1) (i64.const 0))".to_owned()),
+        ok(-5, "(call $wait (i32.const -4) (i32.const 2) (i64.const 0))".to_owned()),
+        ok(-5, "(call $wait (i32.const 0) (i32.const -1) (i64.const 0))".to_owned()),
+        ok(-9, "(call $close (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned()),
+        ok(-4, "(call $close (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned()),
+        ok(-5, "(call $close (call $new) (i32.const 0) (i32.const -1) (i32.const 1))".to_owned()),
+        ok(0, "(call $close (call $new) (i32.const -1) (i32.const -1) (i32.const 0))".to_owned()),
+        ok(-1, "(call $error (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned()),
+        ok(-5, "(call $error (i32.const 0) (i32.const 0) (i32.const 0) (i32.const -1))".to_owned()),
+        ok(-4, "(call $error (i32.const 9) (i32.const 0) (i32.const 0) (i32.const 0))".to_owned()),
         ok(-9, "(call $drop (i32.const 0))".to_owned()),
         ok(-4, "(call $drop (i32.const 1))".to_owned()),
         ok(-4, "(call $drop (i32.const -1))".to_owned()),
-        ok(
-            -1,
-            format!("(call $args (i32.const 0) (i32.const 0) {ROOM})"),
-        ),
-        ok(
-            -5,
-            format!("(call $args (i32.const -1) (i32.const 1) {ROOM})"),
-        ),
-        ok(
-            -5,
-            "(call $report (i32.const 1) (i32.const -1) (i32.const 2))".to_owned(),
-        ),
-        ok(
-            -5,
-            "(call $report (i32.const 1) (i32.const 0) (i32.const -1))".to_owned(),
-        ),
-        ok(
-            -9,
-            "(call $report (i32.const 7) (i32.const 0) (i32.const 0))".to_owned(),
-        ),
+        ok(-1, format!("(call $args (i32.const 0) (i32.const 0) {ROOM})")),
+        ok(-5, format!("(call $args (i32.const -1) (i32.const 1) {ROOM})")),
+        ok(-5, "(call $report (i32.const 1) (i32.const -1) (i32.const 2))".to_owned()),
+        ok(-5, "(call $report (i32.const 1) (i32.const 0) (i32.const -1))".to_owned()),
+        ok(-9, "(call $report (i32.const 7) (i32.const 0) (i32.const 0))".to_owned()),
         // WASI's errors are positive.
         ok(-21, minus("(call $random (i32.const 0) (i32.const -1))")),
         ok(-21, minus("(call $random (i32.const -1) (i32.const 1))")),
         ok(0, minus("(call $random (i32.const -1) (i32.const 0))")),
-        ok(
-            -28,
-            minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))"),
-        ),
-        ok(
-            -28,
-            minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 1000000) (i32.const 0))"),
-        ),
-        ok(
-            -21,
-            minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 4096) (i32.const 0))"),
-        ),
-        ok(
-            -21,
-            minus("(call $write (i32.const 1) (i32.const -8) (i32.const 2) (i32.const 0))"),
-        ),
-        ok(
-            -28,
-            minus("(call $write (i32.const 1) (i32.const 0) (i32.const -1) (i32.const 0))"),
-        ),
-        ok(
-            -8,
-            minus("(call $write (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))"),
-        ),
-        ok(
-            -8,
-            minus("(call $write (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0))"),
-        ),
+        ok(-28, minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))")),
+        ok(-28, minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 1000000) (i32.const 0))")),
+        ok(-21, minus("(call $poll (i32.const 0) (i32.const 0) (i32.const 4096) (i32.const 0))")),
+        ok(-21, minus("(call $write (i32.const 1) (i32.const -8) (i32.const 2) (i32.const 0))")),
+        ok(-28, minus("(call $write (i32.const 1) (i32.const 0) (i32.const -1) (i32.const 0))")),
+        ok(-8, minus("(call $write (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))")),
+        ok(-8, minus("(call $write (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 0))")),
         ok(
             -8,
             minus(
@@ -171,10 +94,7 @@ fn wrong_pointers_and_handles() {
             // A preparation, then the call.
             Some(_) => {
                 let (prepare, call) = expression.split_once(") (call").unwrap();
-                guest(&format!(
-                    "{prepare}) {}",
-                    exit_with(&format!("(call{call}"))
-                ))
+                guest(&format!("{prepare}) {}", exit_with(&format!("(call{call}"))))
             }
             None => guest_status(&expression),
         };
@@ -204,10 +124,7 @@ fn a_message_that_is_too_large_for_its_buffer_is_kept() {
     let channel = host.start(&text, Call::default());
     let attached = host.open();
     host.data(channel, b"12345", &[attached]);
-    let expected = Message {
-        bytes: b"12345"[..].into(),
-        channels: vec![attached],
-    };
+    let expected = Message { bytes: b"12345"[..].into(), channels: vec![attached] };
     assert_eq!(host.receive(channel), expected);
     assert_eq!(host.done(channel), Outcome::Returned);
     assert_eq!(host.closed(attached), Close::default());
@@ -225,12 +142,9 @@ fn the_end_and_the_error_of_a_channel_come_every_time_after_its_messages() {
         ))
         .replace("(call $wait (i32.const 0)", "(call $wait (i32.const 4096)")
     };
-    for (error, sending_only, status) in [
-        (None, true, -1),
-        (None, false, -1),
-        (Some("broken"), true, -8),
-        (Some("broken"), false, -8),
-    ] {
+    for (error, sending_only, status) in
+        [(None, true, -1), (None, false, -1), (Some("broken"), true, -8), (Some("broken"), false, -8)]
+    {
         let mut host = Host::new(1);
         let channel = host.start(&receive_twice(status), Call::default());
         host.data(channel, b"last", &[]);
@@ -241,10 +155,7 @@ fn the_end_and_the_error_of_a_channel_come_every_time_after_its_messages() {
 
 #[test]
 fn a_guest_can_send_on_until_the_host_closes_fully() {
-    let text = guest(&format!(
-        "(if (i32.ne {RECEIVE} (i32.const -1)) (then unreachable)) {}",
-        exit_with(SEND_1)
-    ));
+    let text = guest(&format!("(if (i32.ne {RECEIVE} (i32.const -1)) (then unreachable)) {}", exit_with(SEND_1)));
     for (sending_only, status) in [(true, 0), (false, -1)] {
         let mut host = Host::new(1);
         let channel = host.start(&text, Call::default());

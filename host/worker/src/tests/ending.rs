@@ -36,43 +36,18 @@ fn exit_codes() {
 fn traps_have_their_kind() {
     use TrapKind::*;
     let table = "(table $t 2 funcref) (elem (i32.const 0) $f) (func $f)";
-    let recursion =
-        "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (call $new)))";
+    let recursion = "(func $f (param i32) (result i32) (i32.add (call $f (local.get 0)) (call $new)))";
     for (items, body, expected) in [
         ("", "unreachable", Unreachable),
         ("", "(drop (i32.load (i32.const -1)))", MemoryOutOfBounds),
-        (
-            "",
-            "(drop (i32.load offset=4294967295 (i32.const -1)))",
-            MemoryOutOfBounds,
-        ),
-        (
-            "",
-            "(memory.fill (i32.const 0) (i32.const 0) (i32.const 65537))",
-            MemoryOutOfBounds,
-        ),
-        (
-            "",
-            "(drop (i32.div_u (i32.const 1) (i32.const 0)))",
-            DivisionByZero,
-        ),
-        (
-            "",
-            "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
-            IntegerOverflow,
-        ),
-        (
-            "",
-            "(drop (i32.trunc_f32_s (f32.const nan)))",
-            BadConversionToInteger,
-        ),
+        ("", "(drop (i32.load offset=4294967295 (i32.const -1)))", MemoryOutOfBounds),
+        ("", "(memory.fill (i32.const 0) (i32.const 0) (i32.const 65537))", MemoryOutOfBounds),
+        ("", "(drop (i32.div_u (i32.const 1) (i32.const 0)))", DivisionByZero),
+        ("", "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))", IntegerOverflow),
+        ("", "(drop (i32.trunc_f32_s (f32.const nan)))", BadConversionToInteger),
         (table, "(call_indirect (i32.const 1))", IndirectCallToNull),
         (table, "(call_indirect (i32.const 2))", TableOutOfBounds),
-        (
-            table,
-            "(call_indirect (param i32) (i32.const 0) (i32.const 0))",
-            BadSignature,
-        ),
+        (table, "(call_indirect (param i32) (i32.const 0) (i32.const 0))", BadSignature),
         (recursion, "(drop (call $f (i32.const 0)))", StackOverflow),
         (
             "(table $t 1 funcref) (elem (i32.const 0) $f) (func $f (call_indirect (i32.const 0)))",
@@ -80,11 +55,7 @@ fn traps_have_their_kind() {
             StackOverflow,
         ),
         ("(func $start unreachable) (start $start)", "", Unreachable),
-        (
-            r#"(func (export "_initialize") unreachable)"#,
-            "",
-            Unreachable,
-        ),
+        (r#"(func (export "_initialize") unreachable)"#, "", Unreachable),
         (r#"(data (i32.const 65536) "x")"#, "", MemoryOutOfBounds),
     ] {
         match outcome(&guest_with(items, body)) {
@@ -117,14 +88,9 @@ fn reports_decide_together_with_the_end() {
     const ERROR: u32 = 1;
     const PANIC: u32 = 2;
     const BAD: u32 = 3;
-    let failed = Outcome::Failed {
-        message: "a:1\nb".to_owned(),
-    };
+    let failed = Outcome::Failed { message: "a:1\nb".to_owned() };
     let bad = Outcome::Rejected {
-        reason: Rejection::BadArguments {
-            message: "a:1\nb".to_owned(),
-            available: vec!["_start".to_owned()],
-        },
+        reason: Rejection::BadArguments { message: "a:1\nb".to_owned(), available: vec!["_start".to_owned()] },
     };
     let panicked = |outcome: &Outcome| matches!(outcome, Outcome::Panicked { message, location: Some(at), .. } if message == "b" && at == "a:1");
     let trapped = |outcome: &Outcome| matches!(outcome, Outcome::Trapped { .. });
@@ -151,19 +117,11 @@ fn reports_decide_together_with_the_end() {
     for (reports, between, end, expected) in cases {
         let told: String = reports
             .iter()
-            .map(|kind| {
-                format!("(drop (call $report (i32.const {kind}) (i32.const 2048) (i32.const 5)))")
-            })
+            .map(|kind| format!("(drop (call $report (i32.const {kind}) (i32.const 2048) (i32.const 5)))"))
             .collect();
-        let text = guest_with(
-            r#"(data (i32.const 2048) "a:1\nb")"#,
-            &format!("{told} {between} {end}"),
-        );
+        let text = guest_with(r#"(data (i32.const 2048) "a:1\nb")"#, &format!("{told} {between} {end}"));
         let outcome = outcome(&text);
-        assert!(
-            expected(&outcome),
-            "{reports:?} {between} {end}: {outcome:?}"
-        );
+        assert!(expected(&outcome), "{reports:?} {between} {end}: {outcome:?}");
     }
 }
 

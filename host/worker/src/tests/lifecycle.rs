@@ -30,9 +30,7 @@ fn messages_go_through_a_guest_and_back() {
     }
     host.close(channel, None, true);
     assert_eq!(host.done(channel), Outcome::Returned);
-    host.wait_status("the worker to be idle", |status| {
-        (status.running, status.channels, status.finished) == (0, 0, 1)
-    });
+    host.wait_status("the worker to be idle", |status| (status.running, status.channels, status.finished) == (0, 0, 1));
 }
 
 #[test]
@@ -42,13 +40,7 @@ fn more_messages_than_a_window_go_through() {
     for round in 0..5_000_u32 {
         host.data(channel, &round.to_le_bytes(), &[]);
         assert_eq!(host.receive_bytes(channel), round.to_le_bytes());
-        host.send(&ToWorker::Credit(
-            channel,
-            Credit {
-                bytes: 4,
-                messages: 1,
-            },
-        ));
+        host.send(&ToWorker::Credit(channel, Credit { bytes: 4, messages: 1 }));
     }
 }
 
@@ -64,24 +56,14 @@ fn tasks_get_their_arguments_and_missing_ones_are_named() {
     let module = host.load(&guest_with(&items, ""));
     let task = |name: &str| Entry::Task(name.to_owned());
     let attached = host.open();
-    let arguments = Message {
-        bytes: vec![5; 3000].into(),
-        channels: vec![attached],
-    };
-    let call = Call {
-        entry: task("twice"),
-        arguments: Some(arguments.clone()),
-        ..Call::default()
-    };
+    let arguments = Message { bytes: vec![5; 3000].into(), channels: vec![attached] };
+    let call = Call { entry: task("twice"), arguments: Some(arguments.clone()), ..Call::default() };
     let channel = host.execute(module, call);
     assert_eq!(host.receive(channel), arguments);
     assert_eq!(host.done(channel), status_outcome(-1));
     host.closed(attached);
     for name in ["once", "wrong_type", ""] {
-        let call = Call {
-            entry: task(name),
-            ..Call::default()
-        };
+        let call = Call { entry: task(name), ..Call::default() };
         let channel = host.execute(module, call);
         let reason = Rejection::UnknownTask {
             name: name.to_owned(),
@@ -91,10 +73,7 @@ fn tasks_get_their_arguments_and_missing_ones_are_named() {
     }
     let reactor = host.load("(module)");
     let channel = host.execute(reactor, Call::default());
-    let reason = Rejection::UnknownTask {
-        name: "_start".to_owned(),
-        available: Vec::new(),
-    };
+    let reason = Rejection::UnknownTask { name: "_start".to_owned(), available: Vec::new() };
     assert_eq!(host.done(channel), Outcome::Rejected { reason });
     let channel = host.execute(ModuleId([9; 32]), Call::default());
     assert!(matches!(host.done(channel), Outcome::Rejected { .. }));
@@ -131,20 +110,10 @@ fn a_channel_of_the_guests_works_both_ways_and_is_closed_by_each_side_once() {
     assert_eq!(host.closed(made), Close::default());
     assert_eq!(host.done(channel), status_outcome(-1));
     host.wait_status("the channel to be forgotten", |status| status.channels == 0);
-    assert!(
-        !host
-            .pending()
-            .any(|event| matches!(event, Event::Close(..)))
-    );
+    assert!(!host.pending().any(|event| matches!(event, Event::Close(..))));
     // Late frames of a channel that was are normal.
     host.data(made, b"late", &[]);
-    host.send(&ToWorker::Credit(
-        made,
-        Credit {
-            bytes: 1,
-            messages: 1,
-        },
-    ));
+    host.send(&ToWorker::Credit(made, Credit { bytes: 1, messages: 1 }));
     host.close(made, None, false);
     host.data(channel, b"late", &[]);
     assert_eq!(host.status().finished, 1);
@@ -161,10 +130,7 @@ fn a_guest_closes_with_an_error() {
     let mut host = Host::new(1);
     let channel = host.start(&text, Call::default());
     let made = host.opened(channel);
-    let expected = Close {
-        error: Some("no!".to_owned()),
-        sending_only: false,
-    };
+    let expected = Close { error: Some("no!".to_owned()), sending_only: false };
     assert_eq!(host.closed(made), expected);
     assert_eq!(host.done(channel), status_outcome(-1));
 }
@@ -172,26 +138,14 @@ fn a_guest_closes_with_an_error() {
 #[test]
 fn one_channel_for_two_executions_is_closed_with_its_last_handle() {
     let mut host = Host::new(2);
-    let maker = host.start(
-        &makes_a_channel(&format!("(drop {RECEIVE})")),
-        Call::default(),
-    );
+    let maker = host.start(&makes_a_channel(&format!("(drop {RECEIVE})")), Call::default());
     let made = host.receive(maker).channels[0];
-    let second = host.start(
-        &guest(&format!(
-            "(drop {RECEIVE}) (drop {SEND_1}) (drop {RECEIVE})"
-        )),
-        Call::default(),
-    );
+    let second = host.start(&guest(&format!("(drop {RECEIVE}) (drop {SEND_1}) (drop {RECEIVE})")), Call::default());
     host.data(second, b"", &[made]);
     host.receive(second);
     host.data(maker, b"", &[]);
     assert_eq!(host.done(maker), Outcome::Returned);
-    assert!(
-        !host
-            .pending()
-            .any(|event| matches!(event, Event::Close(..)))
-    );
+    assert!(!host.pending().any(|event| matches!(event, Event::Close(..))));
     host.data(second, b"", &[]);
     assert_eq!(host.done(second), Outcome::Returned);
     host.closed(made);
@@ -214,12 +168,8 @@ fn channels_sent_to_somebody_who_is_gone_are_closed() {
 fn executions_wait_in_order() {
     let mut host = Host::new(1);
     let module = host.load(&guest(&format!("(drop {RECEIVE}) (drop {SEND_1})")));
-    let channels: Vec<ChannelId> = (0..5)
-        .map(|_| host.execute(module, Call::default()))
-        .collect();
-    host.wait_status("one to run and four to wait", |status| {
-        (status.running, status.queued) == (1, 4)
-    });
+    let channels: Vec<ChannelId> = (0..5).map(|_| host.execute(module, Call::default())).collect();
+    host.wait_status("one to run and four to wait", |status| (status.running, status.queued) == (1, 4));
     // One that waits can be killed without having begun.
     host.kill(channels[2]);
     assert_eq!(host.done(channels[2]), unstarted(KilledBy::Kill));
@@ -264,9 +214,7 @@ fn a_cooperative_end_runs_what_was_accepted() {
 #[test]
 fn a_cooperative_end_waits_and_a_kill_does_not() {
     let mut host = Host::new(1);
-    let module = host.load(&guest(&format!(
-        "(drop {SEND_1}) (loop $again (br $again))"
-    )));
+    let module = host.load(&guest(&format!("(drop {SEND_1}) (loop $again (br $again))")));
     let [running, queued] = [(); 2].map(|()| host.execute(module, Call::default()));
     host.receive(running);
     host.send(&ToWorker::Terminate { kill: false });
@@ -275,10 +223,7 @@ fn a_cooperative_end_waits_and_a_kill_does_not() {
     assert_eq!(host.status().running, 1);
     host.send(&ToWorker::Terminate { kill: true });
     assert_eq!(host.done(queued), unstarted(KilledBy::Terminate));
-    let expected = Outcome::Killed {
-        by: KilledBy::Terminate,
-        started: true,
-    };
+    let expected = Outcome::Killed { by: KilledBy::Terminate, started: true };
     assert_eq!(host.done(running), expected);
     assert_eq!(host.end().unwrap(), Ended::Terminated);
 }
@@ -336,10 +281,7 @@ fn what_breaks_the_protocol_ends_the_worker() {
         let mut host = Host::new(1);
         host.send(&message);
         let ended = host.end();
-        assert!(
-            matches!(ended, Err(WorkerError::Violation(_))),
-            "{message:?}: {ended:?}"
-        );
+        assert!(matches!(ended, Err(WorkerError::Violation(_))), "{message:?}: {ended:?}");
     }
     let mut host = Host::new(1);
     let channel = host.start(&guest(&format!("(drop {RECEIVE})")), Call::default());

@@ -8,10 +8,7 @@ use sandgate_wire::{Limits, Outcome};
 use super::host::*;
 
 fn with_limits(limits: Limits) -> Call {
-    Call {
-        limits,
-        ..Call::default()
-    }
+    Call { limits, ..Call::default() }
 }
 
 fn check(text: &str, limits: Limits, expected: &Outcome) {
@@ -26,28 +23,21 @@ fn exceeded(limit: LimitName, value: u64) -> Outcome {
 
 #[test]
 fn memory_and_tables() {
-    let limits = || Limits {
-        memory_bytes: 4 << 16,
-        table_elements: 100,
-        ..Limits::default()
-    };
+    let limits = || Limits { memory_bytes: 4 << 16, table_elements: 100, ..Limits::default() };
     // Grows a page at a time until it is told no, and exits with the number of pages it has.
     let grow = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
         (call $exit (memory.size))";
     check(&guest(grow), limits(), &Outcome::Exited { code: 4 });
     let all = "(call $exit (i32.sub (i32.const 0) (memory.grow (i32.const 65535))))";
     check(&guest(all), limits(), &Outcome::Exited { code: 1 });
-    let memory = |pages: u32| {
-        format!(r#"(module (memory (export "memory") {pages}) (func (export "_start")))"#)
-    };
+    let memory = |pages: u32| format!(r#"(module (memory (export "memory") {pages}) (func (export "_start")))"#);
     check(&memory(4), limits(), &Outcome::Returned);
     for pages in [5, 65_536] {
         let expected = exceeded(LimitName::Memory, 4 << 16);
         check(&memory(pages), limits(), &expected);
     }
     let table = "(table $t 10 funcref)";
-    let grow =
-        "(call $exit (i32.sub (i32.const 0) (table.grow $t (ref.null func) (i32.const -1))))";
+    let grow = "(call $exit (i32.sub (i32.const 0) (table.grow $t (ref.null func) (i32.const -1))))";
     let one = Outcome::Exited { code: 1 };
     check(&guest_with(table, grow), limits(), &one);
     let table = "(table $t 101 funcref)";
@@ -57,15 +47,7 @@ fn memory_and_tables() {
     let mut host = Host::new(1);
     let channel = host.start(&guest_with(&tables, ""), Call::default());
     let outcome = host.done(channel);
-    assert!(
-        matches!(
-            outcome,
-            Outcome::Rejected {
-                reason: Rejection::Instantiation { .. }
-            }
-        ),
-        "{outcome}"
-    );
+    assert!(matches!(outcome, Outcome::Rejected { reason: Rejection::Instantiation { .. } }), "{outcome}");
 }
 
 #[test]
@@ -111,18 +93,11 @@ fn output_is_complete_up_to_its_cap() {
         (2, 1, 100_000, 7, 7),
     ] {
         let mut host = Host::new(1);
-        let limits = Limits {
-            output_bytes: cap,
-            ..Limits::default()
-        };
+        let limits = Limits { output_bytes: cap, ..Limits::default() };
         let channel = host.start(&writes(descriptor, length, times), with_limits(limits));
         let case = format!("{times} writes of {length} with a cap of {cap}");
         assert_eq!(host.done(channel), Outcome::Returned, "{case}");
-        let stream = if descriptor == 1 {
-            Stream::Stdout
-        } else {
-            Stream::Stderr
-        };
+        let stream = if descriptor == 1 { Stream::Stdout } else { Stream::Stderr };
         let (bytes, truncated) = host.output(channel, stream);
         assert_eq!(bytes.len(), expected, "{case}");
         let wanted = u64::from(length) * u64::from(times);
@@ -138,10 +113,7 @@ fn both_streams_share_the_cap_and_the_marked_frame_is_the_last() {
          (drop (call $write (i32.const 2) (i32.const 16) (i32.const 1) (i32.const 8)))
          (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))",
     );
-    let limits = Limits {
-        output_bytes: 10,
-        ..Limits::default()
-    };
+    let limits = Limits { output_bytes: 10, ..Limits::default() };
     let mut host = Host::new(1);
     let channel = host.start(&text, with_limits(limits));
     assert_eq!(host.done(channel), Outcome::Returned);
@@ -152,18 +124,12 @@ fn both_streams_share_the_cap_and_the_marked_frame_is_the_last() {
             _ => None,
         })
         .collect();
-    assert_eq!(
-        frames,
-        [(Stream::Stdout, false, 6), (Stream::Stderr, true, 4)]
-    );
+    assert_eq!(frames, [(Stream::Stdout, false, 6), (Stream::Stderr, true, 4)]);
 }
 
 #[test]
 fn messages() {
-    let limits = || Limits {
-        message_bytes: 100,
-        ..Limits::default()
-    };
+    let limits = || Limits { message_bytes: 100, ..Limits::default() };
     let send = |length: u32| {
         guest_status(&format!(
             "(call $send (i32.const 0) (i32.const 0) (i32.const {length}) (i32.const 0) (i32.const 0) (i64.const -1))"
@@ -176,9 +142,7 @@ fn messages() {
     // What the host sends is checked as well, in one piece and in many.
     for length in [101, 1 << 20] {
         let mut host = Host::new(1);
-        let receive = guest(&format!(
-            "(drop {SEND_1}) (drop {RECEIVE}) (loop $again (br $again))"
-        ));
+        let receive = guest(&format!("(drop {SEND_1}) (drop {RECEIVE}) (loop $again (br $again))"));
         let channel = host.start(&receive, with_limits(limits()));
         host.receive(channel);
         host.data(channel, &vec![0; length], &[]);
@@ -193,10 +157,7 @@ fn a_message_that_is_too_large_may_come_before_its_execution_runs() {
     let mut host = Host::new(1);
     let module = host.load(&guest(&format!("(drop {RECEIVE})")));
     let first = host.execute(module, Call::default());
-    let limits = Limits {
-        message_bytes: 100,
-        ..Limits::default()
-    };
+    let limits = Limits { message_bytes: 100, ..Limits::default() };
     let second = host.execute(module, with_limits(limits));
     host.data(second, &[0; 101], &[]);
     host.data(first, b"", &[]);
@@ -214,19 +175,13 @@ fn a_flood_of_sends_stays_within_the_window() {
     }
     host.kill(channel);
     host.done(channel);
-    let more = host
-        .pending()
-        .filter(|event| matches!(event, Event::Data(..)))
-        .count();
+    let more = host.pending().filter(|event| matches!(event, Event::Data(..))).count();
     assert_eq!(more, 0);
 }
 
 #[test]
 fn channels() {
-    let limits = || Limits {
-        channels: 4,
-        ..Limits::default()
-    };
+    let limits = || Limits { channels: 4, ..Limits::default() };
     // Makes channels until it is told no, and exits with how many it made.
     let make = "(loop $again
         (if (i32.gt_s (local.tee $j (call $new)) (i32.const 0)) (then
@@ -235,15 +190,11 @@ fn channels() {
         "{make} (if (i32.ne (local.get $j) (i32.const -7)) (then unreachable)) (call $exit (local.get $i))"
     ));
     check(&text, limits(), &Outcome::Exited { code: 3 });
-    let one = Limits {
-        channels: 1,
-        ..Limits::default()
-    };
+    let one = Limits { channels: 1, ..Limits::default() };
     check(&text, one, &Outcome::Returned);
     // A message whose channels there is no room for is kept.
-    let text = guest(&format!(
-        "(local.set $i {RECEIVE}) (drop {SEND_1}) (call $exit (i32.sub (i32.const 0) (local.get $i)))"
-    ));
+    let text =
+        guest(&format!("(local.set $i {RECEIVE}) (drop {SEND_1}) (call $exit (i32.sub (i32.const 0) (local.get $i)))"));
     let mut host = Host::new(1);
     let attached = [host.open(), host.open(), host.open(), host.open()];
     let channel = host.start(&text, with_limits(limits()));
@@ -256,10 +207,7 @@ fn channels() {
 
 #[test]
 fn channels_made_and_dropped_come_back_when_the_host_has_closed_them() {
-    let limits = Limits {
-        channels: 3,
-        ..Limits::default()
-    };
+    let limits = Limits { channels: 3, ..Limits::default() };
     // Makes and drops two channels, is refused a third, and after a message gets one.
     let text = guest(&format!(
         "(drop (call $drop (call $new))) (drop (call $drop (call $new)))
@@ -275,9 +223,7 @@ fn channels_made_and_dropped_come_back_when_the_host_has_closed_them() {
         host.closed(made);
         host.close(made, None, false);
     }
-    host.wait_status("both channels to be forgotten", |status| {
-        status.channels == 1
-    });
+    host.wait_status("both channels to be forgotten", |status| status.channels == 1);
     host.data(channel, b"", &[]);
     assert_eq!(host.done(channel), Outcome::Returned);
 }

@@ -7,10 +7,7 @@ use sandgate_wire::{Limits, Outcome};
 
 use super::host::*;
 
-const KILLED: Outcome = Outcome::Killed {
-    by: KilledBy::Kill,
-    started: true,
-};
+const KILLED: Outcome = Outcome::Killed { by: KilledBy::Kill, started: true };
 
 /// A subscription of one clock at 64, which sleeps for as long as can be said.
 const SLEEP: &str = "
@@ -31,27 +28,11 @@ fn endless() -> Vec<(&'static str, String)> {
     let body = |body: &str| guest(&format!("{said} {body}"));
     vec![
         ("a loop", body(&again(""))),
-        (
-            "a loop of br_table",
-            body("(loop $again (br_table $again $again (i32.const 7)))"),
-        ),
-        (
-            "a loop of host calls",
-            body(&again("(drop (call $drop (i32.const 9)))")),
-        ),
+        ("a loop of br_table", body("(loop $again (br_table $again $again (i32.const 7)))")),
+        ("a loop of host calls", body(&again("(drop (call $drop (i32.const 9)))"))),
         ("a loop of yields", body(&again("(drop (call $yield))"))),
-        (
-            "a loop of random numbers",
-            body(&again(
-                "(drop (call $random (i32.const 0) (i32.const 65536)))",
-            )),
-        ),
-        (
-            "bulk memory in a loop",
-            body(&again(
-                "(memory.fill (i32.const 0) (i32.const 1) (i32.const 65536))",
-            )),
-        ),
+        ("a loop of random numbers", body(&again("(drop (call $random (i32.const 0) (i32.const 65536)))"))),
+        ("bulk memory in a loop", body(&again("(memory.fill (i32.const 0) (i32.const 1) (i32.const 65536))"))),
         ("receive", body(&format!("(drop {RECEIVE})"))),
         (
             "receive on a channel of its own",
@@ -59,30 +40,15 @@ fn endless() -> Vec<(&'static str, String)> {
                 "(drop (call $receive (call $new) (i32.const 1024) (i32.const 4096) (i32.const 512) (i32.const 16) (i32.const 8) (i64.const -1)))",
             ),
         ),
-        (
-            "wait",
-            body("(drop (call $wait (i32.const 0) (i32.const 1) (i64.const -1)))"),
-        ),
-        (
-            "wait for nothing",
-            body("(drop (call $wait (i32.const 0) (i32.const 0) (i64.const -1)))"),
-        ),
+        ("wait", body("(drop (call $wait (i32.const 0) (i32.const 1) (i64.const -1)))")),
+        ("wait for nothing", body("(drop (call $wait (i32.const 0) (i32.const 0) (i64.const -1)))")),
         ("sleep", body(SLEEP)),
         ("sends without credit", body(&again(&said))),
         ("output without credit", body(&again(WRITE))),
-        (
-            "a loop in start",
-            guest_with(
-                &format!("(func $start {said} (loop $again (br $again))) (start $start)"),
-                "",
-            ),
-        ),
+        ("a loop in start", guest_with(&format!("(func $start {said} (loop $again (br $again))) (start $start)"), "")),
         (
             "a loop in _initialize",
-            guest_with(
-                &format!(r#"(func (export "_initialize") {said} (loop $again (br $again)))"#),
-                "",
-            ),
+            guest_with(&format!(r#"(func (export "_initialize") {said} (loop $again (br $again)))"#), ""),
         ),
     ]
 }
@@ -105,17 +71,8 @@ fn a_deadline_ends_everything() {
     for (name, text) in endless() {
         let mut host = Host::new(1);
         host.takes_output = false;
-        let limits = Limits {
-            wall_time: Some(after),
-            ..Limits::default()
-        };
-        let channel = host.start(
-            &text,
-            Call {
-                limits,
-                ..Call::default()
-            },
-        );
+        let limits = Limits { wall_time: Some(after), ..Limits::default() };
+        let channel = host.start(&text, Call { limits, ..Call::default() });
         assert_eq!(host.done(channel), Outcome::TimedOut { after }, "{name}");
     }
 }
@@ -123,10 +80,7 @@ fn a_deadline_ends_everything() {
 #[test]
 fn a_deadline_holds_for_the_last_output_too() {
     let after = Duration::from_millis(30);
-    let limits = Limits {
-        wall_time: Some(after),
-        ..Limits::default()
-    };
+    let limits = Limits { wall_time: Some(after), ..Limits::default() };
     // A window of output without a line end, and a little more that stays until the guest has returned.
     let text = guest(
         "(i32.store (i32.const 16) (i32.const 0)) (i32.store (i32.const 20) (i32.const 65536))
@@ -136,30 +90,15 @@ fn a_deadline_holds_for_the_last_output_too() {
     );
     let mut host = Host::new(1);
     host.takes_output = false;
-    let channel = host.start(
-        &text,
-        Call {
-            limits,
-            ..Call::default()
-        },
-    );
+    let channel = host.start(&text, Call { limits, ..Call::default() });
     assert_eq!(host.done(channel), Outcome::Returned);
 }
 
 #[test]
 fn a_deadline_that_is_far_away_disturbs_nobody() {
     let mut host = Host::new(1);
-    let limits = Limits {
-        wall_time: Some(Duration::MAX),
-        ..Limits::default()
-    };
-    let channel = host.start(
-        &guest(""),
-        Call {
-            limits,
-            ..Call::default()
-        },
-    );
+    let limits = Limits { wall_time: Some(Duration::MAX), ..Limits::default() };
+    let channel = host.start(&guest(""), Call { limits, ..Call::default() });
     assert_eq!(host.done(channel), Outcome::Returned);
 }
 
@@ -176,9 +115,7 @@ fn a_sibling_goes_on_when_one_is_killed() {
         RECEIVE.replace("(i64.const -1)", "(i64.const 0)")
     ));
     let sibling = host.start(&busy, Call::default());
-    let module = host.load(&guest(&format!(
-        "(drop {SEND_1}) (loop $again (br $again))"
-    )));
+    let module = host.load(&guest(&format!("(drop {SEND_1}) (loop $again (br $again))")));
     for round in 0..50_u8 {
         let victim = host.execute(module, Call::default());
         host.receive(victim);
