@@ -8,13 +8,11 @@ use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
+use crate::engine::MAX_TABLES;
 use crate::execution::Execution;
 use crate::hub::Job;
 use crate::output::GuestOutput;
 use crate::worker::Worker;
-
-/// Most tables of a module; wasmtime's own limit is 100.
-const MAX_TABLES: usize = 16;
 
 pub(crate) struct Guest {
     pub(crate) worker: Arc<Worker>,
