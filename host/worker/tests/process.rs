@@ -1,15 +1,16 @@
 //! Real processes: this program starts itself as a worker and as a compiler, and plays their host.
+#![expect(clippy::unwrap_used, reason = "the whole program is a test")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use libtest_mimic::{Arguments, Trial};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Trial};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, current_executable_is_worker};
@@ -51,13 +52,13 @@ fn main() {
     sandgate_worker::run_if_worker();
     assert!(current_executable_is_worker());
     let tests: [(&str, fn()); 5] = [
-        ("a_worker_process_runs_a_guest", a_worker_runs_a_guest),
-        ("no_process_outlives_its_connection", no_process_outlives_its_connection),
-        ("strangers_are_refused", strangers_are_refused),
-        ("a_compiler_process_compiles", a_compiler_compiles),
-        ("a_compiler_process_refuses", a_compiler_refuses),
+        ("a worker process runs a guest", a_worker_runs_a_guest),
+        ("no process outlives its connection", no_process_outlives_its_connection),
+        ("strangers are refused", strangers_are_refused),
+        ("a compiler process compiles", a_compiler_compiles),
+        ("a compiler process refuses", a_compiler_refuses),
     ];
-    let trials = tests.map(|(name, test)| Trial::test(name, move || Ok(test()))).into();
+    let trials = tests.map(|(name, test)| Trial::test(name.replace(' ', "_"), move || { test(); Ok(()) })).into();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
