@@ -15,7 +15,7 @@ use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
-use crate::execution::Execution;
+use crate::execution::{Execution, Stop};
 
 /// The host sent something that the rules do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ pub(crate) struct Hub {
     pub(crate) queue: VecDeque<Job>,
     running: HashMap<ChannelId, Running>,
     finished: u64,
+    /// Executions that have ended and whose outcome is not sent yet.
+    ending: usize,
     /// Threads that run guests, and how many of them wait for work.
     pub(crate) executors: usize,
     pub(crate) idle_executors: usize,
@@ -95,6 +97,7 @@ impl Hub {
             queue: VecDeque::new(),
             running: HashMap::new(),
             finished: 0,
+            ending: 0,
             executors: 0,
             idle_executors: 0,
             terminating: false,
@@ -114,7 +117,7 @@ impl Hub {
 
     /// Whether the host asked for the end and all is done.
     pub(crate) fn is_done(&self) -> bool {
-        self.terminating && self.queue.is_empty() && self.running.is_empty()
+        self.terminating && self.queue.is_empty() && self.running.is_empty() && self.ending == 0
     }
 
     // ---- what the host sends -------------------------------------------------------------------------------------
@@ -301,27 +304,31 @@ impl Hub {
     pub(crate) fn start(&mut self) -> Option<Job> {
         let job = self.queue.pop_front()?;
         let execution = Arc::clone(&job.execution);
-        if let Some(endpoint) = self.channels.get_mut(&execution.id) {
-            endpoint.holders.push(Arc::clone(&execution));
-        }
+        self.hold(execution.id, &execution);
         let running = Running { execution, output_credit: OUTPUT_WINDOW_BYTES };
         self.running.insert(job.execution.id, running);
         Some(job)
     }
 
-    /// The execution's own channel is gone from here on; its outcome can be sent.
-    pub(crate) fn end_channel(&mut self, channel: ChannelId) {
+    /// An execution that ran has ended, and its own channel is gone from here on. Its outcome can be sent.
+    pub(crate) fn end(&mut self, channel: ChannelId) {
+        self.end_channel(channel);
+        self.running.remove(&channel);
+        self.finished += 1;
+        self.ending += 1;
+    }
+
+    /// The outcome was sent.
+    pub(crate) fn outcome_sent(&mut self) {
+        self.ending -= 1;
+    }
+
+    fn end_channel(&mut self, channel: ChannelId) {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             for attached in endpoint.abandon() {
                 self.unrefer(attached);
             }
         }
-    }
-
-    /// The outcome was sent.
-    pub(crate) fn finish(&mut self, channel: ChannelId) {
-        self.running.remove(&channel);
-        self.finished += 1;
     }
 
     /// Takes credit for up to `wanted` bytes of output.
@@ -345,9 +352,13 @@ impl Hub {
         channel
     }
 
-    /// A message's reference becomes a handle of `holder`.
+    /// A reference becomes a handle of `holder`.
     pub(crate) fn hold(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
+            if endpoint.broken {
+                // Nobody was there to be stopped when the message came. The holder looks before it waits or runs on.
+                holder.set_stop(Stop::Limit(LimitName::Message));
+            }
             endpoint.holders.push(Arc::clone(holder));
         }
     }

@@ -55,10 +55,15 @@ impl Artefact {
 impl LoadedModule {
     /// Whether the module exports a function of this name that takes and returns nothing.
     pub(crate) fn has_entry(&self, export: &str) -> bool {
-        match self.instance_pre.module().get_export(export) {
-            Some(ExternType::Func(ty)) => ty.params().len() == 0 && ty.results().len() == 0,
-            _ => false,
-        }
+        let export = self.instance_pre.module().get_export(export);
+        export.is_some_and(|ty| is_entry(&ty))
+    }
+}
+
+fn is_entry(ty: &ExternType) -> bool {
+    match ty {
+        ExternType::Func(ty) => ty.params().len() == 0 && ty.results().len() == 0,
+        _ => false,
     }
 }
 
@@ -74,6 +79,7 @@ pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>
 fn tasks(module: &Module) -> Vec<String> {
     module
         .exports()
+        .filter(|export| is_entry(&export.ty()))
         .filter_map(|export| match export.name() {
             START_EXPORT => Some(START_EXPORT),
             name => name.strip_prefix(TASK_EXPORT_PREFIX),
