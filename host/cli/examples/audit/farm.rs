@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Report, Request, Response};
 use sandgate::{
-    Channel, Event, ExecError, Gateway, Group, Module, MultiChannel, Outcome, QueueError, ReceiveQueue, SendError,
-    Spec, TerminationReport,
+    Channel, Event, ExecError, Gateway, Group, KilledBy, Module, MultiChannel, Outcome, QueueError, ReceiveQueue,
+    SendError, Spec, TerminationReport,
 };
 
 use crate::load::cpu_time;
@@ -77,12 +77,13 @@ pub(crate) struct Settings {
     pub(crate) file_timeout: Duration,
 }
 
-/// Sends all `files` through gateways of their own. `on_result` is told of each file once, by its position.
+/// Sends all `files` through gateways of their own. `on_result` is told of each file once, by its position, and may look at
+/// the gateways.
 pub(crate) fn run<P: AsRef<Path>>(
     module: &Module,
     files: &[P],
     settings: Settings,
-    on_result: impl FnMut(usize),
+    on_result: impl FnMut(usize, &Group),
 ) -> Result<Pass> {
     let begin = Instant::now();
     let group = Group::builder().default_spec(settings.spec.clone()).build();
@@ -151,7 +152,7 @@ struct Lane {
     cpu_before: Option<Duration>,
 }
 
-impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
+impl<P: AsRef<Path>, F: FnMut(usize, &Group)> Farm<'_, P, F> {
     fn run(&mut self) -> Result<()> {
         while self.left > 0 {
             match self.queue.get_timeout(self.until_next_deadline()) {
@@ -232,7 +233,7 @@ impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
                     bail!("task processor of {} cannot work: {outcome}", self.lanes[lane].channel.gateway_id());
                 }
             }
-            Some((file, _)) if outcome.is_worker_lost() && self.suspects.insert(file) => self.pending.push_front(file),
+            Some((file, _)) if is_of_worker(&outcome) && self.suspects.insert(file) => self.pending.push_front(file),
             Some((file, _)) => self.settle(file, FileResult::Ended(outcome)),
         }
         // What came back may also be for a gateway that has nothing to do any more.
@@ -265,7 +266,7 @@ impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
         assert!(slot.is_none(), "file {file} has two results: {slot:?} and {result:?}");
         *slot = Some(result);
         self.left -= 1;
-        (self.on_result)(file);
+        (self.on_result)(file, &self.group);
     }
 
     fn until_next_deadline(&self) -> Duration {
@@ -318,4 +319,9 @@ impl Lane {
         let cpu = now.zip(self.cpu_before).map(|(now, before)| now.saturating_sub(before));
         Load { gateway: self.gateway.id().to_owned(), files: self.files, cpu }
     }
+}
+
+/// Whether the worker's end was the task's.
+fn is_of_worker(outcome: &Outcome) -> bool {
+    outcome.is_worker_lost() || matches!(outcome, Outcome::Killed { by: KilledBy::Terminate, .. })
 }

@@ -96,7 +96,7 @@ fn main() -> Result<()> {
 
 fn audit(module: &Module, files: &[SourceFile], settings: &Settings, what: &str) -> Result<Pass> {
     let mut progress = Progress::new(what, files.len());
-    let pass = farm::run(module, files, settings.clone(), |_| progress.add_one())?;
+    let pass = farm::run(module, files, settings.clone(), |_, _| progress.add_one())?;
     ensure!(pass.results.len() == files.len(), "every file has one result");
     Ok(pass)
 }
