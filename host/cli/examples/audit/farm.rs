@@ -21,7 +21,7 @@ use sandgate::{
     SendError, Spec, TerminationReport,
 };
 
-use crate::load::cpu_time;
+use crate::load::{cpu_time, own_cpu_time};
 
 /// Files under way to one gateway. One is worked at, one waits there, one is on its way.
 const MAX_FILES_AHEAD: usize = 3;
@@ -63,6 +63,8 @@ pub(crate) struct Pass {
     /// From there to the last result.
     pub(crate) elapsed: Duration,
     pub(crate) loads: Vec<Load>,
+    /// Processor time of this process meanwhile.
+    pub(crate) host_cpu: Duration,
     /// Task processors that were started again.
     pub(crate) restarts: usize,
     pub(crate) termination: TerminationReport,
@@ -107,15 +109,16 @@ pub(crate) fn run<P: AsRef<Path>>(
         restarts: 0,
     };
 
-    let start = Instant::now();
+    let (start, cpu_before) = (Instant::now(), own_cpu_time());
     farm.run()?;
-    let elapsed = start.elapsed();
+    let (elapsed, host_cpu) = (start.elapsed(), own_cpu_time().saturating_sub(cpu_before));
     farm.stop();
 
     let termination = farm.group.terminate(END_TIMEOUT);
     let results: Option<Vec<FileResult>> = farm.results.into_iter().collect();
     let results = results.context("a file has no result")?;
-    Ok(Pass { results, setup: start - begin, elapsed, loads: farm.loads, restarts: farm.restarts, termination })
+    let (loads, restarts) = (farm.loads, farm.restarts);
+    Ok(Pass { results, setup: start - begin, elapsed, loads, host_cpu, restarts, termination })
 }
 
 struct Farm<'a, P, F> {
