@@ -104,6 +104,18 @@ impl ArtefactStore {
         Arc::clone(store.or_insert_with(|| Arc::new(ArtefactStore { directory, slots: Mutex::default() })))
     }
 
+    /// A store that holds a ready-made artefact for one module, so that no compiler is needed.
+    #[cfg(test)]
+    pub(crate) fn holding(module: &Module, engine: &str) -> Arc<ArtefactStore> {
+        let mut file = File::from(memory("test").expect("memory for an artefact"));
+        file.write_all(b"native code").expect("memory takes bytes");
+        let artefact = Artefact::seal(file.into()).expect("memory can be sealed");
+        let store = ArtefactStore { directory: None, slots: Mutex::default() };
+        let slot = store.slots.lock().slot(Key::of(module, engine));
+        *slot.lock() = Some(Arc::new(artefact));
+        Arc::new(store)
+    }
+
     /// The directory used when nothing else is said: `$SANDGATE_CACHE`, else `sandgate` in the user's cache directory.
     pub(crate) fn default_directory() -> Option<PathBuf> {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

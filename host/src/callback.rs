@@ -5,14 +5,14 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::endpoint::{Delivery, Endpoint};
 
@@ -77,7 +77,10 @@ impl Callback {
                 }
                 if is_end {
                     // The user's closure, and all that it holds, goes before anybody is told.
-                    *run = None;
+                    let closure = run.take();
+                    if catch_unwind(AssertUnwindSafe(|| drop(closure))).is_err() {
+                        tracing::warn!(channel = %endpoint.id, "what the callback held panicked when it was dropped");
+                    }
                     endpoint.mark_end_delivered();
                     return;
                 }
@@ -111,47 +114,56 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// The threads that run jobs. There is one that waits or starts for each job in the queue, unless the system refuses
+/// threads; then a job waits for the next thread that is done.
 struct Threads {
-    jobs: Sender<Job>,
-    waiting: Receiver<Job>,
-    /// Threads that are idle and were not promised a job yet.
-    idle: AtomicUsize,
+    state: Mutex<Pool>,
+    arrived: Condvar,
 }
+
+struct Pool {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    starting: usize,
+}
+
+static THREADS: Threads =
+    Threads { state: Mutex::new(Pool { jobs: VecDeque::new(), idle: 0, starting: 0 }), arrived: Condvar::new() };
 
 /// Runs a job on a thread that is idle, or on a new one. Jobs never wait for each other.
 pub(crate) fn run_soon(job: Job) {
-    static THREADS: OnceLock<Threads> = OnceLock::new();
-    let threads = THREADS.get_or_init(|| {
-        let (jobs, waiting) = unbounded();
-        Threads { jobs, waiting, idle: AtomicUsize::new(0) }
-    });
-    if threads.claim_idle() {
-        // Both ends live in a static.
-        let _ = threads.jobs.send(job);
+    let mut pool = THREADS.state.lock();
+    pool.jobs.push_back(job);
+    if pool.jobs.len() <= pool.idle + pool.starting {
+        THREADS.arrived.notify_one();
         return;
     }
-    let run = move || {
-        job();
-        loop {
-            threads.idle.fetch_add(1, Ordering::AcqRel);
-            match threads.waiting.recv_timeout(IDLE) {
-                Ok(job) => job(),
-                Err(_) if threads.claim_idle() => return,
-                // Somebody claimed a thread just now; its job is on the way.
-                Err(_) => match threads.waiting.recv() {
-                    Ok(job) => job(),
-                    Err(_) => return,
-                },
-            }
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("sandgate-callback".to_owned()).spawn(run) {
-        tracing::error!("no thread for a callback: {error}");
+    pool.starting += 1;
+    drop(pool);
+    let started = std::thread::Builder::new().name("sandgate-callback".to_owned()).spawn(|| THREADS.serve());
+    if let Err(error) = started {
+        tracing::error!("no thread for a callback, which has to wait for another: {error}");
+        THREADS.state.lock().starting -= 1;
     }
 }
 
 impl Threads {
-    fn claim_idle(&self) -> bool {
-        self.idle.fetch_update(Ordering::AcqRel, Ordering::Acquire, |idle| idle.checked_sub(1)).is_ok()
+    fn serve(&self) {
+        let mut pool = self.state.lock();
+        pool.starting -= 1;
+        loop {
+            if let Some(job) = pool.jobs.pop_front() {
+                drop(pool);
+                job();
+                pool = self.state.lock();
+                continue;
+            }
+            pool.idle += 1;
+            let timed_out = self.arrived.wait_for(&mut pool, IDLE).timed_out();
+            pool.idle -= 1;
+            if timed_out && pool.jobs.is_empty() {
+                return;
+            }
+        }
     }
 }

@@ -21,8 +21,8 @@ use crate::value::{self, Encoded};
 ///
 /// Messages arrive in the order they were sent, and before the channel's end; the end comes exactly once and says how
 /// the task ended, also when its worker was killed or crashed. Clones are the same channel. When the last clone is
-/// dropped the channel is closed, unless a callback or a receive queue takes its messages: then only its sending half
-/// is. [`detach`](Channel::detach) lets a task go on unattended.
+/// dropped the channel is closed, unless a callback takes its messages: then only its sending half is. A receive queue
+/// holds clones of its channels. [`detach`](Channel::detach) lets a task go on unattended.
 #[derive(Clone)]
 pub struct Channel {
     handle: Arc<Handle>,

@@ -1,6 +1,6 @@
 //! Has a module compiled, by a process that does nothing else and is gone afterwards.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
 
 use crate::artefact::{Artefact, memory, module_memory};
+use crate::endpoint::Deadline;
 use crate::error::{CompileError, ExecError, LaunchError};
 use crate::module::Module;
 use crate::process::{Launch, Process, launch};
@@ -51,15 +52,11 @@ fn ask(module: &Module, worker: Option<&Path>) -> Result<(Compiled, Artefact), C
     let theirs = output.try_clone().map_err(CompileError::Memory)?;
     // A compiler that is gone already does not answer, which says more.
     let _ = outbox.push_with_descriptors(request.encode(), vec![input, theirs]);
-    // One answer of one small frame: it is there as a whole, or not at all.
-    if !wait(listening.as_fd(), PollFlags::IN, Some(COMPILE_DEADLINE)).map_err(resources)? {
+    let mut frames = FrameReader::new(Box::new(receive));
+    let Some(answer) = answer(&mut frames, listening.as_fd(), Deadline::after(COMPILE_DEADLINE)).map_err(resources)?
+    else {
         process.kill();
         return Err(CompileError::Timeout(COMPILE_DEADLINE));
-    }
-    let answer = match FrameReader::new(Box::new(receive)).read_frame() {
-        Ok(Some(frame)) => understand(frame),
-        Ok(None) | Err(FrameError::Truncated { .. } | FrameError::Io(_)) => Err(None),
-        Err(error) => Err(Some(error.to_string())),
     };
     // Only when it is gone can nobody write the artefact any more.
     let ended = process.reap(Duration::from_secs(2)).clone();
@@ -74,6 +71,28 @@ fn ask(module: &Module, worker: Option<&Path>) -> Result<(Compiled, Artefact), C
     Ok((compiled, artefact))
 }
 
+/// The compiler's answer, or what is wrong with it; `None` if it is not there by the deadline. A compiler that has read a
+/// hostile module may also stop in the middle of it.
+fn answer(
+    frames: &mut FrameReader,
+    listening: BorrowedFd<'_>,
+    deadline: Deadline,
+) -> std::io::Result<Option<Result<Compiled, Option<String>>>> {
+    while !frames.has_frame() {
+        if !wait(listening, PollFlags::IN, deadline.left())? {
+            return Ok(None);
+        }
+        if !frames.fill_now() {
+            break;
+        }
+    }
+    Ok(Some(match frames.read_frame() {
+        Ok(Some(frame)) => understand(frame),
+        Ok(None) | Err(FrameError::Truncated { .. } | FrameError::Io(_)) => Err(None),
+        Err(error) => Err(Some(error.to_string())),
+    }))
+}
+
 fn understand(frame: Frame<'_>) -> Result<Compiled, Option<String>> {
     match ToHost::decode(frame) {
         Ok(ToHost::Compiled(compiled)) => Ok(compiled),
@@ -86,4 +105,40 @@ fn lost(process: &Process, violation: Option<String>, ended: LossCause) -> Compi
     let cause = violation.map_or(ended, |message| LossCause::ProtocolViolation { message });
     let stderr_tail = process.stderr_tail();
     CompileError::Lost(WorkerLoss { gateway: "compiler".to_owned(), pid: Some(process.pid()), cause, stderr_tail })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// What the host makes of these bytes, after which the compiler stays and says nothing, or hangs up.
+    fn check(bytes: &[u8], hangs_up: bool) -> Option<Result<Compiled, Option<String>>> {
+        let (ours, theirs) = socket_pair().unwrap();
+        let listening = ours.try_clone().unwrap();
+        let mut frames = FrameReader::new(Box::new(unix_socket(ours, Descriptors::Refuse).1));
+        let mut compiler = UnixStream::from(theirs);
+        compiler.write_all(bytes).unwrap();
+        let compiler = (!hangs_up).then_some(compiler);
+        let answer = answer(&mut frames, listening.as_fd(), Deadline::after(Duration::from_millis(20))).unwrap();
+        drop(compiler);
+        answer
+    }
+
+    #[test]
+    fn a_compiler_that_stops_anywhere_in_its_answer_is_given_up() {
+        let compiled = Compiled::Done { engine: "e".to_owned(), bytes: 3 };
+        let encoded = ToHost::Compiled(compiled.clone()).encode();
+        let length = u32::try_from(encoded.body.len()).unwrap();
+        let header = sandgate_wire::frame::Header { length, kind: encoded.kind, flags: 0, channel: encoded.channel };
+        let whole = [&header.encode()[..], &encoded.body].concat();
+        for end in 0..whole.len() {
+            assert_eq!(check(&whole[..end], false), None, "{end} bytes, then silence");
+            assert_eq!(check(&whole[..end], true), Some(Err(None)), "{end} bytes, then the end");
+        }
+        assert_eq!(check(&whole, false), Some(Ok(compiled)));
+        assert!(matches!(check(&[0xff; 64], false), Some(Err(Some(_)))));
+    }
 }

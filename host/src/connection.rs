@@ -9,8 +9,8 @@
 //! need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side,
 
 use crate::artefact::{Artefact, ArtefactStore};
 use crate::call::Call;
+use crate::callback;
 use crate::channel::{Channel, message_for};
 use crate::endpoint::{Deadline, Endpoint, Role};
-use crate::error::{ExecError, StatusError, WaitError};
+use crate::error::{ExecError, SendError, StatusError, WaitError};
 use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::process::Process;
@@ -35,6 +36,10 @@ use crate::spec::Spec;
 
 /// How long a worker may take to end after its connection has.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Control messages that may wait for a worker to read them: a few for each channel there can be. A worker that provokes
+/// more than that without reading is not worth its memory.
+const MAX_CONTROLS: usize = 4 * MAX_CONNECTION_CHANNELS;
 
 /// One worker and everything between it and its users.
 #[derive(Debug)]
@@ -58,6 +63,8 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 struct Table {
     endpoints: HashMap<ChannelId, Arc<Endpoint>>,
+    /// Those that are past, while somebody still holds them: a message may yet name them.
+    past: HashMap<ChannelId, Weak<Endpoint>>,
     /// The highest id the worker gave out.
     newest_of_worker: u64,
     open: bool,
@@ -70,6 +77,9 @@ struct Life {
     terminating: bool,
     /// The host itself killed it.
     killed: bool,
+    /// The connection is over. Known before the first channel ends of it.
+    over: bool,
+    /// How it ended, once all channels have.
     loss: Option<WorkerLoss>,
 }
 
@@ -98,12 +108,30 @@ impl Connection {
         output: Arc<OutputRouter>,
         artefacts: Arc<ArtefactStore>,
     ) -> std::io::Result<Arc<Connection>> {
+        let hello = HostHello {
+            gateway: id.clone(),
+            host_pid: std::process::id(),
+            max_executions: spec.max_executions(),
+            nice: spec.nice_value(),
+            environment: spec.environment().to_vec(),
+        };
+        let hello = ToWorker::Hello(hello).encode();
+        if hello.body.len() > MAX_FRAME_BYTES {
+            let length = hello.body.len();
+            let text = format!("id and environment of {length} bytes are larger than the maximum of {MAX_FRAME_BYTES}");
+            return Err(std::io::Error::other(text));
+        }
         let connection = Arc::new(Connection {
-            outbox: Outbox::new(send),
+            outbox: Outbox::bounded(send, MAX_CONTROLS),
             output,
             process,
             artefacts,
-            table: Mutex::new(Table { endpoints: HashMap::new(), newest_of_worker: 0, open: true }),
+            table: Mutex::new(Table {
+                endpoints: HashMap::new(),
+                past: HashMap::new(),
+                newest_of_worker: 0,
+                open: true,
+            }),
             life: Mutex::default(),
             life_changed: Condvar::new(),
             loaded: Mutex::default(),
@@ -123,15 +151,8 @@ impl Connection {
             connection.join();
             return Err(error);
         }
-        let hello = HostHello {
-            gateway: connection.id.clone(),
-            host_pid: std::process::id(),
-            max_executions: connection.spec.max_executions(),
-            nice: connection.spec.nice_value(),
-            environment: connection.spec.environment().to_vec(),
-        };
         // If it is gone already, waiting for its hello says so.
-        let _ = connection.outbox.push(ToWorker::Hello(hello).encode());
+        let _ = connection.outbox.push(hello);
         Ok(connection)
     }
 
@@ -184,7 +205,7 @@ impl Connection {
 
     pub(crate) fn is_alive(&self) -> bool {
         let life = self.life.lock();
-        life.hello.is_some() && life.loss.is_none()
+        life.hello.is_some() && !life.over
     }
 
     pub(crate) fn is_terminating(&self) -> bool {
@@ -209,6 +230,8 @@ impl Connection {
     /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
     /// Called once, by the reader thread.
     pub(crate) fn finish(&self, violation: Option<LossCause>) {
+        let unread = || LossCause::Unresponsive { message: "it does not read what it is sent".to_owned() };
+        let violation = violation.or_else(|| self.outbox.overflowed().then(unread));
         self.outbox.shutdown();
         let mut stderr_tail = String::new();
         let mut ended = LossCause::Unknown { message: "its connection ended".to_owned() };
@@ -224,17 +247,21 @@ impl Connection {
         let endpoints: Vec<_> = {
             let mut table = self.table.lock();
             table.open = false;
-            table.endpoints.drain().map(|(_, endpoint)| endpoint).collect()
+            let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
+            table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
+            endpoints
         };
         let on_purpose = {
-            let life = self.life.lock();
-            life.terminating || life.killed
+            let mut life = self.life.lock();
+            life.over = true;
+            // A worker that was asked to end and crashed instead has not ended on purpose.
+            life.killed || (life.terminating && !is_crash(&loss.cause))
         };
         for endpoint in endpoints {
             if endpoint.had_output() {
                 self.output.end(&endpoint);
             }
-            endpoint.end(match (endpoint.role, on_purpose) {
+            endpoint.end_for_good(match (endpoint.role, on_purpose) {
                 (Role::Plain, true) => Outcome::Closed,
                 (Role::Execution, true) => Outcome::Killed { by: KilledBy::Terminate, started: true },
                 (_, false) => Outcome::WorkerLost { loss: loss.clone() },
@@ -283,12 +310,21 @@ impl Connection {
         }
     }
 
+    fn past(&self, id: ChannelId) -> Option<Arc<Endpoint>> {
+        self.table.lock().past.get(&id)?.upgrade()
+    }
+
+    /// The endpoint of a past channel is gone for good.
+    pub(crate) fn dropped(&self, id: ChannelId) {
+        self.table.lock().past.remove(&id);
+    }
+
     /// The worker says that the execution `parent` made a channel.
     pub(crate) fn opened_by_worker(&self, id: ChannelId, parent: ChannelId) -> Result<(), String> {
-        let Lookup::Found(parent) = self.lookup(parent) else {
-            return Err(format!("channel {id} of an execution {parent} that does not run"));
+        let parent = match self.lookup(parent) {
+            Lookup::Found(parent) if parent.role == Role::Execution => parent,
+            _ => return Err(format!("channel {id} of an execution {parent} that does not run")),
         };
-        let endpoint = Endpoint::of_guest(id, &parent);
         let mut table = self.table.lock();
         if id.side() != Side::Worker || id.0 <= table.newest_of_worker {
             return Err(format!("channel id {id} out of order"));
@@ -297,13 +333,21 @@ impl Connection {
             return Err(format!("more than {MAX_CONNECTION_CHANNELS} channels"));
         }
         table.newest_of_worker = id.0;
-        table.endpoints.insert(id, endpoint);
+        drop(table);
+        // Nobody else learns of the id before this thread, which reads the worker, has gone on.
+        let endpoint = Endpoint::of_guest(id, &parent);
+        self.table.lock().endpoints.insert(id, endpoint);
         Ok(())
     }
 
     /// Takes a channel out of the table; its endpoint lives on in its handles.
     pub(crate) fn forget(&self, id: ChannelId) {
-        let endpoint = self.table.lock().endpoints.remove(&id);
+        let mut table = self.table.lock();
+        let endpoint = table.endpoints.remove(&id);
+        if let Some(endpoint) = &endpoint {
+            table.past.insert(id, Arc::downgrade(endpoint));
+        }
+        drop(table);
         drop(endpoint);
     }
 
@@ -312,6 +356,9 @@ impl Connection {
         match self.lookup(id) {
             Lookup::Found(endpoint) => Some(Channel::new(&endpoint)),
             Lookup::Past => {
+                if let Some(endpoint) = self.past(id) {
+                    return Some(Channel::new(&endpoint));
+                }
                 let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, self.spec.limits().clone());
                 endpoint.end(Outcome::Closed);
                 Some(Channel::new(&endpoint))
@@ -353,6 +400,11 @@ impl Connection {
             None => None,
             Some(encoded) => Some(message_for(self, encoded.clone()).map_err(ExecError::Arguments)?),
         };
+        if let Some(arguments) = &arguments
+            && arguments.bytes.len() as u64 > limits.message_bytes
+        {
+            return Err(ExecError::Arguments(SendError::too_large(arguments.bytes.len(), &limits)));
+        }
         let mut argv = vec![module.name().to_owned()];
         argv.extend(call.argv.iter().cloned());
         let execute = Execute {
@@ -362,6 +414,8 @@ impl Connection {
             argv,
             limits: limits.clone(),
         };
+        // First, since a worker must not hear of an execution that cannot be.
+        self.load(module.id(), &artefact)?;
         let endpoint = self.register(Role::Execution, limits)?;
         let execute = ToWorker::Execute(endpoint.id, execute).encode();
         if execute.body.len() > MAX_FRAME_BYTES {
@@ -369,7 +423,6 @@ impl Connection {
             return Err(ExecError::CallTooLarge { length: execute.body.len(), maximum: MAX_FRAME_BYTES });
         }
         let channel = Channel::new(&endpoint);
-        self.load(module.id(), &artefact)?;
         // If the worker goes away from here on, the channel's outcome says so.
         if let Some(arguments) = arguments {
             let _ = self.outbox.push_arguments(endpoint.id, arguments);
@@ -416,29 +469,37 @@ impl Connection {
     }
 
     /// Interrupts an execution; kills the worker if that does not help within the grace.
-    pub(crate) fn kill_execution(&self, endpoint: &Arc<Endpoint>) -> Result<Outcome, WaitError> {
+    pub(crate) fn kill_execution(self: &Arc<Self>, endpoint: &Arc<Endpoint>) -> Result<Outcome, WaitError> {
+        let in_callback = callback::is_running(endpoint);
         if endpoint.role == Role::Plain {
             endpoint.close(None, false);
-            return endpoint.wait_end(Deadline::NEVER);
-        }
-        if endpoint.outcome().is_none() {
+        } else if !endpoint.is_over() {
+            // Also if the channel has its outcome: after a failed callback the task still runs.
             endpoint.kill();
-        }
-        match endpoint.wait_end(Deadline::after(self.spec.grace())) {
-            Err(WaitError::Timeout(grace)) if endpoint.outcome().is_none() => {
-                tracing::warn!(gateway = %self.id, "execution {} is not over {grace:?} after its kill", endpoint.id);
-                // Its own outcome is the kill; its siblings lose their worker.
-                endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
-                if let Some(process) = &self.process {
-                    process.kill();
-                } else {
-                    self.outbox.shutdown();
-                }
-                Ok(Outcome::Killed { by: KilledBy::Kill, started: true })
+            if in_callback {
+                let (connection, endpoint) = (Arc::clone(self), Arc::clone(endpoint));
+                callback::run_soon(Box::new(move || connection.see_to_end(&endpoint)));
+            } else {
+                self.see_to_end(endpoint);
             }
-            // The callback is still at its end; the outcome is known.
-            Err(WaitError::Timeout(grace)) => endpoint.outcome().ok_or(WaitError::Timeout(grace)),
-            other => other,
+        }
+        match endpoint.outcome() {
+            Some(outcome) if !in_callback => Ok(outcome),
+            _ => Err(WaitError::InCallback),
+        }
+    }
+
+    /// Waits for the end of an execution that was interrupted; kills the worker if it does not come within the grace.
+    fn see_to_end(&self, endpoint: &Arc<Endpoint>) {
+        let grace = self.spec.grace();
+        if !endpoint.wait_over(Deadline::after(grace)) {
+            tracing::warn!(gateway = %self.id, "execution {} is not over {grace:?} after its kill", endpoint.id);
+            // Its own outcome is the kill; its siblings lose their worker.
+            endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
+            match &self.process {
+                Some(process) => process.kill(),
+                None => self.outbox.shutdown(),
+            }
         }
     }
 
@@ -479,6 +540,10 @@ impl Connection {
     pub(crate) fn open_channels(&self) -> usize {
         self.table.lock().endpoints.len()
     }
+}
+
+fn is_crash(cause: &LossCause) -> bool {
+    !matches!(cause, LossCause::Exited { code: 0 } | LossCause::Unknown { .. })
 }
 
 impl Table {

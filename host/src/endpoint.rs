@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
-use sandgate_wire::message::Close;
+use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
 
@@ -72,9 +72,12 @@ struct State {
     consumer: Consumer,
     /// Whether the consumer got the end.
     end_delivered: bool,
+    /// The worker has nothing more to say about it. Its outcome can come earlier, from this side.
+    over: bool,
     /// Output bytes that were not credited yet.
     output_under_way: u64,
     had_output: bool,
+    output_truncated: bool,
     /// The user's handle, so that a channel that comes back is the same one.
     handle: Weak<Handle>,
     /// Whether a user ever had a handle.
@@ -143,7 +146,7 @@ impl Endpoint {
     /// A chunk of a message arrived.
     pub(crate) fn arrive(self: &Arc<Self>, chunk: Chunk<'_>) -> Result<(), AssemblyError> {
         let mut state = self.state.lock();
-        if state.closed {
+        if state.closed || state.outcome.is_some() {
             return Ok(());
         }
         let State { assembly, receive_window, .. } = &mut *state;
@@ -157,17 +160,35 @@ impl Endpoint {
 
     /// The peer took messages of ours.
     pub(crate) fn credit(&self, credit: Credit) -> Result<(), FlowError> {
-        self.state.lock().send_window.give_back(credit)?;
+        let mut state = self.state.lock();
+        state.send_window.give_back(credit)?;
+        // Credit for what still waits here would let a peer that does not read fill this side's memory.
+        let (under_way, unsent) = (state.send_window.under_way(), self.connection.outbox.unsent(self.id));
+        if under_way.bytes < unsent.bytes || under_way.messages < unsent.messages {
+            return Err(FlowError::Surplus);
+        }
+        drop(state);
         self.writable.notify_all();
         Ok(())
     }
 
-    /// Takes note of output and says whether the worker had credit for it.
-    pub(crate) fn output_arrived(&self, bytes: u64) -> bool {
+    /// Takes note of output; an error is what is wrong with it. Each piece takes credit or is the last one, so that what
+    /// waits is bounded.
+    pub(crate) fn output_arrived(&self, output: Output<'_>) -> Result<(), &'static str> {
         let mut state = self.state.lock();
+        if state.output_truncated {
+            return Err("sent output after the last of it");
+        }
+        if output.bytes.is_empty() && !output.truncated {
+            return Err("sent output without bytes");
+        }
         state.had_output = true;
-        state.output_under_way += bytes;
-        state.output_under_way <= OUTPUT_WINDOW_BYTES
+        state.output_truncated = output.truncated;
+        state.output_under_way += output.bytes.len() as u64;
+        if state.output_under_way > OUTPUT_WINDOW_BYTES {
+            return Err("sent output without credit");
+        }
+        Ok(())
     }
 
     /// Output was handed on.
@@ -181,19 +202,22 @@ impl Endpoint {
     }
 
     /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
-    /// close of this side is due when somebody claims the messages that are left.
+    /// close of this side is due when somebody claims what is left: messages, or an error to tell.
     pub(crate) fn peer_closed(self: &Arc<Self>, error: Option<String>) -> bool {
-        let outcome = match error {
-            None => Outcome::Closed,
-            Some(message) => Outcome::ClosedWithError { message },
-        };
         let mut state = self.state.lock();
-        let settled = state.closed || state.claimed || state.queue.is_empty();
+        let settled = state.closed || state.claimed || (state.queue.is_empty() && error.is_none());
         if settled && !state.closed {
             self.send_close(Close::default());
         }
         state.owes_close = !settled;
-        self.end_locked(&mut state, outcome);
+        state.over = true;
+        self.end_locked(
+            &mut state,
+            match error {
+                None => Outcome::Closed,
+                Some(message) => Outcome::ClosedWithError { message },
+            },
+        );
         drop(state);
         if settled && let Some(parent) = self.parent.upgrade() {
             parent.release_child(self.id);
@@ -201,9 +225,33 @@ impl Endpoint {
         settled
     }
 
-    /// The channel is at its end. Only the first outcome counts.
+    /// Whether the peer has said its last.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().over
+    }
+
+    /// The channel is at its end, though the worker may not know. Only the first outcome counts.
     pub(crate) fn end(self: &Arc<Self>, outcome: Outcome) {
         self.end_locked(&mut self.state.lock(), outcome);
+    }
+
+    /// The worker says that the channel is at its end, or is gone.
+    pub(crate) fn end_for_good(self: &Arc<Self>, outcome: Outcome) {
+        let mut state = self.state.lock();
+        state.over = true;
+        self.end_locked(&mut state, outcome);
+        self.ended.notify_all();
+    }
+
+    /// Waits until the worker has nothing more to say; false if that takes longer.
+    pub(crate) fn wait_over(&self, deadline: Deadline) -> bool {
+        let mut state = self.state.lock();
+        while !state.over {
+            if deadline.wait(&self.ended, &mut state).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     fn end_locked(self: &Arc<Self>, state: &mut State, outcome: Outcome) {
@@ -212,6 +260,7 @@ impl Endpoint {
         }
         state.outcome = Some(outcome);
         state.send_closed = true;
+        state.assembly = Assembly::default();
         self.notify(state, 1);
         self.readable.notify_all();
         self.writable.notify_all();
@@ -239,11 +288,12 @@ impl Endpoint {
         }
         let mut state = self.state.lock();
         loop {
-            if let Some(outcome) = &state.outcome {
-                return Err(SendError::Ended(outcome.clone()));
-            }
-            if state.send_closed {
-                return Err(SendError::Closed);
+            match &state.outcome {
+                // This side's own close is not told as if the peer had closed it.
+                Some(Outcome::Closed) if state.closed => return Err(SendError::Closed),
+                Some(outcome) => return Err(SendError::Ended(outcome.clone())),
+                None if state.send_closed => return Err(SendError::Closed),
+                None => {}
             }
             if state.send_window.try_start(length) {
                 break;
@@ -318,20 +368,24 @@ impl Endpoint {
 
     /// Ends this side of the channel, or only its sending half. Closing again does nothing.
     pub(crate) fn close(self: &Arc<Self>, error: Option<&str>, sending_only: bool) {
-        let mut state = self.state.lock();
+        self.close_locked(&mut self.state.lock(), error, sending_only);
+    }
+
+    fn close_locked(self: &Arc<Self>, state: &mut State, error: Option<&str>, sending_only: bool) {
         if state.closed || (sending_only && state.send_closed) {
             return;
         }
         if state.outcome.is_none() {
             self.send_close(Close { error: error.map(cut), sending_only });
         } else if !sending_only {
-            self.settle(&mut state);
+            self.settle(state);
         }
         state.send_closed = true;
         if !sending_only {
             state.closed = true;
+            state.assembly = Assembly::default();
             if self.role == Role::Plain {
-                self.end_locked(&mut state, Outcome::Closed);
+                self.end_locked(state, Outcome::Closed);
             }
             self.readable.notify_all();
         }
@@ -361,13 +415,16 @@ impl Endpoint {
         self.end_locked(&mut state, Outcome::CallbackFailed { message });
     }
 
-    /// The last handle is gone.
+    /// The last handle is gone, unless the channel came back in a message in the same moment and there is a new one.
     pub(crate) fn abandon(self: &Arc<Self>) {
-        let consumed = matches!(self.state.lock().consumer, Consumer::Callback(_));
+        let mut state = self.state.lock();
+        if state.handle.strong_count() > 0 {
+            return;
+        }
+        let consumed = matches!(state.consumer, Consumer::Callback(_));
         // A callback goes on without a handle, so only the sending half has lost its user.
-        self.close(None, consumed);
+        self.close_locked(&mut state, None, consumed);
         if !consumed {
-            let mut state = self.state.lock();
             let unread = std::mem::take(&mut state.queue);
             drop(state);
             drop(unread);
@@ -458,6 +515,7 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
+        self.connection.dropped(self.id);
         for (_, child) in self.state.get_mut().children.drain() {
             child.close(None, false);
         }

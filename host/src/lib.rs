@@ -67,6 +67,11 @@ mod termination;
 mod value;
 mod worker_binary;
 
+#[cfg(test)]
+mod fake_worker;
+#[cfg(test)]
+mod tests;
+
 pub use artefact::CACHE_VARIABLE;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};

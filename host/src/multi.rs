@@ -4,7 +4,7 @@ use std::ops::Index;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -142,7 +142,7 @@ impl MultiChannel {
         if let Some(core) = self.queue.core.get() {
             return Ok(ReceiveQueue::new(Arc::clone(core)));
         }
-        let core = QueueCore { channels: self.channels.to_vec(), tokens: Tokens::new(self.len()) };
+        let core = QueueCore { channels: RwLock::new(self.channels.to_vec()), tokens: Tokens::new(self.len()) };
         for (index, channel) in self.channels.iter().enumerate() {
             if let Err(error) = channel.endpoint().set_queue(Arc::clone(&core.tokens), index) {
                 self.channels[..index].iter().for_each(|channel| channel.endpoint().unset_queue());

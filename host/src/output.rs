@@ -210,14 +210,14 @@ impl OutputRouter {
     /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept.
     fn add(&self, channel: ChannelId, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], truncated: bool) -> bool {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            line.extend_from_slice(part);
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            line.extend_from_slice(text);
             while line.len() > MAX_LINE_BYTES {
-                let rest = line.split_off(MAX_LINE_BYTES);
+                let rest = line.split_off(cut(line));
                 self.put(channel, stream, line, false);
                 *line = rest;
             }
-            if line.last() == Some(&b'\n') {
-                line.pop();
+            if text.len() < part.len() {
                 self.put(channel, stream, line, false);
                 line.clear();
             }
@@ -233,4 +233,10 @@ impl OutputRouter {
         let text = String::from_utf8_lossy(line).into_owned();
         self.sink.put(OutputLine { gateway: self.gateway.clone(), channel: channel.0, stream, text, truncated });
     }
+}
+
+/// Where to cut a line that is longer than [`MAX_LINE_BYTES`]: there, or just before a character that stands across it.
+fn cut(line: &[u8]) -> usize {
+    let starts = |at: &usize| line[*at] & 0b1100_0000 != 0b1000_0000;
+    (MAX_LINE_BYTES - 3..=MAX_LINE_BYTES).rev().find(starts).unwrap_or(MAX_LINE_BYTES)
 }

@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::channel::{Channel, Event};
 use crate::endpoint::{Deadline, Delivery};
-use crate::error::QueueError;
+use crate::error::{ConsumerError, QueueError};
 use crate::value;
 
 /// Says which channel has something.
@@ -61,7 +61,12 @@ impl Tokens {
         }
     }
 
-    fn end_taken(&self) {
+    fn channel_added(&self) {
+        self.state.lock().open += 1;
+    }
+
+    /// A channel's end was taken, or it could not be added after all.
+    fn channel_gone(&self) {
         let mut state = self.state.lock();
         state.open -= 1;
         if state.open == 0 {
@@ -73,7 +78,8 @@ impl Tokens {
 /// The channels of a queue and their tokens; shared by all queues made of the same [`MultiChannel`](crate::MultiChannel).
 #[derive(Debug)]
 pub(crate) struct QueueCore {
-    pub(crate) channels: Vec<Channel>,
+    /// Grows only: a token is a position in it.
+    pub(crate) channels: RwLock<Vec<Channel>>,
     pub(crate) tokens: Arc<Tokens>,
 }
 
@@ -128,9 +134,27 @@ impl<T: DeserializeOwned> ReceiveQueue<T> {
         })
     }
 
+    /// Adds a channel, for instance of a task that takes the place of one that has ended. What waits in it already comes
+    /// as if it arrived now. A queue that was exhausted goes on with it.
+    ///
+    /// # Errors
+    /// [`ConsumerError`] if it has a callback or feeds a queue already.
+    pub fn add(&self, channel: &Channel) -> Result<(), ConsumerError> {
+        // Until the position exists, whoever has got a token for it waits here.
+        let mut channels = self.core.channels.write();
+        self.core.tokens.channel_added();
+        let added = channel.endpoint().set_queue(Arc::clone(&self.core.tokens), channels.len());
+        match added {
+            Ok(()) => channels.push(channel.clone()),
+            Err(_) => self.core.tokens.channel_gone(),
+        }
+        added
+    }
+
     fn get_by(&self, deadline: Deadline) -> Result<(Channel, Event<T>), QueueError> {
         loop {
-            let channel = &self.core.channels[self.core.tokens.pop(deadline)?];
+            let index = self.core.tokens.pop(deadline)?;
+            let channel = self.core.channels.read()[index].clone();
             match channel.endpoint().next_delivery() {
                 Some(Delivery::Message(message)) => {
                     let value = value::decode(&message, &channel.endpoint().connection);
@@ -140,11 +164,11 @@ impl<T: DeserializeOwned> ReceiveQueue<T> {
                         type_name: std::any::type_name::<T>(),
                         source,
                     })?;
-                    return Ok((channel.clone(), Event::Item(value)));
+                    return Ok((channel, Event::Item(value)));
                 }
                 Some(Delivery::End(outcome)) => {
-                    self.core.tokens.end_taken();
-                    return Ok((channel.clone(), Event::End(outcome)));
+                    self.core.tokens.channel_gone();
+                    return Ok((channel, Event::End(outcome)));
                 }
                 // Another reader of the queue took it between our two looks.
                 None => {}

@@ -45,6 +45,9 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String
     match message {
         ToHost::Hello(_) => Err("a second hello".to_owned()),
         ToHost::Data(channel, chunk) => on_open(connection, channel, |endpoint| {
+            if endpoint.is_over() {
+                return Err(format!("a message on channel {channel} after its close"));
+            }
             endpoint.arrive(chunk).map_err(|error| format!("on channel {channel}: {error}"))
         }),
         ToHost::Credit(channel, credit) => on_open(connection, channel, |endpoint| {
@@ -76,6 +79,9 @@ fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, close: Close) -> Re
     if endpoint.role == Role::Execution || close.sending_only {
         return Err(format!("channel {} cannot be closed like that", endpoint.id));
     }
+    if endpoint.is_over() {
+        return Err(format!("channel {} was closed twice", endpoint.id));
+    }
     if endpoint.peer_closed(close.error) {
         connection.forget(endpoint.id);
     }
@@ -100,7 +106,7 @@ fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result
     if endpoint.had_output() {
         connection.output.end(&endpoint);
     }
-    endpoint.end(outcome);
+    endpoint.end_for_good(outcome);
     Ok(())
 }
 
@@ -109,9 +115,7 @@ fn output_arrived(connection: &Connection, channel: ChannelId, output: Output<'_
         if endpoint.role != Role::Execution {
             return Err(format!("channel {channel} is no execution, so it has no output"));
         }
-        if !endpoint.output_arrived(output.bytes.len() as u64) {
-            return Err(format!("execution {channel} sent output without credit"));
-        }
+        endpoint.output_arrived(output).map_err(|problem| format!("execution {channel} {problem}"))?;
         connection.output.arrive(endpoint, output);
         Ok(())
     })

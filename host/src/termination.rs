@@ -88,10 +88,12 @@ pub(crate) fn terminate_all(gateways: &[Gateway], deadline: Deadline) -> Vec<Gat
     settle(&mut endings, Ending::Interrupted, deadline);
     each_left(&endings, |gateway| gateway.connection().kill_process());
     settle(&mut endings, Ending::Killed, Deadline::after(REAP_DEADLINE));
-    gateways.iter().zip(endings).map(|(gateway, ending)| report(gateway, ending)).collect()
+    // One for all: a sink that blocks does not hold up the call once per gateway.
+    let flushed = Deadline::after(MAX_INTERRUPT_MARGIN);
+    gateways.iter().zip(endings).map(|(gateway, ending)| report(gateway, ending, flushed)).collect()
 }
 
-fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>) -> GatewayReport {
+fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>, flushed: Deadline) -> GatewayReport {
     let connection = gateway.connection();
     let (ending, cause) = match ending {
         None => (Ending::Failed, None),
@@ -102,7 +104,7 @@ fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>) -> GatewayRep
         Some((ending, loss)) => (ending, Some(loss.cause)),
     };
     if ending != Ending::Failed {
-        connection.output.wait_idle(Deadline::after(MAX_INTERRUPT_MARGIN));
+        connection.output.wait_idle(flushed);
         connection.join();
     }
     GatewayReport { gateway: connection.id.clone(), pid: connection.pid(), ending, cause }

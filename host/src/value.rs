@@ -34,9 +34,9 @@ pub(crate) struct Encoded {
 }
 
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecError> {
-    let outer = enter(Scope::Encoding(Vec::new()));
+    let scope = Entered::new(Scope::Encoding(Vec::new()));
     let bytes = postcard::to_allocvec(value);
-    let Some(Scope::Encoding(channels)) = leave(outer) else {
+    let Some(Scope::Encoding(channels)) = scope.leave() else {
         return Err(CodecError::new("values were serialised in a tangle"));
     };
     let bytes = bytes.map_err(|error| CodecError::new(error.to_string()))?;
@@ -44,9 +44,9 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecE
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Connection>) -> Result<T, CodecError> {
-    let outer = enter(Scope::Decoding { connection: Arc::clone(connection), ids: message.channels.clone() });
+    let scope = Entered::new(Scope::Decoding { connection: Arc::clone(connection), ids: message.channels.clone() });
     let result = postcard::take_from_bytes(&message.bytes);
-    leave(outer);
+    scope.leave();
     match result {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(CodecError::new(format!("{} bytes are left over", rest.len()))),
@@ -54,12 +54,35 @@ pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Co
     }
 }
 
-fn enter(scope: Scope) -> Option<Scope> {
-    SCOPE.with_borrow_mut(|current| current.replace(scope))
+/// A scope that ends with this value, also when a user's (de)serialisation panics: what a thread keeps in its scope, it
+/// keeps for ever.
+struct Entered {
+    outer: Option<Scope>,
+    left: bool,
 }
 
-fn leave(outer: Option<Scope>) -> Option<Scope> {
-    SCOPE.with_borrow_mut(|current| std::mem::replace(current, outer))
+impl Entered {
+    fn new(scope: Scope) -> Entered {
+        Entered { outer: SCOPE.with_borrow_mut(|current| current.replace(scope)), left: false }
+    }
+
+    fn leave(mut self) -> Option<Scope> {
+        self.left = true;
+        self.restore()
+    }
+
+    fn restore(&mut self) -> Option<Scope> {
+        let outer = self.outer.take();
+        SCOPE.with_borrow_mut(|current| std::mem::replace(current, outer))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if !self.left {
+            drop(self.restore());
+        }
+    }
 }
 
 impl Serialize for Channel {

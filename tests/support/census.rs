@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crate::waiting::comes_true;
 
-/// How long things may take to go after their owner is dropped. Dropping waits for them, so this covers only what the
-/// kernel does afterwards.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long things may take to go after their owner is dropped. Dropping waits for them, so this covers what the kernel does
+/// afterwards, and the threads that run callbacks, which wait for more work for 5 s.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// A child process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,14 +1,23 @@
-//! What the tests share: the things they run ([`guest`], [`worker`]), waits that end ([`within`], [`eventually`]), and a
-//! count of what this process holds ([`Census`], [`assert_no_leaks`]).
+//! What the tests share: the things they run ([`guest`], [`worker`]), groups made of them ([`group()`], [`Ops`]), waits that
+//! end ([`within`], [`eventually`]), processes from outside ([`Watched`]), and a count of what this process holds
+//! ([`Census`], [`assert_no_leaks`]).
 //!
 //! Everything here panics instead of returning an error: its callers are tests, and the panic is the report.
 
 mod census;
 mod command;
 mod fixtures;
+mod host;
+mod remote;
+mod states;
 mod waiting;
+mod watched;
 
 pub use census::{Census, Child, assert_no_leaks, children_of};
-pub use command::output;
+pub use command::{Running, output, start};
 pub use fixtures::{guest, guests_dir, repository, worker};
+pub use host::{Host, start_host};
+pub use remote::{LIMIT, Ops, builder, group, module, popen, run, run_with, spec};
+pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{eventually, within};
+pub use watched::Watched;

@@ -63,7 +63,7 @@ pub struct WasiView {
 /// What `ops` is asked to do, one operation after the other on its task channel or on a channel it was sent.
 ///
 /// `C` is the channel type of either side.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op<C> {
     /// Keeps this channel at the end of the guest's list, where [`Op::On`] finds it.
     Take(C),
@@ -99,7 +99,7 @@ pub enum Action {
 }
 
 /// What `ops` sends after each operation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer<C> {
     Done,
     Channel(C),

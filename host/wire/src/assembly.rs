@@ -140,9 +140,7 @@ impl Assembly {
 impl Assembly {
     /// The channels of the message that is not complete, when it never will be.
     pub fn into_channels(self) -> Vec<ChannelId> {
-        self.partial
-            .map(|partial| partial.channels)
-            .unwrap_or_default()
+        self.partial.map(|partial| partial.channels).unwrap_or_default()
     }
 }
 

@@ -69,6 +69,14 @@ impl SendWindow {
         true
     }
 
+    /// What was sent and not credited yet.
+    pub fn under_way(&self) -> Credit {
+        // Neither can be negative: `give_back` stops at a full window.
+        let bytes = FULL_BYTES.saturating_sub(self.bytes).unsigned_abs();
+        let messages = u32::try_from(FULL_MESSAGES - self.messages).unwrap_or(u32::MAX);
+        Credit { bytes, messages }
+    }
+
     /// Takes credits back.
     ///
     /// # Errors
@@ -151,6 +159,7 @@ mod tests {
         let mut window = SendWindow::new();
         assert!(window.try_start(WINDOW_BYTES * 50));
         assert!(!window.try_start(1), "nothing more until it was taken");
+        assert_eq!(window.under_way(), Credit { bytes: WINDOW_BYTES * 50, messages: 1 });
         window.give_back(Credit { bytes: WINDOW_BYTES * 50, messages: 1 }).unwrap();
         assert!(window.try_start(1));
     }

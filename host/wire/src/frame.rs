@@ -139,6 +139,12 @@ impl FrameReader {
         }
     }
 
+    /// Takes what the stream has, without waiting, for a caller that may not wait for ever: false if it has ended or
+    /// failed. Meant to be called when the stream is readable, until [`has_frame`](Self::has_frame).
+    pub fn fill_now(&mut self) -> bool {
+        !matches!(self.fill(false), Ok(Some(0)) | Err(_))
+    }
+
     /// Whether [`read_frame`](Self::read_frame) would return a frame at once without asking the stream.
     pub fn has_frame(&self) -> bool {
         matches!(self.complete(), Ok(Some(_)) | Err(_))

@@ -14,8 +14,9 @@
 //!    needs no other thread.
 //! 3. If the transport has no room, or the writing goes on for long, the writer thread takes over and waits.
 //!
-//! Lanes take turns; a turn is one chunk of a large message or a few small messages. Nothing here is bounded by itself:
-//! what may be queued is bounded by the credits of [`crate::flow`].
+//! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
+//! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets a
+//! [bound](Outbox::bounded), since a peer that never reads can still provoke answers.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::assembly::{Message, write_prefix};
+use crate::flow::Credit;
 use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header, MAX_FRAME_BYTES};
 use crate::ids::ChannelId;
 use crate::message::{Encoded, kind};
@@ -51,6 +53,7 @@ pub struct Outbox {
     state: Mutex<State>,
     wake_writer: Condvar,
     idle: Condvar,
+    max_controls: usize,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +69,10 @@ struct State {
     /// Whether the writer thread is to go on.
     writer_wanted: bool,
     closed: bool,
+    /// Control messages in `urgent` and `lanes`.
+    controls: usize,
+    /// Closed because the peer does not read.
+    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -93,7 +100,31 @@ enum Progress {
 impl Outbox {
     /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer).
     pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
-        Outbox { transport, state: Mutex::default(), wake_writer: Condvar::new(), idle: Condvar::new() }
+        Outbox::bounded(transport, usize::MAX)
+    }
+
+    /// An outbox that ends the connection rather than let more than `max_controls` control messages wait.
+    pub fn bounded(transport: Box<dyn SendHalf>, max_controls: usize) -> Outbox {
+        Outbox { transport, state: Mutex::default(), wake_writer: Condvar::new(), idle: Condvar::new(), max_controls }
+    }
+
+    /// Whether the connection was ended because more waited than the bound allows.
+    pub fn overflowed(&self) -> bool {
+        self.state.lock().overflowed
+    }
+
+    /// The messages of a channel that have not been given to the transport at all, or not to their last chunk. A peer
+    /// cannot rightly have taken them.
+    pub fn unsent(&self, channel: ChannelId) -> Credit {
+        let state = self.state.lock();
+        let mut unsent = Credit::default();
+        for item in state.lanes.get(&channel).into_iter().flatten() {
+            if let Item::Message { kind: kind::DATA, message, .. } = item {
+                unsent.bytes += message.bytes.len() as u64;
+                unsent.messages += 1;
+            }
+        }
+        unsent
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
@@ -161,7 +192,12 @@ impl Outbox {
                 return;
             }
             state.writer_wanted = false;
-            if state.writing || !state.has_work() {
+            if state.writing {
+                continue;
+            }
+            if !state.has_work() {
+                // The sender wrote all of it in its last turn, and left it to this thread to say so.
+                self.idle.notify_all();
                 continue;
             }
             state.writing = true;
@@ -179,6 +215,16 @@ impl Outbox {
         let mut state = self.state.lock();
         if state.closed {
             return Err(OutboxClosed);
+        }
+        if let Item::Control { .. } = item {
+            if state.controls >= self.max_controls {
+                state.overflowed = true;
+                self.close(&mut state);
+                drop(state);
+                self.transport.shutdown();
+                return Err(OutboxClosed);
+            }
+            state.controls += 1;
         }
         if urgent {
             state.urgent.push_back(item);
@@ -269,8 +315,11 @@ impl State {
                 break;
             };
             if let Some(rest) = self.batch.add(item) {
+                // It opens the next batch. Lanes wait as well: they may hold what it has to precede.
                 self.urgent.push_front(rest);
+                return;
             }
+            self.controls -= 1;
         }
         while self.batch.has_room() {
             let Some(channel) = self.turns.pop_front() else {
@@ -282,6 +331,7 @@ impl State {
             let end_of_turn = self.batch.copied.len() + TURN_BYTES;
             while self.batch.has_room() && self.batch.copied.len() < end_of_turn {
                 let Some(item) = lane.pop_front() else { break };
+                self.controls -= usize::from(matches!(item, Item::Control { .. }));
                 if let Some(rest) = self.batch.add(item) {
                     lane.push_front(rest);
                     break;

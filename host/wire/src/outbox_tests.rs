@@ -208,3 +208,104 @@ fn a_dead_connection_refuses_and_wakes_everybody() {
         assert_eq!(outbox.push(control(kind::CLOSE, 1)), Err(OutboxClosed));
     });
 }
+
+#[test]
+fn a_descriptor_waits_for_a_write_of_its_own_and_what_needs_it_waits_behind() {
+    with_writer(|outbox, transport| {
+        let null = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        // The first fills the batch that has no room; the rest is queued.
+        for channel in [1, 3] {
+            outbox.push_urgent(control(kind::KILL, channel)).unwrap();
+        }
+        outbox.push_with_descriptors(control(kind::LOAD, 0), vec![null]).unwrap();
+        outbox.push(control(kind::EXECUTE, 5)).unwrap();
+        transport.open(usize::MAX / 2);
+        outbox.flush();
+        let kinds: Vec<u8> = transport.frames().into_iter().map(|(kind, ..)| kind).collect();
+        assert_eq!(kinds, [kind::KILL, kind::KILL, kind::LOAD, kind::EXECUTE]);
+        assert_eq!(transport.0.0.lock().descriptors, 1);
+    });
+}
+
+#[test]
+fn what_a_peer_does_not_read_is_bounded_and_known() {
+    let transport = Throttled::default();
+    let outbox = Outbox::bounded(Box::new(transport.clone()), 10);
+    // What is in the batch already may have been seen by the peer, for all that the outbox knows.
+    outbox.push_message(ChannelId(1), message(7)).unwrap();
+    for size in [20, 30] {
+        outbox.push_message(ChannelId(1), message(size)).unwrap();
+        outbox.push_arguments(ChannelId(1), message(size)).unwrap();
+    }
+    assert_eq!(outbox.unsent(ChannelId(1)), Credit { bytes: 50, messages: 2 });
+    assert_eq!(outbox.unsent(ChannelId(3)), Credit::default());
+    for number in 0..10 {
+        assert!(!outbox.overflowed());
+        let control = control(kind::CREDIT, number);
+        if number % 2 == 0 { outbox.push(control) } else { outbox.push_urgent(control) }.unwrap();
+    }
+    assert_eq!(outbox.push(control(kind::CREDIT, 99)), Err(OutboxClosed));
+    assert!(outbox.overflowed() && transport.0.0.lock().shut);
+}
+
+#[test]
+fn controls_that_were_written_do_not_count() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::bounded(Box::new(transport), 1);
+    for number in 0..100 {
+        outbox.push(control(kind::CREDIT, number)).unwrap();
+        outbox.push_urgent(control(kind::KILL, number)).unwrap();
+    }
+}
+
+/// Room for everything, but one write takes until the test says so.
+#[derive(Debug, Clone, Default)]
+struct Gate(Arc<(Mutex<(usize, bool)>, Condvar)>);
+
+impl SendHalf for Gate {
+    fn try_write(&self, buffers: &[IoSlice<'_>], _: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        let mut state = self.0.0.lock();
+        state.0 += 1;
+        self.0.1.notify_all();
+        while state.0 == MAX_INLINE_BATCHES && !state.1 {
+            self.0.1.wait(&mut state);
+        }
+        Ok(buffers.iter().map(|buffer| buffer.len()).sum())
+    }
+
+    fn wait_writable(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn shutdown(&self) {}
+}
+
+#[test]
+fn who_waits_for_the_last_inline_batch_is_woken() {
+    let gate = Gate::default();
+    let outbox = Outbox::new(Box::new(gate.clone()));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| outbox.run_writer());
+        scope.spawn(|| outbox.push_message(ChannelId(1), message(MAX_INLINE_BATCHES * CHUNK_BYTES)).unwrap());
+        let mut state = gate.0.0.lock();
+        while state.0 < MAX_INLINE_BATCHES {
+            gate.0.1.wait(&mut state);
+        }
+        drop(state);
+        let flushing = scope.spawn(|| outbox.flush());
+        // It wakes up in vain, which shows that it waits.
+        while !outbox.idle.notify_one() {
+            std::thread::yield_now();
+        }
+        gate.0.0.lock().1 = true;
+        gate.0.1.notify_all();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !flushing.is_finished() {
+            assert!(std::time::Instant::now() < deadline, "flush does not return though all was written");
+            std::thread::yield_now();
+        }
+        outbox.shutdown();
+        writer.join().unwrap();
+    });
+}

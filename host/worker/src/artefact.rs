@@ -8,10 +8,7 @@ use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use wasmtime::{Engine, Module};
 
 /// What makes a memory file unchangeable for good.
-const SEALS: SealFlags = SealFlags::WRITE
-    .union(SealFlags::SHRINK)
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Why an artefact was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +25,13 @@ pub(crate) enum ArtefactError {
 ///
 /// # Errors
 /// See [`ArtefactError`].
-pub(crate) fn load(
-    engine: &Engine,
-    artefact: OwnedFd,
-    announced: u64,
-) -> Result<Module, ArtefactError> {
+pub(crate) fn load(engine: &Engine, artefact: OwnedFd, announced: u64) -> Result<Module, ArtefactError> {
     // A file that has no seals gives an error here, which is the same answer.
     let seals = fcntl_get_seals(&artefact).unwrap_or(SealFlags::empty());
     if !seals.contains(SEALS) {
         return Err(ArtefactError::NotSealed);
     }
-    let found = fstat(&artefact)
-        .ok()
-        .and_then(|stat| u64::try_from(stat.st_size).ok())
-        .unwrap_or(0);
+    let found = fstat(&artefact).ok().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
     if found != announced {
         return Err(ArtefactError::Size { announced, found });
     }
@@ -53,6 +43,5 @@ pub(crate) fn load(
     //    confined in anyway.
     // 2. The file does not change while it is mapped: F_SEAL_WRITE, F_SEAL_SHRINK and F_SEAL_GROW are set, F_SEAL_SEAL
     //    keeps them, all four were checked above, and a seal cannot be taken off.
-    unsafe { Module::deserialize_open_file(engine, File::from(artefact)) }
-        .map_err(ArtefactError::Engine)
+    unsafe { Module::deserialize_open_file(engine, File::from(artefact)) }.map_err(ArtefactError::Engine)
 }

@@ -65,11 +65,7 @@ impl Clock {
             state.running = true;
             let worker_of_thread = Arc::clone(worker);
             worker.spawn("clock", move || worker_of_thread.clock.run(&worker_of_thread));
-        } else if state
-            .entries
-            .first_key_value()
-            .is_some_and(|(first, _)| *first == key)
-        {
+        } else if state.entries.first_key_value().is_some_and(|(first, _)| *first == key) {
             self.wake.notify_one();
         }
         key
@@ -113,14 +109,8 @@ pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>) -> Option<Ar
     let after = execution.limits.wall_time?;
     // A deadline beyond the end of time is none.
     let at = Instant::now().checked_add(after)?;
-    let entry = Entry {
-        execution: Arc::downgrade(execution),
-        what: What::Deadline,
-    };
-    Some(Armed {
-        worker: Arc::clone(worker),
-        key: worker.clock.add(worker, at, entry),
-    })
+    let entry = Entry { execution: Arc::downgrade(execution), what: What::Deadline };
+    Some(Armed { worker: Arc::clone(worker), key: worker.clock.add(worker, at, entry) })
 }
 
 /// Moves the epoch again until `execution`, which was stopped, has ended.
@@ -129,10 +119,7 @@ pub(crate) fn see_to_it(worker: &Arc<Worker>, execution: &Arc<Execution>) {
 }
 
 fn remind(worker: &Arc<Worker>, execution: &Arc<Execution>, after: Duration) {
-    let entry = Entry {
-        execution: Arc::downgrade(execution),
-        what: What::Remind(after),
-    };
+    let entry = Entry { execution: Arc::downgrade(execution), what: What::Remind(after) };
     worker.clock.add(worker, Instant::now() + after, entry);
 }
 

@@ -41,14 +41,11 @@ pub struct Compilation {
 /// # Panics
 /// Cranelift may; a module can do that on purpose. Run it in a process that can be lost.
 pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
-    let failed = |error: wasmtime::Error| Rejection::Compilation {
-        message: ending::engine_text(&error),
-    };
+    let failed = |error: wasmtime::Error| Rejection::Compilation { message: ending::engine_text(&error) };
     check_kind(module)?;
     let engine = engine::new().map_err(failed)?;
-    Module::validate(&engine, module).map_err(|error| Rejection::InvalidModule {
-        message: ending::engine_text(&error),
-    })?;
+    Module::validate(&engine, module)
+        .map_err(|error| Rejection::InvalidModule { message: ending::engine_text(&error) })?;
     check_imports(module)?;
     Ok(Compilation {
         engine: engine::compatibility(&engine),
@@ -57,17 +54,13 @@ pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
 }
 
 /// The compiler process over the two halves of a transport.
-pub(crate) fn run(
-    send: Box<dyn SendHalf>,
-    receive: Box<dyn ReceiveHalf>,
-) -> Result<(), WorkerError> {
+pub(crate) fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Result<(), WorkerError> {
     let mut reader = FrameReader::new(receive);
     let request = match reader.read_frame()?.map(ToWorker::decode).transpose()? {
         Some(ToWorker::Compile(request)) => request,
         _ => return Err(WorkerError::NoHello(None)),
     };
-    let (Some(module), Some(artefact)) = (reader.take_descriptor(), reader.take_descriptor())
-    else {
+    let (Some(module), Some(artefact)) = (reader.take_descriptor(), reader.take_descriptor()) else {
         return Err(WorkerError::NoHello(None));
     };
     let compiled = answer(&request, &File::from(module), &File::from(artefact))?;
@@ -76,10 +69,7 @@ pub(crate) fn run(
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || outbox_of_thread.run_writer())
-        .map_err(|source| WorkerError::System {
-            what: "start a thread",
-            source,
-        })?;
+        .map_err(|source| WorkerError::System { what: "start a thread", source })?;
     let _ = outbox.push(ToHost::Compiled(compiled).encode());
     outbox.flush();
     outbox.shutdown();
@@ -92,13 +82,8 @@ fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled,
     let module = read(module, request).map_err(system("read the module"))?;
     let compiled = module.and_then(|module| compile(&module));
     match compiled {
-        Ok(Compilation {
-            engine,
-            artefact: bytes,
-        }) => {
-            artefact
-                .write_all_at(&bytes, 0)
-                .map_err(system("write the artefact"))?;
+        Ok(Compilation { engine, artefact: bytes }) => {
+            artefact.write_all_at(&bytes, 0).map_err(system("write the artefact"))?;
             let bytes = bytes.len() as u64;
             Ok(Compiled::Done { engine, bytes })
         }
@@ -110,17 +95,13 @@ fn read(file: &File, request: &Compile) -> io::Result<Result<Vec<u8>, Rejection>
     let found = file.metadata()?.len();
     if found != request.bytes {
         let announced = request.bytes;
-        return Ok(invalid(format!(
-            "module has {found} bytes instead of {announced}"
-        )));
+        return Ok(invalid(format!("module has {found} bytes instead of {announced}")));
     }
     let size = usize::try_from(found).map_err(io::Error::other)?;
     let mut module = vec![0; size];
     file.read_exact_at(&mut module, 0)?;
     if ModuleId(Sha256::digest(&module).into()) != request.module {
-        return Ok(invalid(
-            "module does not have the digest it is called by".to_owned(),
-        ));
+        return Ok(invalid("module does not have the digest it is called by".to_owned()));
     }
     Ok(Ok(module))
 }
@@ -134,10 +115,9 @@ fn check_kind(bytes: &[u8]) -> Result<(), Rejection> {
     if let Some(rest) = bytes.strip_prefix(b"\0asm") {
         return match rest {
             [1, 0, 0, 0, ..] => Ok(()),
-            [_, _, 1, 0, ..] => invalid(
-                "this is a component; sandgate runs core modules: build for `wasm32-wasip1`"
-                    .to_owned(),
-            ),
+            [_, _, 1, 0, ..] => {
+                invalid("this is a component; sandgate runs core modules: build for `wasm32-wasip1`".to_owned())
+            }
             _ => invalid("unknown version of WebAssembly".to_owned()),
         };
     }
@@ -189,31 +169,20 @@ fn check_imports(module: &[u8]) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn check_import(
-    module: &str,
-    name: &str,
-    import: TypeRef,
-    types: &[FuncType],
-) -> Result<(), Rejection> {
+fn check_import(module: &str, name: &str, import: TypeRef, types: &[FuncType]) -> Result<(), Rejection> {
     let Some((parameters, results)) = imports::signature(module, name) else {
         return Err(imports::unknown(module, name));
     };
     let found = match import {
-        TypeRef::Func(index) => usize::try_from(index)
-            .ok()
-            .and_then(|index| types.get(index)),
+        TypeRef::Func(index) => usize::try_from(index).ok().and_then(|index| types.get(index)),
         _ => None,
     };
-    let fits = found.is_some_and(|ty| {
-        letters(ty.params()) == parameters && letters(ty.results()) == results
-    });
+    let fits = found.is_some_and(|ty| letters(ty.params()) == parameters && letters(ty.results()) == results);
     if fits {
         return Ok(());
     }
     let import = ending::capped(&format!("{module}::{name}"), 256);
-    invalid(format!(
-        "import `{import}` is of another type than what workers offer"
-    ))
+    invalid(format!("import `{import}` is of another type than what workers offer"))
 }
 
 /// A list of types as the tables of imports write it.

@@ -23,11 +23,7 @@ const MAX_ENGINE_TEXT_BYTES: usize = 4096;
 #[error("guest exits with code {0}")]
 pub(crate) struct Exit(pub(crate) i32);
 
-pub(crate) fn outcome(
-    result: Result<(), Failure>,
-    guest: &mut Guest,
-    tasks: &[String],
-) -> Outcome {
+pub(crate) fn outcome(result: Result<(), Failure>, guest: &mut Guest, tasks: &[String]) -> Outcome {
     let report = guest.report.take();
     let error = match result {
         Ok(()) => return ended(0, report, Vec::new(), tasks),
@@ -37,16 +33,11 @@ pub(crate) fn outcome(
     if let Some(stop) = error.downcast_ref::<Stop>() {
         return stopped(*stop, guest);
     }
-    let backtrace = error
-        .downcast_ref::<WasmBacktrace>()
-        .map(names)
-        .unwrap_or_default();
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(names).unwrap_or_default();
     if let Some(Exit(code)) = error.downcast_ref::<Exit>() {
         return ended(*code, report, backtrace, tasks);
     }
-    let kind = error
-        .downcast_ref::<Trap>()
-        .map_or(TrapKind::Other, |trap| kind(*trap));
+    let kind = error.downcast_ref::<Trap>().map_or(TrapKind::Other, |trap| kind(*trap));
     match report {
         Some(report) if report.kind == report::PANIC => panicked(&report.text, backtrace),
         _ => Outcome::Trapped { kind, backtrace },
@@ -58,33 +49,18 @@ fn stopped(stop: Stop, guest: &Guest) -> Outcome {
     match stop {
         Stop::Killed(by) => Outcome::Killed { by, started: true },
         // Only an execution with a wall time has a deadline.
-        Stop::TimedOut => Outcome::TimedOut {
-            after: limits.wall_time.unwrap_or_default(),
-        },
-        Stop::Limit(limit) => Outcome::LimitExceeded {
-            limit,
-            value: limit_value(guest, limit),
-        },
+        Stop::TimedOut => Outcome::TimedOut { after: limits.wall_time.unwrap_or_default() },
+        Stop::Limit(limit) => Outcome::LimitExceeded { limit, value: limit_value(guest, limit) },
         // Nobody reads it.
-        Stop::HostGone => Outcome::Killed {
-            by: sandgate_wire::outcome::KilledBy::Terminate,
-            started: true,
-        },
+        Stop::HostGone => Outcome::Killed { by: sandgate_wire::outcome::KilledBy::Terminate, started: true },
     }
 }
 
 fn not_instantiated(error: &wasmtime::Error, guest: &Guest) -> Outcome {
     if let Some(limit) = guest.growth.denied {
-        return Outcome::LimitExceeded {
-            limit,
-            value: limit_value(guest, limit),
-        };
+        return Outcome::LimitExceeded { limit, value: limit_value(guest, limit) };
     }
-    Outcome::Rejected {
-        reason: Rejection::Instantiation {
-            message: engine_text(error),
-        },
-    }
+    Outcome::Rejected { reason: Rejection::Instantiation { message: engine_text(error) } }
 }
 
 fn limit_value(guest: &Guest, limit: LimitName) -> u64 {
@@ -102,16 +78,11 @@ fn limit_value(guest: &Guest, limit: LimitName) -> u64 {
 /// The guest returned (code 0) or exited.
 fn ended(code: i32, report: Option<Report>, backtrace: Vec<String>, tasks: &[String]) -> Outcome {
     match report {
-        Some(Report { kind, text }) if kind == report::BAD_ARGUMENTS => Outcome::Rejected {
-            reason: Rejection::BadArguments {
-                message: text,
-                available: tasks.to_vec(),
-            },
-        },
-        Some(Report { kind, text }) if kind == report::ERROR => Outcome::Failed { message: text },
-        Some(Report { kind, text }) if kind == report::PANIC && code != 0 => {
-            panicked(&text, backtrace)
+        Some(Report { kind, text }) if kind == report::BAD_ARGUMENTS => {
+            Outcome::Rejected { reason: Rejection::BadArguments { message: text, available: tasks.to_vec() } }
         }
+        Some(Report { kind, text }) if kind == report::ERROR => Outcome::Failed { message: text },
+        Some(Report { kind, text }) if kind == report::PANIC && code != 0 => panicked(&text, backtrace),
         _ if code == 0 => Outcome::Returned,
         _ => Outcome::Exited { code },
     }

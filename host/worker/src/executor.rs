@@ -1,7 +1,7 @@
 //! Threads that run guests, one execution after the other, each in a new instance.
 //!
 //! ```text
-//!  queue ─► load the module ─► find the entry ─► arm stop and deadline ─► instantiate ─► _initialize ─► entry
+//!  queue ─► arm the deadline ─► load the module ─► find the entry ─► arm the stop ─► instantiate ─► _initialize ─► entry
 //!        ◄─ DONE ◄─ drop handles ◄─ flush output ◄─ outcome ◄────────────────────────────────────────────┘
 //! ```
 //!
@@ -77,8 +77,10 @@ fn next(worker: &Worker) -> Option<Job> {
 fn execute(worker: &Arc<Worker>, job: Job) {
     let execution = Arc::clone(&job.execution);
     let execute = job.execute.clone();
+    // Held until the last output is out, for that can take as long as the host likes.
+    let _deadline = clock::arm(worker, &execution);
     let mut store = Store::new(&worker.engine, Guest::new(Arc::clone(worker), job));
-    let outcome = outcome(worker, &execution, &execute, &mut store);
+    let outcome = outcome(&execution, &execute, &mut store);
     let guest = store.data_mut();
     // A stop during the last flush loses output, not the outcome.
     let _ = guest.output.flush(worker, &execution);
@@ -92,24 +94,16 @@ fn execute(worker: &Arc<Worker>, job: Job) {
         if let Some(arguments) = arguments {
             hub.unrefer_all(arguments.channels);
         }
-        hub.end_channel(execution.id);
+        hub.end(execution.id);
     }
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
-    let _ = worker
-        .outbox
-        .push(ToHost::Done(execution.id, outcome).encode());
-    drop(store);
-    worker.hub.lock().finish(execution.id);
+    let _ = worker.outbox.push(ToHost::Done(execution.id, outcome).encode());
+    worker.hub.lock().outcome_sent();
 }
 
-fn outcome(
-    worker: &Arc<Worker>,
-    execution: &Arc<Execution>,
-    execute: &Execute,
-    store: &mut Store<Guest>,
-) -> Outcome {
-    let module = match modules::get(worker, execute.module) {
+fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
+    let module = match modules::get(&store.data().worker, execute.module) {
         Ok(module) => module,
         Err(reason) => return Outcome::Rejected { reason },
     };
@@ -117,7 +111,6 @@ fn outcome(
         Ok(entry) => entry,
         Err(reason) => return Outcome::Rejected { reason },
     };
-    let _deadline = clock::arm(worker, execution);
     let result = call(execution, &module, &entry, store);
     ending::outcome(result, store.data_mut(), &module.tasks)
 }
@@ -130,10 +123,7 @@ fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection>
     if module.has_entry(&export) {
         return Ok(export);
     }
-    Err(Rejection::UnknownTask {
-        name: ending::capped(name, modules::MAX_NAME_BYTES),
-        available: module.tasks.clone(),
-    })
+    Err(Rejection::UnknownTask { name: ending::capped(name, modules::MAX_NAME_BYTES), available: module.tasks.clone() })
 }
 
 /// How far a guest came, and what stopped it.
@@ -162,16 +152,13 @@ fn call(
     if let Some(stop) = execution.stop_reason() {
         return Err(Failure::Run(stop.into()));
     }
-    let instance = module
-        .instance_pre
-        .instantiate(&mut *store)
-        .map_err(|error| {
-            if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
-                Failure::Run(error)
-            } else {
-                Failure::Instantiation(error)
-            }
-        })?;
+    let instance = module.instance_pre.instantiate(&mut *store).map_err(|error| {
+        if error.is::<Trap>() || error.is::<Stop>() || error.is::<Exit>() {
+            Failure::Run(error)
+        } else {
+            Failure::Instantiation(error)
+        }
+    })?;
     if let Some(Extern::Memory(memory)) = instance.get_export(&mut *store, MEMORY_EXPORT) {
         store.data_mut().memory = Some(memory);
     }

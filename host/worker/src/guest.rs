@@ -46,11 +46,7 @@ impl Guest {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&job.execute.argv).envs(&worker.environment);
         let limits = &job.execution.limits;
-        let growth = Growth {
-            memory_bytes: limits.memory_bytes,
-            table_elements: limits.table_elements,
-            denied: None,
-        };
+        let growth = Growth { memory_bytes: limits.memory_bytes, table_elements: limits.table_elements, denied: None };
         Guest {
             wasi: wasi.build_p1(),
             memory: None,
@@ -92,15 +88,8 @@ struct Slot {
 
 impl Handles {
     fn new(own: ChannelId) -> Handles {
-        let own = Slot {
-            channel: own,
-            made: false,
-        };
-        Handles {
-            slots: vec![Some(own)],
-            free: Vec::new(),
-            given: 1,
-        }
+        let own = Slot { channel: own, made: false };
+        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1 }
     }
 
     pub(crate) fn get(&self, handle: u32) -> Option<ChannelId> {
@@ -143,11 +132,7 @@ impl Handles {
     pub(crate) fn take_all(&mut self) -> Vec<ChannelId> {
         self.free.clear();
         self.given = 1;
-        self.slots
-            .drain(1..)
-            .flatten()
-            .map(|slot| slot.channel)
-            .collect()
+        self.slots.drain(1..).flatten().map(|slot| slot.channel).collect()
     }
 }
 
@@ -171,21 +156,11 @@ impl Growth {
 }
 
 impl ResourceLimiter for Growth {
-    fn memory_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(self.decide(desired, self.memory_bytes, LimitName::Memory))
     }
 
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        _maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         Ok(self.decide(desired, self.table_elements, LimitName::Table))
     }
 

@@ -15,12 +15,7 @@ pub(crate) fn number(value: i32) -> u32 {
 }
 
 /// `count` elements of `size` bytes at `pointer`, or the fault. Nothing at all is never a fault.
-pub(crate) fn range(
-    memory: &[u8],
-    pointer: u32,
-    count: u32,
-    size: u32,
-) -> Result<Range<usize>, Fault> {
+pub(crate) fn range(memory: &[u8], pointer: u32, count: u32, size: u32) -> Result<Range<usize>, Fault> {
     if count == 0 {
         return Ok(0..0);
     }
@@ -38,16 +33,10 @@ pub(crate) fn read(memory: &[u8], pointer: u32, length: u32) -> Result<Vec<u8>, 
     Ok(memory[range(memory, pointer, length, 1)?].to_vec())
 }
 
-
 /// Copies `u32`s out.
 pub(crate) fn read_numbers(memory: &[u8], pointer: u32, count: u32) -> Result<Vec<u32>, Fault> {
     let bytes = &memory[range(memory, pointer, count, 4)?];
-    Ok(bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|bytes| u32::from_le_bytes(*bytes))
-        .collect())
+    Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
 }
 
 /// Copies bytes in.
@@ -59,15 +48,8 @@ pub(crate) fn write(memory: &mut [u8], pointer: u32, bytes: &[u8]) -> Result<(),
 }
 
 /// Copies `u32`s in.
-pub(crate) fn write_numbers(
-    memory: &mut [u8],
-    pointer: u32,
-    numbers: &[u32],
-) -> Result<(), Fault> {
-    let bytes: Vec<u8> = numbers
-        .iter()
-        .flat_map(|number| number.to_le_bytes())
-        .collect();
+pub(crate) fn write_numbers(memory: &mut [u8], pointer: u32, numbers: &[u32]) -> Result<(), Fault> {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
     write(memory, pointer, &bytes)
 }
 
@@ -91,11 +73,7 @@ mod tests {
             (4, 24, 4, Ok(4..100)),
             (5, 24, 4, Err(Fault)),
         ] {
-            assert_eq!(
-                range(&memory, pointer, count, size),
-                expected,
-                "{pointer} {count} {size}"
-            );
+            assert_eq!(range(&memory, pointer, count, size), expected, "{pointer} {count} {size}");
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use sandgate_abi::{
-    IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL,
-    import, report, status,
+    IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL, import, report,
+    status,
 };
 use sandgate_wire::message::Close;
 use sandgate_wire::{ChannelId, Message, ToHost};
@@ -79,21 +79,14 @@ pub(crate) fn parts<'a>(caller: &'a mut Caller<'_, Guest>) -> (&'a mut [u8], &'a
 /// Begins every function but `task_report`: the guest went on after an error it had reported.
 fn enter<'a>(caller: &'a mut Caller<'_, Guest>) -> (&'a mut [u8], &'a mut Guest) {
     let (memory, guest) = parts(caller);
-    if guest
-        .report
-        .as_ref()
-        .is_some_and(|it| it.kind == report::ERROR)
-    {
+    if guest.report.as_ref().is_some_and(|it| it.kind == report::ERROR) {
         guest.report = None;
     }
     (memory, guest)
 }
 
 fn channel(guest: &Guest, handle: i32) -> Result<ChannelId, Early> {
-    guest
-        .handles
-        .get(number(handle))
-        .ok_or(Early::Status(status::BAD_HANDLE))
+    guest.handles.get(number(handle)).ok_or(Early::Status(status::BAD_HANDLE))
 }
 
 /// The moment a timeout in nanoseconds ends; `None` for never.
@@ -112,13 +105,7 @@ fn channel_send(
     timeout: i64,
 ) -> Answer {
     let (memory, guest) = enter(&mut caller);
-    answer(send(
-        memory,
-        guest,
-        handle,
-        [pointer, length, channels, channel_count].map(number),
-        timeout,
-    ))
+    answer(send(memory, guest, handle, [pointer, length, channels, channel_count].map(number), timeout))
 }
 
 fn send(
@@ -140,26 +127,21 @@ fn send(
         .map(|handle| guest.handles.get(handle))
         .collect::<Option<Vec<_>>>()
         .ok_or(Early::Status(status::BAD_HANDLE))?;
-    let granted = guest
-        .worker
-        .wait(&guest.execution, deadline(timeout), |hub| {
-            let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
-                return Some(Err(status::CLOSED));
-            };
-            endpoint.send.try_start(length.into()).then(|| {
-                endpoint.sending += 1;
-                Ok(())
-            })
-        })?;
+    let granted = guest.worker.wait(&guest.execution, deadline(timeout), |hub| {
+        let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
+            return Some(Err(status::CLOSED));
+        };
+        endpoint.send.try_start(length.into()).then(|| {
+            endpoint.sending += 1;
+            Ok(())
+        })
+    })?;
     match granted {
         Some(Ok(())) => {}
         Some(Err(status)) => return Err(Early::Status(status)),
         None => return Err(Early::Status(status::TIMEOUT)),
     }
-    let message = Message {
-        bytes: memory[bytes].to_vec().into(),
-        channels,
-    };
+    let message = Message { bytes: memory[bytes].to_vec().into(), channels };
     // If the connection is gone the worker ends in a moment.
     let _ = guest.worker.outbox.push_message(id, message);
     guest.worker.hub.lock().sent(id);
@@ -182,13 +164,7 @@ fn channel_receive(
     answer(receive(memory, guest, handle, Buffer(buffer), timeout))
 }
 
-fn receive(
-    memory: &mut [u8],
-    guest: &mut Guest,
-    handle: i32,
-    buffer: Buffer,
-    timeout: i64,
-) -> Result<i32, Early> {
+fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, timeout: i64) -> Result<i32, Early> {
     enum Got {
         Message(Message),
         Kept(Size, i32),
@@ -217,9 +193,7 @@ fn receive(
         Some(Got::Message(message))
     })?;
     if let Some(credit) = credit {
-        let _ = worker
-            .outbox
-            .push_urgent(ToHost::Credit(id, credit).encode());
+        let _ = worker.outbox.push_urgent(ToHost::Credit(id, credit).encode());
     }
     match got {
         Some(Got::Message(message)) => buffer.write(memory, guest, &message),
@@ -257,10 +231,7 @@ impl Size {
     fn new(bytes: usize, channels: usize) -> Size {
         // A message is never larger than its limit, but a limit may be larger than a guest's memory can be.
         let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-        Size {
-            bytes: number(bytes),
-            channels: number(channels),
-        }
+        Size { bytes: number(bytes), channels: number(channels) }
     }
 
     fn write(&self, memory: &mut [u8], pointer: u32) -> Result<(), Fault> {
@@ -298,11 +269,7 @@ impl Buffer {
     /// Hands a message over that fits. Its channels are held already.
     fn write(self, memory: &mut [u8], guest: &mut Guest, message: &Message) -> Result<i32, Early> {
         let Buffer([pointer, _, channels, _, size]) = self;
-        let handles: Vec<u32> = message
-            .channels
-            .iter()
-            .map(|channel| guest.handles.add_given(*channel))
-            .collect();
+        let handles: Vec<u32> = message.channels.iter().map(|channel| guest.handles.add_given(*channel)).collect();
         memory::write(memory, pointer, &message.bytes)?;
         memory::write_numbers(memory, channels, &handles)?;
         Size::of(message).write(memory, size)?;
@@ -315,13 +282,7 @@ fn channel_wait(mut caller: Caller<'_, Guest>, handles: i32, count: i32, timeout
     answer(wait(memory, guest, number(handles), number(count), timeout))
 }
 
-fn wait(
-    memory: &mut [u8],
-    guest: &mut Guest,
-    pointer: u32,
-    count: u32,
-    timeout: i64,
-) -> Result<i32, Early> {
+fn wait(memory: &mut [u8], guest: &mut Guest, pointer: u32, count: u32, timeout: i64) -> Result<i32, Early> {
     memory::range(memory, pointer, count, 4)?;
     if count > MAX_WAIT_HANDLES {
         return Err(Early::Status(status::TOO_LARGE));
@@ -336,15 +297,9 @@ fn wait(
         length => guest.next_wait % length,
     };
     let order = || (first..channels.len()).chain(0..first);
-    let found = guest
-        .worker
-        .wait(&guest.execution, deadline(timeout), |hub| {
-            order().find(|position| {
-                hub.channels
-                    .get(&channels[*position])
-                    .is_none_or(Endpoint::is_ready)
-            })
-        })?;
+    let found = guest.worker.wait(&guest.execution, deadline(timeout), |hub| {
+        order().find(|position| hub.channels.get(&channels[*position]).is_none_or(Endpoint::is_ready))
+    })?;
     match found {
         Some(position) => {
             guest.next_wait = position + 1;
@@ -354,22 +309,9 @@ fn wait(
     }
 }
 
-fn channel_close(
-    mut caller: Caller<'_, Guest>,
-    handle: i32,
-    error: i32,
-    length: i32,
-    has_error: i32,
-) -> Answer {
+fn channel_close(mut caller: Caller<'_, Guest>, handle: i32, error: i32, length: i32, has_error: i32) -> Answer {
     let (memory, guest) = enter(&mut caller);
-    answer(close(
-        memory,
-        guest,
-        handle,
-        number(error),
-        number(length),
-        has_error != 0,
-    ))
+    answer(close(memory, guest, handle, number(error), number(length), has_error != 0))
 }
 
 fn close(
@@ -384,15 +326,8 @@ fn close(
     if number(handle) == TASK_CHANNEL || id == guest.execution.id {
         return Err(Early::Status(status::NOT_ALLOWED));
     }
-    let error = if has_error {
-        Some(text(memory, error, length)?)
-    } else {
-        None
-    };
-    let close = Close {
-        error,
-        sending_only: false,
-    };
+    let error = if has_error { Some(text(memory, error, length)?) } else { None };
+    let close = Close { error, sending_only: false };
     guest.worker.hub.lock().close_by_guest(id, close);
     Ok(status::OK)
 }
@@ -410,28 +345,12 @@ fn text(memory: &[u8], pointer: u32, length: u32) -> Result<String, Early> {
     Ok(ending::capped(text, MAX_REPORT_BYTES as usize))
 }
 
-fn channel_error(
-    mut caller: Caller<'_, Guest>,
-    handle: i32,
-    pointer: i32,
-    capacity: i32,
-    size: i32,
-) -> Answer {
+fn channel_error(mut caller: Caller<'_, Guest>, handle: i32, pointer: i32, capacity: i32, size: i32) -> Answer {
     let (memory, guest) = enter(&mut caller);
-    answer(error(
-        memory,
-        guest,
-        handle,
-        [pointer, capacity, size].map(number),
-    ))
+    answer(error(memory, guest, handle, [pointer, capacity, size].map(number)))
 }
 
-fn error(
-    memory: &mut [u8],
-    guest: &mut Guest,
-    handle: i32,
-    [pointer, capacity, size]: [u32; 3],
-) -> Result<i32, Early> {
+fn error(memory: &mut [u8], guest: &mut Guest, handle: i32, [pointer, capacity, size]: [u32; 3]) -> Result<i32, Early> {
     let id = channel(guest, handle)?;
     Buffer([pointer, capacity, 0, 0, size]).check(memory)?;
     let error = guest
@@ -475,11 +394,7 @@ fn channel_drop(mut caller: Caller<'_, Guest>, handle: i32) -> Answer {
     let Some(channel) = guest.handles.remove(handle) else {
         return Ok(status::BAD_HANDLE);
     };
-    guest
-        .worker
-        .hub
-        .lock()
-        .drop_handle(channel, &guest.execution);
+    guest.worker.hub.lock().drop_handle(channel, &guest.execution);
     Ok(status::OK)
 }
 
@@ -521,10 +436,8 @@ fn task_report(mut caller: Caller<'_, Guest>, kind: i32, pointer: i32, length: i
     if ![report::ERROR, report::PANIC, report::BAD_ARGUMENTS].contains(&kind) {
         return Ok(status::NOT_ALLOWED);
     }
-    answer(
-        text(memory, number(pointer), number(length)).map(|text| {
-            guest.report = Some(Report { kind, text });
-            status::OK
-        }),
-    )
+    answer(text(memory, number(pointer), number(length)).map(|text| {
+        guest.report = Some(Report { kind, text });
+        status::OK
+    }))
 }

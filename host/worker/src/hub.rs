@@ -15,7 +15,7 @@ use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
-use crate::execution::Execution;
+use crate::execution::{Execution, Stop};
 
 /// The host sent something that the rules do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ pub(crate) struct Hub {
     pub(crate) queue: VecDeque<Job>,
     running: HashMap<ChannelId, Running>,
     finished: u64,
+    /// Executions that have ended and whose outcome is not sent yet.
+    ending: usize,
     /// Threads that run guests, and how many of them wait for work.
     pub(crate) executors: usize,
     pub(crate) idle_executors: usize,
@@ -95,6 +97,7 @@ impl Hub {
             queue: VecDeque::new(),
             running: HashMap::new(),
             finished: 0,
+            ending: 0,
             executors: 0,
             idle_executors: 0,
             terminating: false,
@@ -114,7 +117,7 @@ impl Hub {
 
     /// Whether the host asked for the end and all is done.
     pub(crate) fn is_done(&self) -> bool {
-        self.terminating && self.queue.is_empty() && self.running.is_empty()
+        self.terminating && self.queue.is_empty() && self.running.is_empty() && self.ending == 0
     }
 
     // ---- what the host sends -------------------------------------------------------------------------------------
@@ -126,11 +129,7 @@ impl Hub {
         Ok(())
     }
 
-    pub(crate) fn arguments(
-        &mut self,
-        channel: ChannelId,
-        chunk: Chunk<'_>,
-    ) -> Result<(), Violation> {
+    pub(crate) fn arguments(&mut self, channel: ChannelId, chunk: Chunk<'_>) -> Result<(), Violation> {
         if channel.side() != Side::Host || self.seen.contains(channel) {
             return Err(Violation::Reused(channel));
         }
@@ -142,10 +141,8 @@ impl Hub {
             return Err(Violation::Arguments(channel));
         }
         // Its limits come with the execution; the host has checked them.
-        let message = arguments
-            .assembly
-            .push(chunk, u64::MAX, None)
-            .map_err(|source| Violation::Message { channel, source })?;
+        let message =
+            arguments.assembly.push(chunk, u64::MAX, None).map_err(|source| Violation::Message { channel, source })?;
         if let Some(message) = &message {
             for attached in message.channels.clone() {
                 self.refer(attached)?;
@@ -158,11 +155,7 @@ impl Hub {
     }
 
     /// Queues an execution. False if it has already ended.
-    pub(crate) fn execute(
-        &mut self,
-        channel: ChannelId,
-        execute: Execute,
-    ) -> Result<bool, Violation> {
+    pub(crate) fn execute(&mut self, channel: ChannelId, execute: Execute) -> Result<bool, Violation> {
         self.first_use(channel)?;
         let arguments = self.arguments.remove(&channel).map(|it| it.message);
         let arguments = match (execute.has_arguments, arguments) {
@@ -173,26 +166,17 @@ impl Hub {
         let execution = Arc::new(Execution::new(channel, execute.limits.clone()));
         let early_kill = self.early_kills.remove(&channel);
         let message_bytes = execute.limits.message_bytes;
-        let too_large = arguments
-            .as_ref()
-            .is_some_and(|message| message.bytes.len() as u64 > message_bytes);
+        let too_large = arguments.as_ref().is_some_and(|message| message.bytes.len() as u64 > message_bytes);
         let mut endpoint = Endpoint::new(Kind::Own, message_bytes, self.first_peer());
         endpoint.references = 1;
         self.channels.insert(channel, endpoint);
-        let job = Job {
-            execution,
-            execute,
-            arguments,
-        };
+        let job = Job { execution, execute, arguments };
         let outcome = if let Some(by) = early_kill {
             Outcome::Killed { by, started: false }
         } else if self.terminating {
             killed_by_termination()
         } else if too_large {
-            Outcome::LimitExceeded {
-                limit: LimitName::Message,
-                value: message_bytes,
-            }
+            Outcome::LimitExceeded { limit: LimitName::Message, value: message_bytes }
         } else {
             self.queue.push_back(job);
             return Ok(true);
@@ -204,26 +188,17 @@ impl Hub {
     /// Takes a chunk. The executions it returns listened for a message that is larger than they may take, and are to be
     /// stopped.
     #[must_use = "the executions are to be stopped"]
-    pub(crate) fn data(
-        &mut self,
-        channel: ChannelId,
-        chunk: Chunk<'_>,
-    ) -> Result<Vec<Arc<Execution>>, Violation> {
+    pub(crate) fn data(&mut self, channel: ChannelId, chunk: Chunk<'_>) -> Result<Vec<Arc<Execution>>, Violation> {
         let malformed = |source| Violation::Message { channel, source };
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             self.late(channel)?;
             // Nobody will receive the channels in it, and their other ends are to learn that.
-            return self
-                .forward_to_nobody(assembly::attached(chunk).map_err(malformed)?)
-                .map(|()| Vec::new());
+            return self.forward_to_nobody(assembly::attached(chunk).map_err(malformed)?).map(|()| Vec::new());
         };
         if endpoint.broken {
             return Ok(Vec::new());
         }
-        let taken =
-            endpoint
-                .assembly
-                .push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
+        let taken = endpoint.assembly.push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
         let message = match taken {
             Ok(None) => return Ok(Vec::new()),
             Ok(Some(message)) => message,
@@ -252,10 +227,7 @@ impl Hub {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             return self.late(channel);
         };
-        endpoint
-            .send
-            .give_back(credit)
-            .map_err(|source| Violation::Credit { channel, source })?;
+        endpoint.send.give_back(credit).map_err(|source| Violation::Credit { channel, source })?;
         endpoint.wake();
         Ok(())
     }
@@ -278,11 +250,7 @@ impl Hub {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             return self.late(channel);
         };
-        let says = if close.sending_only {
-            Peer::Quiet
-        } else {
-            Peer::Closed
-        };
+        let says = if close.sending_only { Peer::Quiet } else { Peer::Closed };
         if endpoint.peer < Peer::Closed && endpoint.error.is_none() {
             endpoint.error = close.error;
         }
@@ -293,18 +261,11 @@ impl Hub {
     }
 
     /// Ends an execution that has not begun; one that runs is returned and is to be stopped.
-    pub(crate) fn kill(
-        &mut self,
-        channel: ChannelId,
-        by: KilledBy,
-    ) -> Result<Option<Arc<Execution>>, Violation> {
+    pub(crate) fn kill(&mut self, channel: ChannelId, by: KilledBy) -> Result<Option<Arc<Execution>>, Violation> {
         if let Some(running) = self.running.get(&channel) {
             return Ok(Some(Arc::clone(&running.execution)));
         }
-        let queued = self
-            .queue
-            .iter()
-            .position(|job| job.execution.id == channel);
+        let queued = self.queue.iter().position(|job| job.execution.id == channel);
         if let Some(job) = queued.and_then(|position| self.queue.remove(position)) {
             self.finish_unstarted(job, &Outcome::Killed { by, started: false });
         } else if channel.side() == Side::Host && !self.seen.contains(channel) {
@@ -334,10 +295,7 @@ impl Hub {
     }
 
     pub(crate) fn running_executions(&self) -> Vec<Arc<Execution>> {
-        self.running
-            .values()
-            .map(|running| Arc::clone(&running.execution))
-            .collect()
+        self.running.values().map(|running| Arc::clone(&running.execution)).collect()
     }
 
     // ---- what executors do ---------------------------------------------------------------------------------------
@@ -346,30 +304,31 @@ impl Hub {
     pub(crate) fn start(&mut self) -> Option<Job> {
         let job = self.queue.pop_front()?;
         let execution = Arc::clone(&job.execution);
-        if let Some(endpoint) = self.channels.get_mut(&execution.id) {
-            endpoint.holders.push(Arc::clone(&execution));
-        }
-        let running = Running {
-            execution,
-            output_credit: OUTPUT_WINDOW_BYTES,
-        };
+        self.hold(execution.id, &execution);
+        let running = Running { execution, output_credit: OUTPUT_WINDOW_BYTES };
         self.running.insert(job.execution.id, running);
         Some(job)
     }
 
-    /// The execution's own channel is gone from here on; its outcome can be sent.
-    pub(crate) fn end_channel(&mut self, channel: ChannelId) {
+    /// An execution that ran has ended, and its own channel is gone from here on. Its outcome can be sent.
+    pub(crate) fn end(&mut self, channel: ChannelId) {
+        self.end_channel(channel);
+        self.running.remove(&channel);
+        self.finished += 1;
+        self.ending += 1;
+    }
+
+    /// The outcome was sent.
+    pub(crate) fn outcome_sent(&mut self) {
+        self.ending -= 1;
+    }
+
+    fn end_channel(&mut self, channel: ChannelId) {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             for attached in endpoint.abandon() {
                 self.unrefer(attached);
             }
         }
-    }
-
-    /// The outcome was sent.
-    pub(crate) fn finish(&mut self, channel: ChannelId) {
-        self.running.remove(&channel);
-        self.finished += 1;
     }
 
     /// Takes credit for up to `wanted` bytes of output.
@@ -393,9 +352,13 @@ impl Hub {
         channel
     }
 
-    /// A message's reference becomes a handle of `holder`.
+    /// A reference becomes a handle of `holder`.
     pub(crate) fn hold(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
+            if endpoint.broken {
+                // Nobody was there to be stopped when the message came. The holder looks before it waits or runs on.
+                holder.set_stop(Stop::Limit(LimitName::Message));
+            }
             endpoint.holders.push(Arc::clone(holder));
         }
     }
@@ -403,10 +366,7 @@ impl Hub {
     /// A handle of `holder` is given back.
     pub(crate) fn drop_handle(&mut self, channel: ChannelId, holder: &Arc<Execution>) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
-            let position = endpoint
-                .holders
-                .iter()
-                .position(|it| Arc::ptr_eq(it, holder));
+            let position = endpoint.holders.iter().position(|it| Arc::ptr_eq(it, holder));
             if let Some(position) = position {
                 endpoint.holders.swap_remove(position);
             }
@@ -516,11 +476,7 @@ impl Hub {
     // ---- ids -----------------------------------------------------------------------------------------------------
 
     fn first_peer(&self) -> Peer {
-        if self.terminating {
-            Peer::Quiet
-        } else {
-            Peer::Open
-        }
+        if self.terminating { Peer::Quiet } else { Peer::Open }
     }
 
     fn first_use(&mut self, channel: ChannelId) -> Result<(), Violation> {
@@ -539,11 +495,7 @@ impl Hub {
             Side::Host => self.seen.contains(channel),
             Side::Worker => channel != ChannelId::CONNECTION && channel < self.next_channel,
         };
-        if was_here {
-            Ok(())
-        } else {
-            Err(Violation::NeverSeen(channel))
-        }
+        if was_here { Ok(()) } else { Err(Violation::NeverSeen(channel)) }
     }
 
     fn finish_unstarted(&mut self, job: Job, outcome: &Outcome) {
@@ -559,10 +511,7 @@ impl Hub {
 }
 
 fn killed_by_termination() -> Outcome {
-    Outcome::Killed {
-        by: KilledBy::Terminate,
-        started: false,
-    }
+    Outcome::Killed { by: KilledBy::Terminate, started: false }
 }
 
 /// Which of the host's ids were in use: nearly all below a mark, and a few above it that came out of order.
@@ -575,10 +524,7 @@ struct Seen {
 
 impl Default for Seen {
     fn default() -> Seen {
-        Seen {
-            below: ChannelId::first(Side::Host).0,
-            above: BTreeSet::new(),
-        }
+        Seen { below: ChannelId::first(Side::Host).0, above: BTreeSet::new() }
     }
 }
 

@@ -85,17 +85,10 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 }
 
 /// Resolves a module's imports once and for all of its instances.
-pub(crate) fn link(
-    linker: &Linker<Guest>,
-    module: &Module,
-) -> Result<InstancePre<Guest>, Rejection> {
-    linker.instantiate_pre(module).map_err(|error| {
-        match error.downcast_ref::<UnknownImportError>() {
-            Some(import) => unknown(import.module(), import.name()),
-            None => Rejection::Instantiation {
-                message: ending::engine_text(&error),
-            },
-        }
+pub(crate) fn link(linker: &Linker<Guest>, module: &Module) -> Result<InstancePre<Guest>, Rejection> {
+    linker.instantiate_pre(module).map_err(|error| match error.downcast_ref::<UnknownImportError>() {
+        Some(import) => unknown(import.module(), import.name()),
+        None => Rejection::Instantiation { message: ending::engine_text(&error) },
     })
 }
 
@@ -106,10 +99,7 @@ pub(crate) fn signature(module: &str, name: &str) -> Option<(&'static str, &'sta
         IMPORT_MODULE => &ABI_FUNCTIONS[..],
         _ => return None,
     };
-    functions
-        .iter()
-        .find(|(known, ..)| *known == name)
-        .map(|(_, parameters, results)| (*parameters, *results))
+    functions.iter().find(|(known, ..)| *known == name).map(|(_, parameters, results)| (*parameters, *results))
 }
 
 /// What to say about an import that there is not.
@@ -130,9 +120,7 @@ pub(crate) fn unknown(module: &str, name: &str) -> Rejection {
         "__wbindgen_placeholder__" | "wbg" => {
             "a JavaScript function: build for `wasm32-wasip1` and without `wasm-bindgen`"
         }
-        _ if module.starts_with("wasi:") => {
-            "WASI of components is not served: build for `wasm32-wasip1`"
-        }
+        _ if module.starts_with("wasi:") => "WASI of components is not served: build for `wasm32-wasip1`",
         _ => "",
     };
     Rejection::UnknownImport {
@@ -149,10 +137,7 @@ mod tests {
     /// Text of a type such as `(param i32 i64) (result i32)`.
     fn written(parameters: &str, results: &str) -> String {
         let list = |letters: &str| {
-            letters
-                .chars()
-                .map(|letter| if letter == 'i' { " i32" } else { " i64" })
-                .collect::<String>()
+            letters.chars().map(|letter| if letter == 'i' { " i32" } else { " i64" }).collect::<String>()
         };
         format!("(param{}) (result{})", list(parameters), list(results))
     }
@@ -163,10 +148,7 @@ mod tests {
         let linker = linker(&engine).unwrap();
         for (module, functions) in [(WASI, &WASI_FUNCTIONS[..]), (IMPORT_MODULE, &ABI_FUNCTIONS)] {
             for (name, parameters, results) in functions {
-                let text = format!(
-                    r#"(module (import "{module}" "{name}" (func {})))"#,
-                    written(parameters, results)
-                );
+                let text = format!(r#"(module (import "{module}" "{name}" (func {})))"#, written(parameters, results));
                 let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
                 if let Err(reason) = link(&linker, &module) {
                     panic!("{name}: {reason}");

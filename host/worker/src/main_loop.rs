@@ -22,11 +22,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let Some(frame) = reader.read_frame()? else {
             // Our own end after a TERMINATE looks the same from here.
             let done = worker.hub.lock().is_done();
-            return Ok(if done {
-                Ended::Terminated
-            } else {
-                Ended::HostGone
-            });
+            return Ok(if done { Ended::Terminated } else { Ended::HostGone });
         };
         let (module, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Load { module, bytes } => (module, bytes),
@@ -40,9 +36,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
                 continue;
             }
         };
-        let descriptor = reader
-            .take_descriptor()
-            .ok_or_else(|| unexpected("LOAD without a descriptor"))?;
+        let descriptor = reader.take_descriptor().ok_or_else(|| unexpected("LOAD without a descriptor"))?;
         let artefact = Arc::new(Artefact::new(descriptor, bytes));
         // A module that is here already stays: others may be loading it.
         worker.modules.lock().entry(module).or_insert(artefact);
@@ -78,9 +72,7 @@ fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> 
         }
         ToWorker::Status => {
             let status = worker.hub.lock().status();
-            let _ = worker
-                .outbox
-                .push_urgent(ToHost::Status(status).encode());
+            let _ = worker.outbox.push_urgent(ToHost::Status(status).encode());
         }
         ToWorker::Terminate { kill } => {
             let running = worker.hub.lock().terminate(kill);

@@ -37,40 +37,33 @@ pub(crate) struct LoadedModule {
 
 impl Artefact {
     pub(crate) fn new(descriptor: OwnedFd, bytes: u64) -> Artefact {
-        Artefact {
-            descriptor: Mutex::new(Some(descriptor)),
-            bytes,
-            loaded: OnceLock::new(),
-        }
+        Artefact { descriptor: Mutex::new(Some(descriptor)), bytes, loaded: OnceLock::new() }
     }
 
     fn load(&self, worker: &Worker) -> Result<Arc<LoadedModule>, Rejection> {
-        let descriptor = self
-            .descriptor
-            .lock()
-            .take()
-            .expect("the cell that calls this runs it once");
+        let descriptor = self.descriptor.lock().take().expect("the cell that calls this runs it once");
         let refused = |message| Rejection::Instantiation { message };
-        let module =
-            artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
-                let cause = std::error::Error::source(&error);
-                refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
-            })?;
+        let module = artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
+            let cause = std::error::Error::source(&error);
+            refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
+        })?;
         let instance_pre = imports::link(&worker.linker, &module)?;
-        Ok(Arc::new(LoadedModule {
-            tasks: tasks(&module),
-            instance_pre,
-        }))
+        Ok(Arc::new(LoadedModule { tasks: tasks(&module), instance_pre }))
     }
 }
 
 impl LoadedModule {
     /// Whether the module exports a function of this name that takes and returns nothing.
     pub(crate) fn has_entry(&self, export: &str) -> bool {
-        match self.instance_pre.module().get_export(export) {
-            Some(ExternType::Func(ty)) => ty.params().len() == 0 && ty.results().len() == 0,
-            _ => false,
-        }
+        let export = self.instance_pre.module().get_export(export);
+        export.is_some_and(|ty| is_entry(&ty))
+    }
+}
+
+fn is_entry(ty: &ExternType) -> bool {
+    match ty {
+        ExternType::Func(ty) => ty.params().len() == 0 && ty.results().len() == 0,
+        _ => false,
     }
 }
 
@@ -78,19 +71,15 @@ impl LoadedModule {
 pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>, Rejection> {
     let artefact = worker.modules.lock().get(&module).cloned();
     let Some(artefact) = artefact else {
-        return Err(Rejection::Instantiation {
-            message: format!("module {module} was not sent to this worker"),
-        });
+        return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };
-    artefact
-        .loaded
-        .get_or_init(|| artefact.load(worker))
-        .clone()
+    artefact.loaded.get_or_init(|| artefact.load(worker)).clone()
 }
 
 fn tasks(module: &Module) -> Vec<String> {
     module
         .exports()
+        .filter(|export| is_entry(&export.ty()))
         .filter_map(|export| match export.name() {
             START_EXPORT => Some(START_EXPORT),
             name => name.strip_prefix(TASK_EXPORT_PREFIX),

@@ -23,12 +23,7 @@ pub(crate) struct GuestOutput {
 
 impl GuestOutput {
     pub(crate) fn new(cap_bytes: u64) -> GuestOutput {
-        GuestOutput {
-            left: cap_bytes,
-            truncated: false,
-            stdout: Vec::new(),
-            stderr: Vec::new(),
-        }
+        GuestOutput { left: cap_bytes, truncated: false, stdout: Vec::new(), stderr: Vec::new() }
     }
 
     /// Whether all further bytes are dropped.
@@ -47,9 +42,7 @@ impl GuestOutput {
         if self.truncated {
             return Ok(());
         }
-        let fits = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
+        let fits = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= fits as u64;
         let buffer = self.buffer(stream);
         buffer.extend_from_slice(&bytes[..fits]);
@@ -78,13 +71,7 @@ impl GuestOutput {
         }
     }
 
-    fn send(
-        &mut self,
-        worker: &Worker,
-        execution: &Execution,
-        stream: Stream,
-        truncated: bool,
-    ) -> Result<(), Stop> {
+    fn send(&mut self, worker: &Worker, execution: &Execution, stream: Stream, truncated: bool) -> Result<(), Stop> {
         let bytes = std::mem::take(self.buffer(stream));
         let mut rest = &bytes[..];
         if rest.is_empty() && truncated {
@@ -92,19 +79,11 @@ impl GuestOutput {
         }
         while !rest.is_empty() {
             let wanted = rest.len() as u64;
-            let credit = worker.wait(execution, None, |hub| {
-                hub.take_output_credit(execution.id, wanted)
-            })?;
+            let credit = worker.wait(execution, None, |hub| hub.take_output_credit(execution.id, wanted))?;
             let taken = usize::try_from(credit.unwrap_or(0)).unwrap_or(0);
             let (now, later) = rest.split_at(taken.min(rest.len()));
             rest = later;
-            push(
-                worker,
-                execution.id,
-                stream,
-                now,
-                truncated && rest.is_empty(),
-            );
+            push(worker, execution.id, stream, now, truncated && rest.is_empty());
         }
         // The allocation is used again.
         let buffer = self.buffer(stream);
@@ -115,15 +94,9 @@ impl GuestOutput {
 }
 
 fn push(worker: &Worker, channel: ChannelId, stream: Stream, bytes: &[u8], truncated: bool) {
-    let output = Output {
-        stream,
-        truncated,
-        bytes,
-    };
+    let output = Output { stream, truncated, bytes };
     // Without a connection there is nobody to tell.
-    let _ = worker
-        .outbox
-        .push(ToHost::Output(channel, output).encode());
+    let _ = worker.outbox.push(ToHost::Output(channel, output).encode());
 }
 
 fn other(stream: Stream) -> Stream {

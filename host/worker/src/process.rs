@@ -101,10 +101,8 @@ fn on_hello(hello: &HostHello) -> Result<(), WorkerError> {
 }
 
 fn connection() -> Result<(UnixSendHalf, UnixReceiveHalf), WorkerError> {
-    let socket = move_standard_input().map_err(|source| WorkerError::System {
-        what: "take over its connection",
-        source,
-    })?;
+    let socket =
+        move_standard_input().map_err(|source| WorkerError::System { what: "take over its connection", source })?;
     Ok(unix_socket(socket, Descriptors::Accept))
 }
 
@@ -126,18 +124,13 @@ fn end_on_panic() {
 }
 
 fn system(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> WorkerError {
-    move |errno| WorkerError::System {
-        what,
-        source: errno.into(),
-    }
+    move |errno| WorkerError::System { what, source: errno.into() }
 }
 
 fn code(error: &WorkerError) -> i32 {
     match error {
         WorkerError::NoHello(_) | WorkerError::NotOurHost { .. } => exit_code::NO_HOST,
-        WorkerError::Frame(_) | WorkerError::Decode(_) | WorkerError::Violation(_) => {
-            exit_code::PROTOCOL
-        }
+        WorkerError::Frame(_) | WorkerError::Decode(_) | WorkerError::Violation(_) => exit_code::PROTOCOL,
         WorkerError::Engine(_) | WorkerError::System { .. } => exit_code::SYSTEM,
     }
 }
@@ -153,10 +146,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "standard error is how a worker reaches its host when its connection cannot"
-)]
+#[expect(clippy::print_stderr, reason = "standard error is how a worker reaches its host when its connection cannot")]
 fn complain(message: &str) {
     eprintln!("sandgate worker: {message}");
 }

@@ -116,9 +116,7 @@ pub(crate) fn check_stop(guest: &Guest) -> wasmtime::Result<()> {
 /// Nanoseconds of one of the two clocks there are, in steps of the resolution.
 pub(crate) fn now(guest: &Guest, clock: u32) -> Option<u64> {
     let nanoseconds = match clock {
-        0 => SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default(),
+        0 => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         1 => guest.worker.started.elapsed(),
         _ => return None,
     }
@@ -146,10 +144,7 @@ fn clock_time_get(mut caller: Caller<'_, Guest>, clock: i32, _precision: i64, ou
 
 /// Whether the guest still has this one of its three descriptors.
 pub(crate) fn is_open(guest: &Guest, descriptor: u32) -> bool {
-    usize::try_from(descriptor)
-        .ok()
-        .and_then(|index| guest.open_descriptors.get(index))
-        == Some(&true)
+    usize::try_from(descriptor).ok().and_then(|index| guest.open_descriptors.get(index)) == Some(&true)
 }
 
 fn fd_close(mut caller: Caller<'_, Guest>, descriptor: i32) -> i32 {
@@ -167,11 +162,7 @@ fn fd_fdstat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i3
     if !is_open(guest, descriptor) {
         return errno::BADF;
     }
-    let rights = if descriptor == 0 {
-        RIGHT_FD_READ
-    } else {
-        RIGHT_FD_WRITE
-    };
+    let rights = if descriptor == 0 { RIGHT_FD_READ } else { RIGHT_FD_WRITE };
     // File type (unknown: neither a terminal nor a file), flags, rights, inherited rights.
     let mut stat = [0; 24];
     stat[8..16].copy_from_slice(&rights.to_le_bytes());
@@ -188,13 +179,7 @@ fn fd_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> 
 }
 
 /// Standard input is empty.
-fn fd_read(
-    mut caller: Caller<'_, Guest>,
-    descriptor: i32,
-    _buffers: i32,
-    _count: i32,
-    out: i32,
-) -> i32 {
+fn fd_read(mut caller: Caller<'_, Guest>, descriptor: i32, _buffers: i32, _count: i32, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
     if descriptor != 0 || !is_open(guest, 0) {
         return errno::BADF;
@@ -210,13 +195,7 @@ fn fd_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> i32 {
     }
 }
 
-fn fd_seek(
-    mut caller: Caller<'_, Guest>,
-    descriptor: i32,
-    _offset: i64,
-    _whence: i32,
-    _out: i32,
-) -> i32 {
+fn fd_seek(mut caller: Caller<'_, Guest>, descriptor: i32, _offset: i64, _whence: i32, _out: i32) -> i32 {
     no_position(caller.data_mut(), descriptor)
 }
 
@@ -225,11 +204,7 @@ fn fd_tell(mut caller: Caller<'_, Guest>, descriptor: i32, _out: i32) -> i32 {
 }
 
 fn no_position(guest: &Guest, descriptor: i32) -> i32 {
-    if is_open(guest, number(descriptor)) {
-        errno::SPIPE
-    } else {
-        errno::BADF
-    }
+    if is_open(guest, number(descriptor)) { errno::SPIPE } else { errno::BADF }
 }
 
 fn fd_write(
@@ -267,14 +242,10 @@ fn fd_write(
             if guest.output.is_truncated() {
                 break;
             }
-            guest
-                .output
-                .write(&guest.worker, &guest.execution, stream, bytes)?;
+            guest.output.write(&guest.worker, &guest.execution, stream, bytes)?;
         }
     }
-    Ok(result(
-        memory::write_numbers(memory, number(out), &[total]).map(|()| errno::SUCCESS),
-    ))
+    Ok(result(memory::write_numbers(memory, number(out), &[total]).map(|()| errno::SUCCESS)))
 }
 
 type Ranges = Vec<std::ops::Range<usize>>;

@@ -64,13 +64,9 @@ pub(crate) fn poll_oneoff(
     let first = subscriptions.iter().map(|it| it.after).min();
     // A moment beyond the end of time is never.
     let moment = first.and_then(|after| start.checked_add(after));
-    guest
-        .worker
-        .wait(&guest.execution, moment, |_| None::<()>)?;
+    guest.worker.wait(&guest.execution, moment, |_| None::<()>)?;
     let passed = start.elapsed();
-    let due = subscriptions
-        .iter()
-        .filter(|it| it.after <= passed);
+    let due = subscriptions.iter().filter(|it| it.after <= passed);
     Ok(write(memory, events, out, due).unwrap_or(errno::FAULT))
 }
 
@@ -118,12 +114,7 @@ impl Subscription {
             }
             _ => return None,
         };
-        Some(Subscription {
-            userdata: u64_at(0),
-            tag,
-            error,
-            after,
-        })
+        Some(Subscription { userdata: u64_at(0), tag, error, after })
     }
 
     fn event(&self) -> [u8; EVENT_BYTES as usize] {

@@ -100,10 +100,7 @@ pub(crate) struct Worker {
 ///
 /// # Errors
 /// See [`WorkerError`]; all but the first few mean that the host broke the protocol.
-pub fn run(
-    send: Box<dyn SendHalf>,
-    receive: Box<dyn ReceiveHalf>,
-) -> Result<Ended, WorkerError> {
+pub fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Result<Ended, WorkerError> {
     let (worker, mut reader) = start(send, receive, |_| Ok(()))?;
     let ended = main_loop::run(&worker, &mut reader);
     worker.shut_down();
@@ -238,9 +235,7 @@ impl Worker {
         // Executors first: until they have ended the clock reminds them.
         loop {
             let threads = std::mem::take(&mut *self.threads.lock());
-            let (others, executors): (Vec<_>, Vec<_>) = threads
-                .into_iter()
-                .partition(|thread| !is_executor(thread));
+            let (others, executors): (Vec<_>, Vec<_>) = threads.into_iter().partition(|thread| !is_executor(thread));
             let last = executors.is_empty();
             for thread in executors {
                 join(thread);
@@ -257,10 +252,7 @@ impl Worker {
 }
 
 fn is_executor(thread: &JoinHandle<()>) -> bool {
-    thread
-        .thread()
-        .name()
-        .is_some_and(|name| name.starts_with(crate::executor::THREAD_NAME))
+    thread.thread().name().is_some_and(|name| name.starts_with(crate::executor::THREAD_NAME))
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use guest_protocol::{Action, Answer, Op, OpError};
-use sandgate_guest::{Channel, Error, ReceiveError, SendError, WaitError, channel, new_channel, wait, wait_timeout};
+use sandgate_guest::{
+    Channel, CloseError, Error, ReceiveError, SendError, WaitError, channel, new_channel, wait, wait_timeout,
+};
 
 fn main() -> sandgate_guest::Result {
     let task = channel();
@@ -74,10 +76,8 @@ fn act(channel: &Channel, action: Action) -> Result<Answer<Channel>, OpError> {
             let values: Result<Vec<u32>, ReceiveError> = channel.iter().collect();
             return Ok(Answer::Values(values.map_err(receive_error)?));
         }
-        Action::Close => channel.close().map_err(|error| OpError::Other(error.to_string()))?,
-        Action::CloseWithError(text) => {
-            channel.close_with_error(&text).map_err(|error| OpError::Other(error.to_string()))?;
-        }
+        Action::Close => channel.close().map_err(close_error)?,
+        Action::CloseWithError(text) => channel.close_with_error(&text).map_err(close_error)?,
     }
     Ok(Answer::Done)
 }
@@ -100,6 +100,13 @@ fn receive_error(error: ReceiveError) -> OpError {
         ReceiveError::NotAllowed => OpError::NotAllowed,
         ReceiveError::Decode(error) => OpError::Decode(error.to_string()),
         ReceiveError::Peer(text) => OpError::Peer(text),
+        error => OpError::Other(error.to_string()),
+    }
+}
+
+fn close_error(error: CloseError) -> OpError {
+    match error {
+        CloseError::NotAllowed => OpError::NotAllowed,
         error => OpError::Other(error.to_string()),
     }
 }

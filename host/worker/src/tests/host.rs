@@ -13,14 +13,10 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::message::{
-    Close, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus,
-};
+use sandgate_wire::message::{Close, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
-use sandgate_wire::{
-    ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToHost, ToWorker,
-};
+use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToHost, ToWorker};
 use sha2::{Digest, Sha256};
 
 use crate::worker::{Ended, WorkerError, run};
@@ -62,12 +58,7 @@ pub(super) struct Call {
 
 impl Default for Call {
     fn default() -> Self {
-        Call {
-            entry: Entry::Start,
-            limits: Limits::default(),
-            argv: vec!["guest".to_owned()],
-            arguments: None,
-        }
+        Call { entry: Entry::Start, limits: Limits::default(), argv: vec!["guest".to_owned()], arguments: None }
     }
 }
 
@@ -82,26 +73,19 @@ impl Host {
             nice: 0,
             environment: vec![("GIVEN".to_owned(), "yes".to_owned())],
         }));
-        host.wait_for("the worker's hello", |event| {
-            matches!(event, Event::Hello(_)).then_some(())
-        });
+        host.wait_for("the worker's hello", |event| matches!(event, Event::Hello(_)).then_some(()));
         host
     }
 
     pub(super) fn without_hello() -> Host {
         let (ours, theirs) = socket_pair().unwrap();
         let (send, receive) = unix_socket(theirs, Descriptors::Accept);
-        let worker = Builder::new()
-            .name("worker".to_owned())
-            .spawn(move || run(Box::new(send), Box::new(receive)))
-            .unwrap();
+        let worker =
+            Builder::new().name("worker".to_owned()).spawn(move || run(Box::new(send), Box::new(receive))).unwrap();
         let (send, receive) = unix_socket(ours, Descriptors::Refuse);
         let outbox = Arc::new(Outbox::new(Box::new(send)));
         let outbox_of_thread = Arc::clone(&outbox);
-        Builder::new()
-            .name("host-writer".to_owned())
-            .spawn(move || outbox_of_thread.run_writer())
-            .unwrap();
+        Builder::new().name("host-writer".to_owned()).spawn(move || outbox_of_thread.run_writer()).unwrap();
         let (to_test, events) = channel();
         Builder::new()
             .name("host-reader".to_owned())
@@ -122,12 +106,9 @@ impl Host {
                         ToHost::Open { channel, parent } => Event::Open(channel, parent),
                         ToHost::Close(id, close) => Event::Close(id, close),
                         ToHost::Done(id, outcome) => Event::Done(id, outcome),
-                        ToHost::Output(id, output) => Event::Output(
-                            id,
-                            output.stream,
-                            output.truncated,
-                            output.bytes.to_vec(),
-                        ),
+                        ToHost::Output(id, output) => {
+                            Event::Output(id, output.stream, output.truncated, output.bytes.to_vec())
+                        }
                         ToHost::Status(status) => Event::Status(status),
                         ToHost::Compiled(_) => panic!("a worker compiles nothing"),
                     };
@@ -157,11 +138,7 @@ impl Host {
 
     /// Waits for an event for which `pick` gives something; others stay for later waits.
     pub(super) fn wait_for<R>(&mut self, what: &str, pick: impl Fn(&Event) -> Option<R>) -> R {
-        let found = self
-            .pending
-            .iter()
-            .enumerate()
-            .find_map(|(position, event)| Some((position, pick(event)?)));
+        let found = self.pending.iter().enumerate().find_map(|(position, event)| Some((position, pick(event)?)));
         if let Some((position, result)) = found {
             self.pending.remove(position);
             return result;
@@ -204,9 +181,7 @@ impl Host {
         let bytes = artefact.len() as u64;
         let message = ToWorker::Load { module, bytes }.encode();
         let descriptor = memory_file(artefact, sealed);
-        self.outbox
-            .push_with_descriptors(message, vec![descriptor])
-            .unwrap();
+        self.outbox.push_with_descriptors(message, vec![descriptor]).unwrap();
     }
 
     pub(super) fn id(&mut self) -> ChannelId {
@@ -221,13 +196,7 @@ impl Host {
         if let Some(arguments) = call.arguments {
             self.outbox.push_arguments(id, arguments).unwrap();
         }
-        let execute = Execute {
-            module,
-            entry: call.entry,
-            has_arguments,
-            argv: call.argv,
-            limits: call.limits,
-        };
+        let execute = Execute { module, entry: call.entry, has_arguments, argv: call.argv, limits: call.limits };
         self.send(&ToWorker::Execute(id, execute));
         id
     }
@@ -240,17 +209,12 @@ impl Host {
 
     pub(super) fn open(&mut self) -> ChannelId {
         let id = self.id();
-        self.outbox
-            .push_urgent(ToWorker::Open(id).encode())
-            .unwrap();
+        self.outbox.push_urgent(ToWorker::Open(id).encode()).unwrap();
         id
     }
 
     pub(super) fn data(&self, channel: ChannelId, bytes: &[u8], channels: &[ChannelId]) {
-        let message = Message {
-            bytes: bytes.to_vec().into(),
-            channels: channels.to_vec(),
-        };
+        let message = Message { bytes: bytes.to_vec().into(), channels: channels.to_vec() };
         self.outbox.push_message(channel, message).unwrap();
     }
 
@@ -260,10 +224,7 @@ impl Host {
     }
 
     pub(super) fn close(&self, channel: ChannelId, error: Option<&str>, sending_only: bool) {
-        let close = Close {
-            error: error.map(str::to_owned),
-            sending_only,
-        };
+        let close = Close { error: error.map(str::to_owned), sending_only };
         self.send(&ToWorker::Close(channel, close));
     }
 
@@ -343,11 +304,7 @@ impl Host {
         let worker = self.worker.take().unwrap();
         let deadline = Instant::now() + DEADLINE;
         while !worker.is_finished() {
-            assert!(
-                Instant::now() < deadline,
-                "waited for the worker to end; there was {:?}",
-                self.pending
-            );
+            assert!(Instant::now() < deadline, "waited for the worker to end; there was {:?}", self.pending);
             std::thread::yield_now();
         }
         worker.join().unwrap()
@@ -369,8 +326,7 @@ impl Drop for Host {
 }
 
 pub(super) fn memory_file(bytes: &[u8], sealed: bool) -> OwnedFd {
-    let descriptor =
-        memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let descriptor = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     let mut file = File::from(descriptor);
     file.write_all(bytes).unwrap();
     if sealed {
@@ -433,7 +389,8 @@ pub(super) fn status_outcome(status: i32) -> Outcome {
 }
 
 /// The call of a function whose message goes to and comes from address 1024.
-pub(super) const SEND_1: &str = "(call $send (i32.const 0) (i32.const 1024) (i32.const 1) (i32.const 0) (i32.const 0) (i64.const -1))";
+pub(super) const SEND_1: &str =
+    "(call $send (i32.const 0) (i32.const 1024) (i32.const 1) (i32.const 0) (i32.const 0) (i64.const -1))";
 /// Takes a message of up to 4096 bytes and 16 channels: bytes at 1024, handles at 512, size at 8.
 pub(super) const RECEIVE: &str = "(call $receive (i32.const 0) (i32.const 1024) (i32.const 4096) (i32.const 512) (i32.const 16) (i32.const 8) (i64.const -1))";
 /// Sends what was received back.

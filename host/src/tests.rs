@@ -1,0 +1,10 @@
+//! The host against a worker that follows a script: see [`crate::fake_worker`].
+
+mod callbacks;
+mod channels;
+mod connection;
+mod hostile;
+mod inside_values;
+mod output;
+mod queues;
+mod termination;

@@ -1,0 +1,136 @@
+//! The demo's own farm on real source code: what the sandbox counts is what this process counts, and a file that ends its
+//! task costs nothing but its own result.
+
+#[path = "../../host/cli/examples/audit/farm.rs"]
+mod farm;
+#[path = "../../host/cli/examples/audit/load.rs"]
+mod load;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use audit_core::audit_bytes;
+use sandgate::{Module, Outcome, Spec};
+use sandgate_tests::{guest, output, repository, within, worker};
+use serde_json::Value;
+
+use crate::farm::{FileResult, Pass, Settings};
+
+/// Crates that this workspace always has; their sources are the sample.
+const SAMPLE: [&str; 3] = ["proc-macro2", "serde", "syn"];
+/// For one pass. The first one of all compiles the module.
+const PASS: Duration = Duration::from_secs(180);
+/// For one file, of which the slowest takes a fraction of a second.
+const FILE: Duration = Duration::from_secs(30);
+/// For this process to parse: it must not run out where the sandbox does not.
+const STACK_BYTES: usize = 256 << 20;
+
+/// Runs the farm with a deadline.
+fn audit(gateways: usize, files: &[PathBuf]) -> Pass {
+    let module = Module::from_file(guest("audit")).expect("a module");
+    let files = files.to_vec();
+    within(PASS, "the audit", move || {
+        let settings = Settings { gateways, spec: Spec::popen().worker(worker()), file_timeout: FILE };
+        let mut told = 0;
+        let pass = farm::run(&module, &files, settings, |_| told += 1).expect("a pass");
+        assert_eq!((told, pass.results.len()), (files.len(), files.len()), "every file has one result");
+        let names: Vec<&str> = pass.loads.iter().map(|load| load.gateway.as_str()).collect();
+        assert_eq!(names, ["gw0", "gw1"][..gateways]);
+        assert!(pass.loads.iter().all(|load| load.cpu.is_some()), "no worker was lost: {:?}", pass.loads);
+        assert!(pass.setup + pass.elapsed < PASS, "{:?} and {:?}", pass.setup, pass.elapsed);
+        let counted: usize = pass.loads.iter().map(|load| load.files).sum();
+        let audited = pass.results.iter().filter(|result| matches!(result, FileResult::Audited(_))).count();
+        assert_eq!(counted, audited, "the gateways have counted {:?}", pass.loads);
+        assert!(pass.termination.is_clean(), "{:?}", pass.termination);
+        pass
+    })
+}
+
+#[test]
+fn the_sandbox_counts_what_this_process_counts() {
+    let files = sample();
+    assert!(files.len() > 50, "the sample has {} files", files.len());
+    let pass = audit(2, &files);
+    assert_eq!(pass.restarts, 0);
+    let native = std::thread::Builder::new().name("native".to_owned()).stack_size(STACK_BYTES);
+    let compare = move || {
+        for (file, result) in files.iter().zip(pass.results) {
+            let native = audit_bytes(&std::fs::read(file).unwrap());
+            assert_eq!(result, FileResult::Audited(native), "{}", file.display());
+        }
+    };
+    native.spawn(compare).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_bad_file_costs_its_own_result_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let nested = |name, open: &str, close: &str| {
+        write(name, format!("fn f() {{ {}1{} }}", open.repeat(100_000), close.repeat(100_000)).as_bytes())
+    };
+    let mut files = sample();
+    files.truncate(30);
+    // In front, in the middle, two in a row, and at the end.
+    files.insert(0, nested("parentheses.rs", "(", ")"));
+    files.insert(10, nested("blocks.rs", "{", "}"));
+    files.insert(11, nested("arrays.rs", "[", "]"));
+    files.insert(20, write("not_text.rs", b"fn f() {} // \xff\n"));
+    files.insert(21, directory.path().join("missing.rs"));
+    files.push(nested("references.rs", "&", ""));
+
+    let pass = audit(2, &files);
+    let results: HashMap<&Path, &FileResult> = files.iter().map(PathBuf::as_path).zip(&pass.results).collect();
+    let mut traps = 0;
+    for (path, result) in results {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match (name, result) {
+            ("parentheses.rs" | "blocks.rs" | "arrays.rs" | "references.rs", FileResult::Ended(outcome)) => {
+                assert!(matches!(outcome, Outcome::Trapped { .. }), "{name}: {outcome}");
+                traps += 1;
+            }
+            ("not_text.rs", FileResult::Audited(report)) => {
+                assert_eq!(report.parse_error.as_deref(), Some("not UTF-8 after byte `13`"));
+            }
+            ("missing.rs", FileResult::Unsent(error)) => assert!(error.contains("No such file"), "{error}"),
+            (_, FileResult::Audited(report)) if path.starts_with(directory.path()) => panic!("{name}: {report:?}"),
+            (_, FileResult::Audited(report)) => assert_eq!(report, &audit_bytes(&std::fs::read(path).unwrap())),
+            (_, result) => panic!("{name}: {result:?}"),
+        }
+    }
+    assert_eq!((traps, pass.restarts), (4, 4), "one restart for each file that traps");
+}
+
+/// Real source files, always the same ones for the same lock file.
+fn sample() -> Vec<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Without the filter, cargo downloads what only other platforms need.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let said = output(cargo, &["metadata", "--format-version=1", "--filter-platform", &platform], repository());
+    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
+    let metadata: Value = serde_json::from_slice(&said.stdout).expect("cargo writes JSON");
+    let packages = metadata["packages"].as_array().expect("a list").iter();
+    let chosen = packages.filter(|package| SAMPLE.iter().any(|name| package["name"] == *name));
+    let mut files = Vec::new();
+    for manifest in chosen.map(|package| package["manifest_path"].as_str().expect("a path")) {
+        collect(&Path::new(manifest).with_file_name("src"), &mut files);
+    }
+    files.sort();
+    files
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}

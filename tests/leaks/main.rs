@@ -1,0 +1,164 @@
+//! What this process holds before and after: children, descriptors, threads and memory.
+//!
+//! Such counts are of the whole process, so this binary has one test, which runs one case after the other.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy allows it in test functions alone, and what they call is test code too"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandgate::{Channel, Event, Gateway, GatewayError, Group, OutputSink};
+use sandgate_tests::{
+    LIMIT, State, assert_echoes, assert_no_leaks, builder, children_of, group, module, popen, run, run_with, sibling,
+    spec, within,
+};
+
+/// What memory may grow by while a million messages are not read. That many would take ten times as much.
+const FLAT_BYTES: u64 = 16 << 20;
+
+const CASES: &[(&str, fn())] = &[
+    ("an idle group", || drop(group(&["popen"; 3]))),
+    ("a group with a guest in every state", every_state),
+    ("a group whose channels are kept", || drop(channels_kept())),
+    ("a group whose gateways are kept", || drop(gateways_kept())),
+    ("terminated groups", terminated),
+    ("gateways that failed to start", failed_to_start),
+    ("executions by the hundred", many_executions),
+    ("callbacks and queues", callbacks_and_queues),
+    ("a worker that was killed", killed_worker),
+];
+
+#[test]
+fn nothing_is_left_behind() {
+    // What is made once per process, such as the thread that starts workers, is there after the first group.
+    drop(group(&["popen"]));
+    for (what, case) in CASES {
+        assert_no_leaks(what, case);
+    }
+    assert_no_leaks("the ids that were refused", duplicate_ids_are_refused_before_anything_is_started);
+    assert_no_leaks("a flood that nobody reads", memory_stays_flat_under_a_flood);
+}
+
+fn every_state() {
+    let group = builder().drop_timeout(Duration::from_millis(500)).build();
+    let gateway = group.make_default_gateway().unwrap();
+    for state in State::ALL {
+        state.enter(&gateway).detach();
+    }
+    within(LIMIT, "the drop of a group with busy guests", move || drop(group));
+}
+
+fn channels_kept() -> Vec<Channel> {
+    let group = group(&["popen"]);
+    let channels = vec![run(&group[0], "silent"), run(&group[0], "send_one"), group[0].new_channel().unwrap()];
+    drop(group);
+    channels
+}
+
+fn gateways_kept() -> Vec<Gateway> {
+    let group = group(&["popen"; 2]);
+    group.iter().cloned().collect()
+}
+
+fn terminated() {
+    let group = Arc::new(group(&["popen"; 2]));
+    group[1].exit();
+    group.terminate(LIMIT);
+    group.make_default_gateway().unwrap().kill();
+    group.terminate(Duration::ZERO);
+}
+
+fn failed_to_start() {
+    let group = builder().build();
+    let bad = [
+        popen().worker("/nonexistent/worker"),
+        popen().worker("/bin/cat"),
+        popen().worker("/usr/bin/yes").with_hello_deadline(Duration::from_millis(50)),
+        popen().chdir("/nonexistent"),
+    ];
+    for spec in bad {
+        // Beside one that starts, which goes with it.
+        group.make_gateways([popen(), spec]).expect_err("a gateway that cannot be made");
+        assert!(group.is_empty());
+    }
+}
+
+fn many_executions() {
+    let group = group(&["popen"]);
+    let module = module("send_one");
+    for _ in 0..300 {
+        let channel = group[0].remote_exec(&module).unwrap();
+        assert_eq!(channel.receive_timeout::<u32>(LIMIT).unwrap(), 1);
+    }
+    let status = group[0].status().unwrap();
+    assert_eq!((status.running, status.host_channels), (0, 0));
+}
+
+fn callbacks_and_queues() {
+    let group = builder().output(OutputSink::callback(drop)).build();
+    group.make_gateways([popen(), popen()]).unwrap();
+    let multi = group.remote_exec(&module("add_one")).unwrap();
+    let queue = multi.make_receive_queue::<u32>().unwrap();
+    multi.send_each(&1_u32).unwrap();
+    queue.get_timeout(LIMIT).unwrap();
+    let channel = run(&group[0], "send_one");
+    // The callback holds its own channel, and the group.
+    let (own, group) = (channel.clone(), Arc::new(group));
+    let held = Arc::clone(&group);
+    channel.set_callback(move |_: Event<u32>| assert!(own.id() > 0 && held.len() == 2)).unwrap();
+    channel.wait_close_timeout(LIMIT).unwrap();
+}
+
+fn killed_worker() {
+    let group = group(&["popen"]);
+    let channel = State::Computes.enter(&group[0]);
+    group[0].kill();
+    channel.wait_close_timeout(LIMIT).expect_err("its worker is gone");
+}
+
+fn duplicate_ids_are_refused_before_anything_is_started() {
+    let children = || children_of(std::process::id()).len();
+    let before = children();
+    let group = group(&["popen//id=a"]);
+    assert_eq!(children(), before + 1);
+    for specs in [vec!["popen//id=a"], vec!["popen", "popen//id=a"], vec!["popen//id=b", "popen//id=b"]] {
+        let error = group.make_gateways(specs.iter().map(|text| spec(text))).unwrap_err();
+        assert!(matches!(error, GatewayError::DuplicateId { .. }), "{error:?}");
+        assert_eq!((children(), group.len()), (before + 1, 1), "{specs:?}");
+    }
+}
+
+fn memory_stays_flat_under_a_flood() {
+    const MESSAGES: u32 = 1_000_000;
+    let group = group(&["popen"]);
+    let sibling = sibling(&group[0]);
+    let before = (resident_bytes(), worker_bytes(&group));
+    let flood = run_with(&group[0], "counts", &MESSAGES);
+    assert_eq!(flood.receive_timeout::<u32>(LIMIT).unwrap(), 0, "it has begun");
+    for _ in 0..200 {
+        assert_echoes(&sibling);
+    }
+    let after = (resident_bytes(), worker_bytes(&group));
+    assert!(after.0 < before.0 + FLAT_BYTES, "the host has grown from {} to {} bytes", before.0, after.0);
+    assert!(after.1 < before.1 + FLAT_BYTES, "the worker has grown from {} to {} bytes", before.1, after.1);
+    // Nothing was lost either, and reading goes on as slowly or fast as one likes.
+    for expected in 1..MESSAGES {
+        assert_eq!(flood.receive_timeout::<u32>(LIMIT).unwrap(), expected);
+    }
+    flood.wait_close_timeout(LIMIT).unwrap();
+    let end = resident_bytes();
+    assert!(end < before.0 + FLAT_BYTES, "the host has grown from {} to {end} bytes", before.0);
+}
+
+/// Resident memory of this process.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size() as u64
+}
+
+fn worker_bytes(group: &Group) -> u64 {
+    group[0].status().unwrap().memory_bytes.unwrap()
+}
