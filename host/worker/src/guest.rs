@@ -65,9 +65,13 @@ impl Guest {
 
     /// How many more channels it may have.
     pub(crate) fn channels_left(&self) -> usize {
-        let made = usize::try_from(self.execution.channels_made()).unwrap_or(0);
+        self.most_made().saturating_sub(self.execution.channels_made())
+    }
+
+    /// How many channels it may have made that are not forgotten yet.
+    pub(crate) fn most_made(&self) -> usize {
         let limit = usize::try_from(self.execution.limits.channels).unwrap_or(usize::MAX);
-        limit.saturating_sub(made + self.handles.given)
+        limit.saturating_sub(self.handles.given)
     }
 }
 
@@ -108,6 +112,11 @@ impl Handles {
     pub(crate) fn add_made(&mut self, channel: ChannelId) -> u32 {
         let made = true;
         self.add(Slot { channel, made })
+    }
+
+    /// How many of the handles are of channels the guest made.
+    pub(crate) fn made(&self) -> usize {
+        self.slots.iter().flatten().filter(|slot| slot.made).count()
     }
 
     fn add(&mut self, slot: Slot) -> u32 {

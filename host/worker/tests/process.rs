@@ -58,7 +58,14 @@ fn main() {
         ("a compiler process compiles", a_compiler_compiles),
         ("a compiler process refuses", a_compiler_refuses),
     ];
-    let trials = tests.map(|(name, test)| Trial::test(name.replace(' ', "_"), move || { test(); Ok(()) })).into();
+    let trials = tests
+        .map(|(name, test)| {
+            Trial::test(name.replace(' ', "_"), move || {
+                test();
+                Ok(())
+            })
+        })
+        .into();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
