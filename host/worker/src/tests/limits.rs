@@ -2,7 +2,7 @@
 
 use sandgate_wire::limits::{LimitName, WINDOW_MESSAGES};
 use sandgate_wire::message::Stream;
-use sandgate_wire::outcome::Rejection;
+use sandgate_wire::outcome::{KilledBy, Rejection};
 use sandgate_wire::{Limits, Outcome};
 
 use super::host::*;
@@ -206,24 +206,40 @@ fn channels() {
 }
 
 #[test]
-fn channels_made_and_dropped_come_back_when_the_host_has_closed_them() {
+fn a_guest_that_gives_channels_back_waits_for_the_host_to_settle_them() {
     let limits = Limits { channels: 3, ..Limits::default() };
-    // Makes and drops two channels, is refused a third, and after a message gets one.
+    // Makes and drops two channels, waits for a third, and keeps it; then it holds all it may but one, and then all.
     let text = guest(&format!(
-        "(drop (call $drop (call $new))) (drop (call $drop (call $new)))
-         (if (i32.ne (call $new) (i32.const -7)) (then unreachable))
-         (drop {SEND_1}) (drop {RECEIVE})
-         (if (i32.le_s (call $new) (i32.const 0)) (then unreachable))"
+        "(drop {SEND_1})
+         (drop (call $drop (call $new))) (drop (call $drop (call $new)))
+         (if (i32.le_s (call $new) (i32.const 0)) (then unreachable))
+         (if (i32.le_s (call $new) (i32.const 0)) (then unreachable))
+         (if (i32.ne (call $new) (i32.const -7)) (then unreachable))"
     ));
     let mut host = Host::new(1);
     let channel = host.start(&text, with_limits(limits));
     host.receive(channel);
-    for _ in 0..2 {
-        let made = host.opened(channel);
+    let made = [host.opened(channel), host.opened(channel)];
+    for made in made {
         host.closed(made);
-        host.close(made, None, false);
     }
-    host.wait_status("both channels to be forgotten", |status| status.channels == 1);
-    host.data(channel, b"", &[]);
+    host.wait_status("the third channel to be waited for", |status| status.channels == 3);
+    for made in made {
+        host.close(made, None, false);
+        host.opened(channel);
+    }
     assert_eq!(host.done(channel), Outcome::Returned);
+}
+
+#[test]
+fn a_guest_that_waits_for_room_for_a_channel_can_be_stopped() {
+    let limits = Limits { channels: 2, ..Limits::default() };
+    let text = guest(&format!("(drop {SEND_1}) (drop (call $drop (call $new))) (drop (call $new)) unreachable"));
+    let mut host = Host::new(1);
+    let channel = host.start(&text, with_limits(limits));
+    host.receive(channel);
+    let made = host.opened(channel);
+    host.closed(made);
+    host.kill(channel);
+    assert_eq!(host.done(channel), Outcome::Killed { by: KilledBy::Kill, started: true });
 }
