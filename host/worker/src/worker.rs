@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::message::{DecodeError, HostHello, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -186,6 +186,13 @@ impl Worker {
             if let Some(result) = ready(&mut hub) {
                 return Ok(Some(result));
             }
+            if self.outbox.is_gathering() {
+                MutexGuard::unlocked(&mut hub, || self.outbox.about_to_wait());
+                if !self.outbox.is_gathering() {
+                    continue;
+                }
+            }
+            self.outbox.about_to_wait();
             match deadline {
                 None => execution.waker.wait(&mut hub),
                 Some(at) if Instant::now() >= at => return Ok(None),
