@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use audit_core::audit_bytes;
-use sandgate::{Module, Outcome, Spec};
+use rustix::process::{Pid, Signal, kill_process};
+use sandgate::{Group, Module, Outcome, Spec};
 use sandgate_tests::{guest, output, repository, within, worker};
 use serde_json::Value;
 
@@ -26,33 +27,46 @@ const FILE: Duration = Duration::from_secs(30);
 /// For this process to parse: it must not run out where the sandbox does not.
 const STACK_BYTES: usize = 256 << 20;
 
-/// Runs the farm with a deadline.
-fn audit(gateways: usize, files: &[PathBuf]) -> Pass {
-    let module = Module::from_file(guest("audit")).expect("a module");
+/// Runs the farm on two gateways, with a deadline.
+fn audit(files: &[PathBuf], mut on_result: impl FnMut(usize, &Group) + Send + 'static) -> Pass {
     let files = files.to_vec();
     within(PASS, "the audit", move || {
-        let settings = Settings { gateways, spec: Spec::popen().worker(worker()), file_timeout: FILE };
-        let mut told = 0;
-        let pass = farm::run(&module, &files, settings, |_| told += 1).expect("a pass");
-        assert_eq!((told, pass.results.len()), (files.len(), files.len()), "every file has one result");
-        let names: Vec<&str> = pass.loads.iter().map(|load| load.gateway.as_str()).collect();
-        assert_eq!(names, ["gw0", "gw1"][..gateways]);
-        assert!(pass.loads.iter().all(|load| load.cpu.is_some()), "no worker was lost: {:?}", pass.loads);
-        assert!(pass.setup + pass.elapsed < PASS, "{:?} and {:?}", pass.setup, pass.elapsed);
+        let mut told = vec![0; files.len()];
+        let tell = |file: usize, group: &Group| {
+            told[file] += 1;
+            on_result(file, group);
+        };
+        let pass = farm::run(&module("audit"), &files, settings(FILE), tell).expect("a pass");
+        assert_eq!((told, pass.results.len()), (vec![1; files.len()], files.len()), "every file has one result");
         let counted: usize = pass.loads.iter().map(|load| load.files).sum();
         let audited = pass.results.iter().filter(|result| matches!(result, FileResult::Audited(_))).count();
         assert_eq!(counted, audited, "the gateways have counted {:?}", pass.loads);
-        assert!(pass.termination.is_clean(), "{:?}", pass.termination);
+        let times = [pass.setup, pass.elapsed, pass.host_cpu];
+        assert!(times.iter().all(|time| *time < PASS), "{times:?}");
         pass
     })
+}
+
+fn settings(file_timeout: Duration) -> Settings {
+    Settings { gateways: 2, spec: Spec::popen().worker(worker()), file_timeout }
+}
+
+fn module(name: &str) -> Module {
+    Module::from_file(guest(name)).expect("a module")
+}
+
+/// The gateways, and whether their workers lived to the end.
+fn gateways(pass: &Pass) -> Vec<(&str, bool)> {
+    pass.loads.iter().map(|load| (load.gateway.as_str(), load.cpu.is_some())).collect()
 }
 
 #[test]
 fn the_sandbox_counts_what_this_process_counts() {
     let files = sample();
     assert!(files.len() > 50, "the sample has {} files", files.len());
-    let pass = audit(2, &files);
-    assert_eq!(pass.restarts, 0);
+    let pass = audit(&files, |_, _| {});
+    assert_eq!((pass.restarts, gateways(&pass)), (0, vec![("gw0", true), ("gw1", true)]));
+    assert!(pass.termination.is_clean(), "{:?}", pass.termination);
     let native = std::thread::Builder::new().name("native".to_owned()).stack_size(STACK_BYTES);
     let compare = move || {
         for (file, result) in files.iter().zip(pass.results) {
@@ -84,7 +98,8 @@ fn a_bad_file_costs_its_own_result_and_nothing_else() {
     files.insert(21, directory.path().join("missing.rs"));
     files.push(nested("references.rs", "&", ""));
 
-    let pass = audit(2, &files);
+    let pass = audit(&files, |_, _| {});
+    assert!(pass.termination.is_clean(), "{:?}", pass.termination);
     let results: HashMap<&Path, &FileResult> = files.iter().map(PathBuf::as_path).zip(&pass.results).collect();
     let mut traps = 0;
     for (path, result) in results {
@@ -104,6 +119,33 @@ fn a_bad_file_costs_its_own_result_and_nothing_else() {
         }
     }
     assert_eq!((traps, pass.restarts), (4, 4), "one restart for each file that traps");
+}
+
+#[test]
+fn a_worker_that_dies_is_replaced_and_no_file_is_lost() {
+    let files = sample();
+    let mut done = 0;
+    let pass = audit(&files, move |_, group| {
+        done += 1;
+        if done == 20 {
+            let pid = group["gw0"].pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a process");
+            kill_process(pid, Signal::KILL).expect("it is ours");
+        }
+    });
+    assert!(pass.results.iter().all(|result| matches!(result, FileResult::Audited(_))));
+    assert_eq!((pass.restarts, gateways(&pass)), (1, vec![("gw0", false), ("gw2", true), ("gw1", true)]));
+}
+
+#[test]
+fn a_module_that_cannot_do_it_is_an_error() {
+    let check = |guest: &'static str, reason: &str| {
+        let files = sample();
+        let run = move || farm::run(&module(guest), &files, settings(Duration::from_millis(300)), |_, _| {});
+        let error = within(PASS, guest, run).unwrap_err().to_string();
+        assert!(error.starts_with("task processor of gw") && error.ends_with(reason), "{guest}: {error}");
+    };
+    check("noop", "cannot work: task returned");
+    check("spin", "cannot work: task was killed");
 }
 
 /// Real source files, always the same ones for the same lock file.

@@ -8,13 +8,11 @@ use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
+use crate::engine::MAX_TABLES;
 use crate::execution::Execution;
 use crate::hub::Job;
 use crate::output::GuestOutput;
 use crate::worker::Worker;
-
-/// Most tables of a module; wasmtime's own limit is 100.
-const MAX_TABLES: usize = 16;
 
 pub(crate) struct Guest {
     pub(crate) worker: Arc<Worker>,
@@ -31,8 +29,10 @@ pub(crate) struct Guest {
     pub(crate) next_wait: usize,
     pub(crate) open_descriptors: [bool; 3],
     /// Fills bytes with random numbers; made when it is first needed.
-    pub(crate) random: Option<Box<dyn FnMut(&mut [u8]) + Send>>,
+    pub(crate) random: Option<Box<FillRandom>>,
 }
+
+type FillRandom = dyn FnMut(&mut [u8]) + Send;
 
 /// The last `task_report`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Report, Request, Response};
 use sandgate::{
-    Channel, Event, ExecError, Gateway, Group, Module, MultiChannel, Outcome, QueueError, ReceiveQueue, SendError,
-    Spec, TerminationReport,
+    Channel, Event, ExecError, Gateway, Group, KilledBy, Module, MultiChannel, Outcome, QueueError, ReceiveQueue,
+    SendError, Spec, TerminationReport,
 };
 
-use crate::load::cpu_time;
+use crate::load::{cpu_time, own_cpu_time};
 
 /// Files under way to one gateway. One is worked at, one waits there, one is on its way.
 const MAX_FILES_AHEAD: usize = 3;
@@ -63,6 +63,8 @@ pub(crate) struct Pass {
     /// From there to the last result.
     pub(crate) elapsed: Duration,
     pub(crate) loads: Vec<Load>,
+    /// Processor time of this process meanwhile.
+    pub(crate) host_cpu: Duration,
     /// Task processors that were started again.
     pub(crate) restarts: usize,
     pub(crate) termination: TerminationReport,
@@ -77,12 +79,13 @@ pub(crate) struct Settings {
     pub(crate) file_timeout: Duration,
 }
 
-/// Sends all `files` through gateways of their own. `on_result` is told of each file once, by its position.
+/// Sends all `files` through gateways of their own. `on_result` is told of each file once, by its position, and may look at
+/// the gateways.
 pub(crate) fn run<P: AsRef<Path>>(
     module: &Module,
     files: &[P],
     settings: Settings,
-    on_result: impl FnMut(usize),
+    on_result: impl FnMut(usize, &Group),
 ) -> Result<Pass> {
     let begin = Instant::now();
     let group = Group::builder().default_spec(settings.spec.clone()).build();
@@ -106,15 +109,16 @@ pub(crate) fn run<P: AsRef<Path>>(
         restarts: 0,
     };
 
-    let start = Instant::now();
+    let (start, cpu_before) = (Instant::now(), own_cpu_time());
     farm.run()?;
-    let elapsed = start.elapsed();
+    let (elapsed, host_cpu) = (start.elapsed(), own_cpu_time().saturating_sub(cpu_before));
     farm.stop();
 
     let termination = farm.group.terminate(END_TIMEOUT);
     let results: Option<Vec<FileResult>> = farm.results.into_iter().collect();
     let results = results.context("a file has no result")?;
-    Ok(Pass { results, setup: start - begin, elapsed, loads: farm.loads, restarts: farm.restarts, termination })
+    let (loads, restarts) = (farm.loads, farm.restarts);
+    Ok(Pass { results, setup: start - begin, elapsed, loads, host_cpu, restarts, termination })
 }
 
 struct Farm<'a, P, F> {
@@ -151,7 +155,7 @@ struct Lane {
     cpu_before: Option<Duration>,
 }
 
-impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
+impl<P: AsRef<Path>, F: FnMut(usize, &Group)> Farm<'_, P, F> {
     fn run(&mut self) -> Result<()> {
         while self.left > 0 {
             match self.queue.get_timeout(self.until_next_deadline()) {
@@ -232,7 +236,7 @@ impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
                     bail!("task processor of {} cannot work: {outcome}", self.lanes[lane].channel.gateway_id());
                 }
             }
-            Some((file, _)) if outcome.is_worker_lost() && self.suspects.insert(file) => self.pending.push_front(file),
+            Some((file, _)) if is_of_worker(&outcome) && self.suspects.insert(file) => self.pending.push_front(file),
             Some((file, _)) => self.settle(file, FileResult::Ended(outcome)),
         }
         // What came back may also be for a gateway that has nothing to do any more.
@@ -265,7 +269,7 @@ impl<P: AsRef<Path>, F: FnMut(usize)> Farm<'_, P, F> {
         assert!(slot.is_none(), "file {file} has two results: {slot:?} and {result:?}");
         *slot = Some(result);
         self.left -= 1;
-        (self.on_result)(file);
+        (self.on_result)(file, &self.group);
     }
 
     fn until_next_deadline(&self) -> Duration {
@@ -318,4 +322,9 @@ impl Lane {
         let cpu = now.zip(self.cpu_before).map(|(now, before)| now.saturating_sub(before));
         Load { gateway: self.gateway.id().to_owned(), files: self.files, cpu }
     }
+}
+
+/// Whether the worker's end was the task's.
+fn is_of_worker(outcome: &Outcome) -> bool {
+    outcome.is_worker_lost() || matches!(outcome, Outcome::Killed { by: KilledBy::Terminate, .. })
 }

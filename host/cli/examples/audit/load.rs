@@ -11,3 +11,8 @@ pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     let ticks = times.next()?.ok()? + times.next()?.ok()?;
     Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
+
+/// That of this process; zero where it cannot be told.
+pub(crate) fn own_cpu_time() -> Duration {
+    cpu_time(std::process::id()).unwrap_or_default()
+}

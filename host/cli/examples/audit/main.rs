@@ -96,7 +96,7 @@ fn main() -> Result<()> {
 
 fn audit(module: &Module, files: &[SourceFile], settings: &Settings, what: &str) -> Result<Pass> {
     let mut progress = Progress::new(what, files.len());
-    let pass = farm::run(module, files, settings.clone(), |_| progress.add_one())?;
+    let pass = farm::run(module, files, settings.clone(), |_, _| progress.add_one())?;
     ensure!(pass.results.len() == files.len(), "every file has one result");
     Ok(pass)
 }
@@ -135,8 +135,13 @@ fn baseline(module: &Module, files: &[SourceFile], settings: &Settings, pass: &P
 fn compare(files: &[SourceFile], pass: &Pass, threads: usize, verify: bool) -> Result<()> {
     let native = native::run(files, &pass.results, threads)?;
     println!("\nnatively, {threads} threads: {}", table::throughput(files, &pass.results, native.elapsed));
-    let factor = pass.elapsed.as_secs_f64() / native.elapsed.as_secs_f64();
-    println!("the sandbox takes {factor:.2} times as long");
+    let ratio = |sandbox: Duration, native: Duration| sandbox.as_secs_f64() / native.as_secs_f64();
+    let workers: Duration = pass.loads.iter().filter_map(|load| load.cpu).sum();
+    println!(
+        "the sandbox takes {:.2} times as long, and {:.2} times the processor time, its host included",
+        ratio(pass.elapsed, native.elapsed),
+        ratio(workers + pass.host_cpu, native.cpu),
+    );
     if verify {
         let comparison = native.compare(&pass.results);
         println!("compared file by file: {comparison:?}");

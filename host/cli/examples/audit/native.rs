@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use audit_core::{Report, audit_bytes};
 
 use crate::farm::FileResult;
+use crate::load::own_cpu_time;
 use crate::sources::SourceFile;
 
 /// The parser recurses as deep as a file nests. Only what is used of it is ever backed by memory.
@@ -17,6 +18,7 @@ const STACK_BYTES: usize = 1 << 30;
 pub(crate) struct Native {
     reports: Vec<Option<Report>>,
     pub(crate) elapsed: Duration,
+    pub(crate) cpu: Duration,
 }
 
 /// How many results are the same here and there.
@@ -43,7 +45,7 @@ pub(crate) fn run(files: &[SourceFile], sandboxed: &[FileResult], threads: usize
             }
         }
     };
-    let start = Instant::now();
+    let (start, cpu_before) = (Instant::now(), own_cpu_time());
     let mut reports = vec![None; files.len()];
     std::thread::scope(|scope| {
         let spawn = |number| {
@@ -57,7 +59,7 @@ pub(crate) fn run(files: &[SourceFile], sandboxed: &[FileResult], threads: usize
         }
         anyhow::Ok(())
     })?;
-    Ok(Native { reports, elapsed: start.elapsed() })
+    Ok(Native { reports, elapsed: start.elapsed(), cpu: own_cpu_time().saturating_sub(cpu_before) })
 }
 
 impl Native {

@@ -132,16 +132,16 @@ pub(crate) fn throughput(files: &[SourceFile], results: &[FileResult], elapsed: 
 pub(crate) fn loads(pass: &Pass) -> String {
     let mut text = String::new();
     for Load { gateway, files, cpu } in &pass.loads {
-        let share = match cpu {
-            Some(cpu) => {
-                let percent = 100.0 * cpu.as_secs_f64() / pass.elapsed.as_secs_f64();
-                format!("{:>7.2} s of processor time, {percent:>3.0} % of the time", cpu.as_secs_f64())
-            }
-            None => "worker was lost".to_owned(),
-        };
+        let share = cpu.map_or_else(|| "worker was lost".to_owned(), |cpu| share(cpu, pass.elapsed));
         let _ = writeln!(text, "  {gateway:<5} {files:>6} files {share}");
     }
+    let _ = writeln!(text, "  {:<18} {}", "host", share(pass.host_cpu, pass.elapsed));
     text
+}
+
+fn share(cpu: Duration, elapsed: Duration) -> String {
+    let percent = 100.0 * cpu.as_secs_f64() / elapsed.as_secs_f64();
+    format!("{:>7.2} s of processor time, {percent:>3.0} % of the time", cpu.as_secs_f64())
 }
 
 pub(crate) fn megabytes(files: &[SourceFile]) -> f64 {
