@@ -180,6 +180,7 @@ impl Worker {
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         let mut hub = self.hub.lock();
+        let mut has_sent = false;
         loop {
             if let Some(stop) = execution.stop_reason() {
                 return Err(stop);
@@ -187,13 +188,15 @@ impl Worker {
             if let Some(result) = ready(&mut hub) {
                 return Ok(Some(result));
             }
-            if self.outbox.is_gathering() {
-                MutexGuard::unlocked(&mut hub, || self.outbox.about_to_wait());
-                if !self.outbox.is_gathering() {
+            if !has_sent {
+                has_sent = true;
+                if self.outbox.is_gathering() {
+                    MutexGuard::unlocked(&mut hub, || self.outbox.about_to_wait());
+                    // What it waits for may have come in between.
                     continue;
                 }
+                self.outbox.about_to_wait();
             }
-            self.outbox.about_to_wait();
             match deadline {
                 None => execution.waker.wait(&mut hub),
                 Some(at) if Instant::now() >= at => return Ok(None),
