@@ -188,9 +188,10 @@ def idle_wake_ups(seconds):
     channel = group[0].newchannel()
     pids.append("self")
     receive_nothing(channel, SETTLE)
-    before = sum(map(switches, pids))
+    before = switches(pids)
     receive_nothing(channel, seconds)
-    samples = [(sum(map(switches, pids)) - before) / seconds]
+    after = switches(pids)
+    samples = [sum(count - before.get(task, 0) for task, count in after.items()) / seconds]
     channel.close()
     group.terminate()
     return samples
@@ -212,14 +213,15 @@ def idle_gateways():
     return group, pids
 
 
-def switches(pid):
-    total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        if task == str(os.getpid()):
-            continue
-        status = f"/proc/{pid}/task/{task}/status"
-        total += field(status, "voluntary_ctxt_switches:") + field(status, "nonvoluntary_ctxt_switches:")
-    return total
+def switches(pids):
+    """Context switches so far by thread, without the thread that measures."""
+    counts = {}
+    for pid in pids:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            if task != str(os.getpid()):
+                status = f"/proc/{pid}/task/{task}/status"
+                counts[task] = field(status, "voluntary_ctxt_switches:") + field(status, "nonvoluntary_ctxt_switches:")
+    return counts
 
 
 def field(path, name):

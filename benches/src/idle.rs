@@ -1,6 +1,8 @@
 //! What gateways cost that do nothing: memory, and wake-ups of their processes and of the host.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -43,7 +45,7 @@ impl Question for IdleWakeUps {
         let (group, mut processes) = idle_gateways(fixtures)?;
         let silent = group[0].new_channel()?;
         processes.push("self".to_owned());
-        let all = || processes.iter().map(|process| switches(process)).sum::<Result<u64>>();
+        let all = || processes.iter().map(|process| switches(process)).collect::<Result<Vec<_>>>();
 
         // Whoever has just done something has to fall asleep first.
         let settled = silent.receive_bytes_timeout(SETTLE);
@@ -51,7 +53,8 @@ impl Question for IdleWakeUps {
         let nothing = silent.receive_bytes_timeout(Duration::from_secs_f64(self.seconds));
         let after = all()?;
         anyhow::ensure!(settled.is_err() && nothing.is_err(), "a message came from nowhere");
-        Ok(vec![(after - before) as f64 / self.seconds])
+        let switches: u64 = before.iter().zip(&after).map(|(before, after)| between(before, after)).sum();
+        Ok(vec![switches as f64 / self.seconds])
     }
 }
 
@@ -65,19 +68,24 @@ fn idle_gateways(fixtures: &Fixtures) -> Result<(Group, Vec<String>)> {
     Ok((group, processes))
 }
 
-/// Context switches of a process so far; those of this program's main thread, which measures, are left out.
-fn switches(process: &str) -> Result<u64> {
+/// Context switches so far of each thread of a process; this program's main thread, which measures, is left out.
+fn switches(process: &str) -> Result<BTreeMap<PathBuf, u64>> {
     let main_thread = std::process::id().to_string();
-    let mut total = 0;
+    let mut switches = BTreeMap::new();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?;
-        if task.file_name() == main_thread.as_str() {
-            continue;
+        if task.file_name() != main_thread.as_str() {
+            let status = format!("{}/status", task.path().display());
+            let count = field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
+            switches.insert(task.path(), count);
         }
-        let status = format!("{}/status", task.path().display());
-        total += field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
     }
-    Ok(total)
+    Ok(switches)
+}
+
+/// Switches that came between two counts. Threads that have ended are left out.
+fn between(before: &BTreeMap<PathBuf, u64>, after: &BTreeMap<PathBuf, u64>) -> u64 {
+    after.iter().map(|(thread, count)| count - before.get(thread).copied().unwrap_or(0).min(*count)).sum()
 }
 
 /// The number in the line of a `/proc` file that starts with `name`.
@@ -96,9 +104,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_thread_that_has_ended_does_not_count() {
+        let counts = |counts: &[(&str, u64)]| counts.iter().map(|&(thread, count)| (thread.into(), count)).collect();
+        let (before, after) = (counts(&[("1", 5), ("2", 7)]), counts(&[("1", 6), ("3", 2)]));
+        assert_eq!(between(&before, &after), 3);
+    }
+
+    #[test]
     fn the_system_counts_what_processes_do() {
         let parent = std::os::unix::process::parent_id().to_string();
-        assert!(switches(&parent).unwrap() > 0);
+        assert!(switches(&parent).unwrap().values().sum::<u64>() > 0);
         assert!(field("/proc/self/smaps_rollup", "Pss:").unwrap() > 0);
         let error = field("/proc/self/status", "Nonsense:").unwrap_err().to_string();
         assert_eq!(error, "`/proc/self/status` has no `Nonsense:`");

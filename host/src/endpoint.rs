@@ -61,6 +61,8 @@ pub(crate) struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Message>,
+    /// Messages that the consumer was not told of yet. Less than in the queue, or the consumer took them untold.
+    untold: usize,
     assembly: Assembly,
     receive_window: ReceiveWindow,
     send_window: SendWindow,
@@ -143,19 +145,28 @@ impl Endpoint {
 
     // ---- the reader thread's side; nothing here waits ----
 
-    /// A chunk of a message arrived.
-    pub(crate) fn arrive(self: &Arc<Self>, chunk: Chunk<'_>) -> Result<(), AssemblyError> {
+    /// A chunk of a message arrived. Says whether that makes a message, which the consumer is to be [told](Self::tell) of.
+    pub(crate) fn arrive(&self, chunk: Chunk<'_>) -> Result<bool, AssemblyError> {
         let mut state = self.state.lock();
         if state.closed || state.outcome.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let State { assembly, receive_window, .. } = &mut *state;
         let Some(message) = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? else {
-            return Ok(());
+            return Ok(false);
         };
         state.queue.push_back(message);
-        self.notify(&state, 1);
-        Ok(())
+        state.untold += 1;
+        Ok(true)
+    }
+
+    /// Tells the consumer about all that has arrived.
+    pub(crate) fn tell(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        match std::mem::take(&mut state.untold) {
+            0 => {}
+            count => self.notify(&state, count),
+        }
     }
 
     /// The peer took messages of ours.
@@ -247,6 +258,7 @@ impl Endpoint {
     pub(crate) fn wait_over(&self, deadline: Deadline) -> bool {
         let mut state = self.state.lock();
         while !state.over {
+            self.connection.outbox.about_to_wait();
             if deadline.wait(&self.ended, &mut state).is_err() {
                 return false;
             }
@@ -261,7 +273,8 @@ impl Endpoint {
         state.outcome = Some(outcome);
         state.send_closed = true;
         state.assembly = Assembly::default();
-        self.notify(state, 1);
+        let untold = std::mem::take(&mut state.untold);
+        self.notify(state, untold + 1);
         self.readable.notify_all();
         self.writable.notify_all();
         self.ended.notify_all();
@@ -270,6 +283,9 @@ impl Endpoint {
     /// Tells the consumer about `count` more messages or the end.
     fn notify(self: &Arc<Self>, state: &State, count: usize) {
         match &state.consumer {
+            Consumer::Receive if count > 1 => {
+                self.readable.notify_all();
+            }
             Consumer::Receive => {
                 self.readable.notify_one();
             }
@@ -298,6 +314,7 @@ impl Endpoint {
             if state.send_window.try_start(length) {
                 break;
             }
+            self.connection.outbox.about_to_wait();
             if let Err(after) = deadline.wait(&self.writable, &mut state) {
                 return Err(SendError::Timeout(after));
             }
@@ -324,6 +341,7 @@ impl Endpoint {
             if let Some(outcome) = &state.outcome {
                 return Err(ReceiveError::Ended(outcome.clone()));
             }
+            self.connection.outbox.about_to_wait();
             if let Err(after) = deadline.wait(&self.readable, &mut state) {
                 return Err(ReceiveError::Timeout(after));
             }
@@ -455,6 +473,7 @@ impl Endpoint {
             if let (Some(outcome), true) = (&state.outcome, delivered) {
                 return Ok(outcome.clone());
             }
+            self.connection.outbox.about_to_wait();
             if let Err(after) = deadline.wait(&self.ended, &mut state) {
                 return Err(WaitError::Timeout(after));
             }
@@ -481,6 +500,7 @@ impl Endpoint {
             return Err(ConsumerError { channel: self.id.0 });
         }
         state.consumer = consumer;
+        state.untold = 0;
         let waiting = state.queue.len() + usize::from(state.outcome.is_some());
         if waiting > 0 {
             self.notify(&state, waiting);

@@ -43,6 +43,11 @@ impl Tokens {
         self.arrived.notify_one();
     }
 
+    /// Whether [`pop`](Self::pop) would wait.
+    fn is_empty(&self) -> bool {
+        self.state.lock().waiting.is_empty()
+    }
+
     fn pop(&self, deadline: Deadline) -> Result<usize, QueueError> {
         let mut state = self.state.lock();
         loop {
@@ -153,6 +158,10 @@ impl<T: DeserializeOwned> ReceiveQueue<T> {
 
     fn get_by(&self, deadline: Deadline) -> Result<(Channel, Event<T>), QueueError> {
         loop {
+            if self.core.tokens.is_empty() {
+                let channels = self.core.channels.read();
+                channels.iter().for_each(|channel| channel.endpoint().connection.outbox.about_to_wait());
+            }
             let index = self.core.tokens.pop(deadline)?;
             let channel = self.core.channels.read()[index].clone();
             match channel.endpoint().next_delivery() {

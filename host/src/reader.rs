@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use sandgate_wire::assembly::Chunk;
 use sandgate_wire::frame::{Frame, FrameError, FrameReader};
 use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::LossCause;
@@ -13,12 +14,47 @@ use sandgate_wire::{ChannelId, Outcome, ToHost};
 use crate::connection::{Connection, Lookup};
 use crate::endpoint::{Endpoint, Role};
 
+/// Messages of one channel that arrive in one go before their consumer is told.
+const MAX_UNTOLD: usize = 64;
+
+/// The channel of the message before, and how many messages of it its consumer was not told of. A consumer is told once of
+/// many messages: each time may wake a thread.
+#[derive(Default)]
+struct Latest {
+    endpoint: Option<Arc<Endpoint>>,
+    untold: usize,
+}
+
+impl Latest {
+    fn tell(&mut self) {
+        if std::mem::take(&mut self.untold) > 0
+            && let Some(endpoint) = &self.endpoint
+        {
+            endpoint.tell();
+        }
+    }
+
+    /// The end of this channel, if it was the one before as well.
+    fn get(&self, channel: ChannelId) -> Option<&Arc<Endpoint>> {
+        self.endpoint.as_ref().filter(|endpoint| endpoint.id == channel)
+    }
+
+    fn set(&mut self, endpoint: Option<Arc<Endpoint>>) {
+        self.tell();
+        self.endpoint = endpoint;
+    }
+}
+
 /// Reads until the connection is over, then ends every channel.
 pub(crate) fn run(connection: &Arc<Connection>, mut frames: FrameReader) {
     let mut greeted = false;
+    let mut latest = Latest::default();
     let violation = loop {
+        if !frames.has_frame() {
+            latest.set(None);
+        }
         let result = match frames.read_frame() {
-            Ok(Some(frame)) if greeted => dispatch(connection, frame),
+            Ok(Some(frame)) if greeted => dispatch(connection, frame, &mut latest),
             Ok(Some(frame)) => greet(connection, frame).map(|()| greeted = true),
             Ok(None) => break None,
             // A worker that dies in mid-sentence has not broken a rule.
@@ -40,16 +76,15 @@ fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String> {
+fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, latest: &mut Latest) -> Result<(), String> {
     let message = ToHost::decode(frame).map_err(|error| error.to_string())?;
+    if let ToHost::Data(channel, chunk) = message {
+        return data_arrived(connection, channel, chunk, latest);
+    }
+    latest.set(None);
     match message {
         ToHost::Hello(_) => Err("a second hello".to_owned()),
-        ToHost::Data(channel, chunk) => on_open(connection, channel, |endpoint| {
-            if endpoint.is_over() {
-                return Err(format!("a message on channel {channel} after its close"));
-            }
-            endpoint.arrive(chunk).map_err(|error| format!("on channel {channel}: {error}"))
-        }),
+        ToHost::Data(..) => Ok(()),
         ToHost::Credit(channel, credit) => on_open(connection, channel, |endpoint| {
             endpoint.credit(credit).map_err(|error| format!("on channel {channel}: {error}"))
         }),
@@ -60,6 +95,32 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String
         ToHost::Status(status) => connection.status_arrived(status).map_err(str::to_owned),
         ToHost::Compiled(_) => Err("a worker does not compile".to_owned()),
     }
+}
+
+fn data_arrived(
+    connection: &Connection,
+    channel: ChannelId,
+    chunk: Chunk<'_>,
+    latest: &mut Latest,
+) -> Result<(), String> {
+    if latest.get(channel).is_none() {
+        match connection.lookup(channel) {
+            Lookup::Found(endpoint) => latest.set(Some(endpoint)),
+            Lookup::Past => return Ok(()),
+            Lookup::Never => return Err(format!("channel {channel} does not exist")),
+        }
+    }
+    let Some(endpoint) = latest.get(channel) else { return Ok(()) };
+    if endpoint.is_over() {
+        return Err(format!("a message on channel {channel} after its close"));
+    }
+    if endpoint.arrive(chunk).map_err(|error| format!("on channel {channel}: {error}"))? {
+        latest.untold += 1;
+        if latest.untold == MAX_UNTOLD {
+            latest.tell();
+        }
+    }
+    Ok(())
 }
 
 /// Does something with a channel's endpoint; a channel that is past is left alone.

@@ -13,6 +13,10 @@
 //! 2. Whoever finds nobody writing writes, without blocking, until the queues are empty: a message to an idle connection
 //!    needs no other thread.
 //! 3. If the transport has no room, or the writing goes on for long, the writer thread takes over and waits.
+//! 4. Small messages in quick succession are *gathered*: they stay in their lanes until there are [`GATHER_BYTES`] of them,
+//!    something else is sent, a sender is [about to wait](Outbox::about_to_wait), or [`GATHER_TIME`] is over, which the
+//!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and a
+//!    message that somebody waits for is not kept.
 //!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets a
@@ -21,9 +25,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::assembly::{Message, write_prefix};
 use crate::flow::Credit;
@@ -40,6 +46,14 @@ const BATCH_BYTES: usize = 64 * 1024;
 const TURN_BYTES: usize = 16 * 1024;
 /// Batches that a sender writes itself before it leaves the rest to the writer thread.
 const MAX_INLINE_BATCHES: usize = 4;
+/// Small messages in quick succession that are written one by one before the next ones are gathered.
+const STREAK: u32 = 3;
+/// Two messages closer together than this are in quick succession.
+const STREAK_GAP: Duration = Duration::from_micros(50);
+/// Bytes that are gathered at most.
+const GATHER_BYTES: usize = 8 * 1024;
+/// How long a message is gathered at most, give or take what the system's timers need.
+const GATHER_TIME: Duration = Duration::from_micros(100);
 
 /// The connection no longer takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +68,10 @@ pub struct Outbox {
     wake_writer: Condvar,
     idle: Condvar,
     max_controls: usize,
+    /// Small messages in quick succession so far.
+    streak: AtomicU32,
+    /// Messages lie in their lanes and nobody writes them yet. Changed under the lock.
+    gathering: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +91,13 @@ struct State {
     controls: usize,
     /// Closed because the peer does not read.
     overflowed: bool,
+    /// When the last small message came.
+    last_small: Option<Instant>,
+    /// Since when messages are gathered, if they are, and how many bytes.
+    gathered_since: Option<Instant>,
+    gathered_bytes: usize,
+    /// The writer thread looks after what is gathered.
+    writer_watches: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +130,15 @@ impl Outbox {
 
     /// An outbox that ends the connection rather than let more than `max_controls` control messages wait.
     pub fn bounded(transport: Box<dyn SendHalf>, max_controls: usize) -> Outbox {
-        Outbox { transport, state: Mutex::default(), wake_writer: Condvar::new(), idle: Condvar::new(), max_controls }
+        Outbox {
+            transport,
+            state: Mutex::default(),
+            wake_writer: Condvar::new(),
+            idle: Condvar::new(),
+            max_controls,
+            streak: AtomicU32::new(0),
+            gathering: AtomicBool::new(false),
+        }
     }
 
     /// Whether the connection was ended because more waited than the bound allows.
@@ -167,6 +200,27 @@ impl Outbox {
         self.queue(Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 }, false)
     }
 
+    /// Whether [`about_to_wait`](Self::about_to_wait) would write.
+    pub fn is_gathering(&self) -> bool {
+        self.gathering.load(Ordering::Acquire)
+    }
+
+    /// For a sender that is about to wait, perhaps for an answer: what was gathered is sent. Never blocks, and costs next to
+    /// nothing when nothing was.
+    pub fn about_to_wait(&self) {
+        self.streak.store(0, Ordering::Relaxed);
+        if !self.is_gathering() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.closed || state.writing || state.writer_wanted || !state.has_work() {
+            return;
+        }
+        state.writing = true;
+        drop(state);
+        self.write_inline();
+    }
+
     /// Drops what is queued and ends the transport, so that both halves of it wake up. Never blocks.
     pub fn shutdown(&self) {
         self.close(&mut self.state.lock());
@@ -175,6 +229,7 @@ impl Outbox {
 
     /// Waits until everything that was queued is handed to the transport or the connection is gone.
     pub fn flush(&self) {
+        self.about_to_wait();
         let mut state = self.state.lock();
         while !state.closed && (state.writing || state.has_work()) {
             self.idle.wait(&mut state);
@@ -185,9 +240,7 @@ impl Outbox {
     pub fn run_writer(&self) {
         let mut state = self.state.lock();
         loop {
-            while !state.closed && !state.writer_wanted {
-                self.wake_writer.wait(&mut state);
-            }
+            while !state.closed && !state.writer_wanted && !self.watch(&mut state) {}
             if state.closed {
                 return;
             }
@@ -211,7 +264,30 @@ impl Outbox {
         }
     }
 
+    /// Waits once, and says whether what is gathered has to be written now.
+    fn watch(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        if !state.writer_watches {
+            self.wake_writer.wait(state);
+            return false;
+        }
+        let Some(since) = state.gathered_since else {
+            let quiet = state.last_small.is_none_or(|last| last.elapsed() > GATHER_TIME);
+            if quiet {
+                state.writer_watches = false;
+            } else {
+                self.wake_writer.wait_for(state, GATHER_TIME);
+            }
+            return false;
+        };
+        if since.elapsed() >= GATHER_TIME {
+            return true;
+        }
+        self.wake_writer.wait_until(state, since + GATHER_TIME);
+        false
+    }
+
     fn queue(&self, item: Item, urgent: bool) -> Result<(), OutboxClosed> {
+        let small = item.small_bytes();
         let mut state = self.state.lock();
         if state.closed {
             return Err(OutboxClosed);
@@ -231,18 +307,49 @@ impl Outbox {
         } else {
             state.push_lane(item);
         }
-        if state.writing || state.writer_wanted {
+        let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
+        if gathered || state.writing || state.writer_wanted {
             return Ok(());
         }
         state.writing = true;
         drop(state);
+        self.write_inline();
+        Ok(())
+    }
+
+    /// Decides whether a small message that was just queued is to wait for others.
+    fn gather(&self, state: &mut State, bytes: usize) -> bool {
+        let now = Instant::now();
+        let quick = state.last_small.is_some_and(|last| now.saturating_duration_since(last) < STREAK_GAP);
+        state.last_small = Some(now);
+        let streak = if quick { self.streak.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.streak.store(streak, Ordering::Relaxed);
+        if state.writing || state.writer_wanted {
+            return false;
+        }
+        state.gathered_bytes += bytes;
+        if streak < STREAK || state.gathered_bytes >= GATHER_BYTES {
+            return false;
+        }
+        if state.gathered_since.is_none() {
+            state.gathered_since = Some(now);
+            self.gathering.store(true, Ordering::Release);
+        }
+        if !state.writer_watches {
+            state.writer_watches = true;
+            self.wake_writer.notify_one();
+        }
+        true
+    }
+
+    /// Writes what can be written without waiting, and leaves the rest to the writer thread. The caller has set `writing`.
+    fn write_inline(&self) {
         if let Progress::NoRoom | Progress::TurnsUp = self.write(MAX_INLINE_BATCHES) {
             let mut state = self.state.lock();
             state.writing = false;
             state.writer_wanted = true;
             self.wake_writer.notify_one();
         }
-        Ok(())
     }
 
     /// Writes batch after batch. The caller has set `writing`; on `Done` it is cleared under the same lock that saw the
@@ -255,6 +362,10 @@ impl Outbox {
             }
             if state.batch.is_empty() {
                 state.fill_batch();
+                if state.gathered_since.take().is_some() {
+                    self.gathering.store(false, Ordering::Release);
+                }
+                state.gathered_bytes = 0;
             }
             if state.batch.is_empty() {
                 state.writing = false;
@@ -288,6 +399,18 @@ impl Outbox {
         state.batch = Batch::default();
         self.wake_writer.notify_all();
         self.idle.notify_all();
+    }
+}
+
+impl Item {
+    /// Bytes on the wire of a message that is small enough to be gathered.
+    fn small_bytes(&self) -> Option<usize> {
+        match self {
+            Item::Message { message, .. } if message.bytes.len() < GATHER_BYTES / 2 => {
+                Some(HEADER_BYTES + message.bytes.len())
+            }
+            _ => None,
+        }
     }
 }
 

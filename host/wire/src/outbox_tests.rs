@@ -12,6 +12,7 @@ use crate::transport::testing::Scripted;
 struct Valve {
     open: usize,
     written: Vec<u8>,
+    writes: usize,
     descriptors: usize,
     shut: bool,
 }
@@ -49,6 +50,7 @@ impl SendHalf for Throttled {
         if count == 0 {
             return Err(if valve.shut { io::ErrorKind::BrokenPipe } else { io::ErrorKind::WouldBlock }.into());
         }
+        valve.writes += 1;
         valve.descriptors += usize::from(descriptor.is_some());
         Ok(count)
     }
@@ -95,6 +97,53 @@ fn an_idle_connection_needs_no_other_thread() {
     outbox.push_message(ChannelId(1), message(5)).unwrap();
     outbox.push(control(kind::CLOSE, 1)).unwrap();
     assert_eq!(transport.frames(), [(kind::DATA, 1, 5), (kind::CLOSE, 1, 3)]);
+}
+
+/// Sends so many messages of 5 bytes as fast as it can, on channel 1.
+fn stream(outbox: &Outbox, count: usize) {
+    for _ in 0..count {
+        outbox.push_message(ChannelId(1), message(5)).unwrap();
+    }
+}
+
+#[test]
+fn a_stream_is_gathered_and_sent_when_its_sender_waits() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    stream(&outbox, 1000);
+    outbox.about_to_wait();
+    assert!(!outbox.is_gathering());
+    assert_eq!(transport.frames(), vec![(kind::DATA, 1, 5); 1000]);
+    let writes = transport.0.0.lock().writes;
+    assert!(writes < 500, "{writes} writes for 1000 messages in quick succession");
+}
+
+#[test]
+fn what_is_gathered_is_sent_before_anything_else() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    stream(&outbox, 20);
+    outbox.push(control(kind::CLOSE, 1)).unwrap();
+    let frames = transport.frames();
+    assert_eq!(frames[..20], [(kind::DATA, 1, 5); 20]);
+    assert_eq!(frames[20..], [(kind::CLOSE, 1, 3)]);
+}
+
+#[test]
+fn what_is_gathered_is_sent_although_its_sender_does_something_else() {
+    with_writer(|outbox, transport| {
+        transport.open(usize::MAX / 2);
+        for round in 1..=50 {
+            stream(outbox, 20);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while transport.frames().len() < 20 * round {
+                assert!(Instant::now() < deadline, "waited in vain for the writer thread");
+                std::thread::yield_now();
+            }
+        }
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::outcome::KilledBy;
@@ -12,21 +13,41 @@ use sandgate_wire::{ToHost, ToWorker};
 
 use crate::execution::Stop;
 use crate::executor;
-use crate::hub::Violation;
+use crate::hub::{Hub, Violation};
 use crate::modules::Artefact;
 use crate::worker::{Ended, Worker, WorkerError};
 
+/// Chunks of messages that are taken under one lock of the hub, if they are here already.
+const MAX_AT_ONCE: usize = 32;
+
 /// Reads until the connection ends.
 pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ended, WorkerError> {
+    // Executors wake up, or go on, when it is let go.
+    let mut hub: Option<MutexGuard<'_, Hub>> = None;
+    let mut at_once = 0;
     loop {
+        if at_once == MAX_AT_ONCE || !reader.has_frame() {
+            (hub, at_once) = (None, 0);
+        }
         let Some(frame) = reader.read_frame()? else {
             // Our own end after a TERMINATE looks the same from here.
+            drop(hub);
             let done = worker.hub.lock().is_done();
             return Ok(if done { Ended::Terminated } else { Ended::HostGone });
         };
         let (module, bytes) = match ToWorker::decode(frame)? {
+            ToWorker::Data(channel, chunk) => {
+                at_once += 1;
+                let listeners = hub.get_or_insert_with(|| worker.hub.lock()).data(channel, chunk)?;
+                for execution in listeners {
+                    hub = None;
+                    worker.stop(&execution, Stop::Limit(LimitName::Message));
+                }
+                continue;
+            }
             ToWorker::Load { module, bytes } => (module, bytes),
             message => {
+                hub = None;
                 let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
                 take(worker, message)?;
                 if may_be_last && worker.hub.lock().is_done() {
@@ -45,12 +66,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
 
 fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> {
     match message {
-        ToWorker::Data(channel, chunk) => {
-            let listeners = worker.hub.lock().data(channel, chunk)?;
-            for execution in listeners {
-                worker.stop(&execution, Stop::Limit(LimitName::Message));
-            }
-        }
+        ToWorker::Data(..) => return Err(unexpected("DATA in the wrong place")),
         ToWorker::Credit(channel, credit) => worker.hub.lock().credit(channel, credit)?,
         ToWorker::Arguments(channel, chunk) => worker.hub.lock().arguments(channel, chunk)?,
         ToWorker::Execute(channel, execute) => {

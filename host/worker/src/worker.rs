@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::message::{DecodeError, HostHello, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -180,12 +180,22 @@ impl Worker {
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         let mut hub = self.hub.lock();
+        let mut has_sent = false;
         loop {
             if let Some(stop) = execution.stop_reason() {
                 return Err(stop);
             }
             if let Some(result) = ready(&mut hub) {
                 return Ok(Some(result));
+            }
+            if !has_sent {
+                has_sent = true;
+                if self.outbox.is_gathering() {
+                    MutexGuard::unlocked(&mut hub, || self.outbox.about_to_wait());
+                    // What it waits for may have come in between.
+                    continue;
+                }
+                self.outbox.about_to_wait();
             }
             match deadline {
                 None => execution.waker.wait(&mut hub),
