@@ -9,12 +9,13 @@
 //! The host copies an artefact's bytes and checks their hash. It never maps, parses or deserialises them.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -28,6 +29,9 @@ use crate::module::Module;
 const FILE_MAGIC: [u8; 8] = *b"SGARTEF1";
 /// Most artefacts kept in memory by one process.
 const MAX_IN_MEMORY: usize = 256;
+/// How long another process may take to make an artefact before this one makes its own.
+const LOCK_DEADLINE: Duration = Duration::from_secs(60);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Names the directory of the artefact cache.
 pub const CACHE_VARIABLE: &str = "SANDGATE_CACHE";
 
@@ -184,7 +188,7 @@ impl Slots {
 struct CacheEntry {
     path: PathBuf,
     key: Key,
-    _lock: File,
+    lock: File,
 }
 
 impl CacheEntry {
@@ -201,8 +205,27 @@ impl CacheEntry {
             .write(true)
             .mode(0o600)
             .open(path.with_extension("lock"))?;
-        lock.lock()?;
-        Ok(CacheEntry { path, key, _lock: lock })
+        let entry = CacheEntry { path, key, lock };
+        entry.wait_for_turn()?;
+        Ok(entry)
+    }
+
+    /// Waits until the artefact is there, or nobody else is making it.
+    fn wait_for_turn(&self) -> io::Result<()> {
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(error),
+                // Whole artefacts appear at once, so one that is there can be read without the lock.
+                Err(TryLockError::WouldBlock) if self.path.exists() => return Ok(()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    return Err(io::Error::other(format!("another process holds its lock for {LOCK_DEADLINE:?}")));
+                }
+                // The system tells nobody when a lock is free, short of waiting for it for ever.
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
+            }
+        }
     }
 
     /// The artefact, if there is one and it is what was written.
@@ -324,6 +347,19 @@ mod tests {
             fs::write(&entry.path, &bad).unwrap();
             assert!(entry.read().is_err(), "byte {at} changed");
         }
+    }
+
+    #[test]
+    fn a_lock_that_nobody_gives_back_is_no_matter_once_the_artefact_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = keys().0;
+        let maker = CacheEntry::lock(directory.path(), key).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| CacheEntry::lock(directory.path(), key).unwrap().read().unwrap().unwrap());
+            maker.write(&artefact(b"native code")).unwrap();
+            assert_eq!(content(&waiting.join().unwrap()), b"native code");
+        });
+        drop(maker);
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn understand(frame: Frame<'_>) -> Result<Compiled, Option<String>> {
 
 fn lost(process: &Process, violation: Option<String>, ended: LossCause) -> CompileError {
     let cause = violation.map_or(ended, |message| LossCause::ProtocolViolation { message });
-    let stderr_tail = process.stderr_tail();
+    let stderr_tail = process.take_stderr_tail();
     CompileError::Lost(WorkerLoss { gateway: "compiler".to_owned(), pid: Some(process.pid()), cause, stderr_tail })
 }
 

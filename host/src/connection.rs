@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
-use sandgate_wire::limits::MAX_CONNECTION_CHANNELS;
+use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
 use sandgate_wire::message::{Entry, Execute, HostHello, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -39,7 +39,7 @@ const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Control messages that may wait for a worker to read them: a few for each channel there can be. A worker that provokes
 /// more than that without reading is not worth its memory.
-const MAX_CONTROLS: usize = 4 * MAX_CONNECTION_CHANNELS;
+const MAX_CONTROLS: usize = 4 * (MAX_CONNECTION_CHANNELS + MAX_GUEST_CHANNELS);
 
 /// One worker and everything between it and its users.
 #[derive(Debug)]
@@ -67,6 +67,8 @@ struct Table {
     past: HashMap<ChannelId, Weak<Endpoint>>,
     /// The highest id the worker gave out.
     newest_of_worker: u64,
+    /// How many of the endpoints are of channels that guests made.
+    of_worker: usize,
     open: bool,
 }
 
@@ -130,6 +132,7 @@ impl Connection {
                 endpoints: HashMap::new(),
                 past: HashMap::new(),
                 newest_of_worker: 0,
+                of_worker: 0,
                 open: true,
             }),
             life: Mutex::default(),
@@ -244,7 +247,7 @@ impl Connection {
                 process.kill();
             }
             ended = process.reap(REAP_PATIENCE).clone();
-            stderr_tail = process.stderr_tail();
+            stderr_tail = process.take_stderr_tail();
         }
         let cause = violation.unwrap_or(ended);
         let loss = WorkerLoss { gateway: self.id.clone(), pid: self.pid(), cause, stderr_tail };
@@ -333,14 +336,16 @@ impl Connection {
         if id.side() != Side::Worker || id.0 <= table.newest_of_worker {
             return Err(format!("channel id {id} out of order"));
         }
-        if table.endpoints.len() >= MAX_CONNECTION_CHANNELS {
-            return Err(format!("more than {MAX_CONNECTION_CHANNELS} channels"));
+        if table.of_worker >= MAX_GUEST_CHANNELS {
+            return Err(format!("more than {MAX_GUEST_CHANNELS} channels of guests"));
         }
         table.newest_of_worker = id.0;
         drop(table);
         // Nobody else learns of the id before this thread, which reads the worker, has gone on.
         let endpoint = Endpoint::of_guest(id, &parent);
-        self.table.lock().endpoints.insert(id, endpoint);
+        let mut table = self.table.lock();
+        table.endpoints.insert(id, endpoint);
+        table.of_worker += 1;
         Ok(())
     }
 
@@ -348,6 +353,9 @@ impl Connection {
     pub(crate) fn forget(&self, id: ChannelId) {
         let mut table = self.table.lock();
         let endpoint = table.endpoints.remove(&id);
+        if endpoint.is_some() && id.side() == Side::Worker {
+            table.of_worker -= 1;
+        }
         if let Some(endpoint) = &endpoint {
             table.past.insert(id, Arc::downgrade(endpoint));
         }
@@ -384,7 +392,7 @@ impl Connection {
         if !table.open {
             return Err(closed("its worker is gone"));
         }
-        if table.endpoints.len() >= MAX_CONNECTION_CHANNELS {
+        if table.endpoints.len() - table.of_worker >= MAX_CONNECTION_CHANNELS {
             return Err(closed(&format!("it has {MAX_CONNECTION_CHANNELS} open channels")));
         }
         // Under the table's lock, so that a lower id is never unknown while a higher one is known.

@@ -35,7 +35,8 @@ pub const DEFAULT_DROP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Dropping a group terminates it with a timeout of one second: no process, thread or descriptor of it is left.
 pub struct Group {
     members: boxcar::Vec<Member>,
-    ids: Mutex<Ids>,
+    /// The number of the next gateway that is not given an id; never used twice.
+    next_id: Mutex<u64>,
     options: GroupBuilder,
     artefacts: Arc<ArtefactStore>,
     /// Gateways are made one call at a time, so that positions follow ids.
@@ -48,12 +49,6 @@ struct Member {
     gateway: Gateway,
     /// Whether a termination has reported it.
     reported: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Ids {
-    taken: HashSet<String>,
-    next: u64,
 }
 
 /// What a group's gateways have in common.
@@ -110,7 +105,7 @@ impl GroupBuilder {
     pub fn build(self) -> Group {
         Group {
             members: boxcar::Vec::new(),
-            ids: Mutex::default(),
+            next_id: Mutex::default(),
             artefacts: ArtefactStore::shared(self.cache.clone()),
             making: Mutex::default(),
             terminated: AtomicBool::new(false),
@@ -173,17 +168,11 @@ impl Group {
         let specs: Vec<Spec> = specs.collect::<Result<_, _>>()?;
         let _making = self.making.lock();
         let specs = self.name(specs)?;
-        let ids: Vec<String> = specs.iter().filter_map(|spec| spec.given_id().map(str::to_owned)).collect();
-        let made = self.start_all(specs);
-        match &made {
-            Ok(gateways) => {
-                for gateway in gateways {
-                    self.members.push(Member { gateway: gateway.clone(), reported: AtomicBool::new(false) });
-                }
-            }
-            Err(_) => self.ids.lock().taken.retain(|id| !ids.contains(id)),
+        let gateways = self.start_all(specs)?;
+        for gateway in &gateways {
+            self.members.push(Member { gateway: gateway.clone(), reported: AtomicBool::new(false) });
         }
-        made
+        Ok(gateways)
     }
 
     /// Gives every spec an id, or refuses all before anything is started.
@@ -191,8 +180,8 @@ impl Group {
         if self.terminated.load(Ordering::Acquire) {
             return Err(GatewayError::Terminated);
         }
-        let mut ids = self.ids.lock();
-        let mut taken = ids.taken.clone();
+        let mut next = self.next_id.lock();
+        let mut taken: HashSet<String> = self.iter().map(|gateway| gateway.id().to_owned()).collect();
         for id in specs.iter().filter_map(Spec::given_id) {
             if !taken.insert(id.to_owned()) {
                 return Err(GatewayError::DuplicateId { id: id.to_owned() });
@@ -200,14 +189,13 @@ impl Group {
         }
         for spec in &mut specs {
             while spec.given_id().is_none() {
-                let id = format!("gw{}", ids.next);
-                ids.next += 1;
+                let id = format!("gw{next}");
+                *next += 1;
                 if taken.insert(id.clone()) {
                     *spec = spec.clone().id(id);
                 }
             }
         }
-        ids.taken = taken;
         Ok(specs)
     }
 

@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -37,8 +38,10 @@ pub(crate) struct Launch {
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: Pid,
-    pidfd: OwnedFd,
-    stderr: Mutex<OwnedFd>,
+    /// Until it was reaped.
+    pidfd: Mutex<Option<Arc<OwnedFd>>>,
+    /// Until its last words were read.
+    stderr: Mutex<Option<OwnedFd>>,
     ended: OnceLock<LossCause>,
 }
 
@@ -75,6 +78,8 @@ fn spawn(launch: Launch, connection: OwnedFd) -> Spawned {
     #[expect(clippy::disallowed_methods, reason = "this is the one place where the library starts processes")]
     let mut command = Command::new(&launch.program);
     command.arg(OsString::from(launch.argument)).env_clear();
+    // An interrupt from the terminal is the host's to handle: workers end in order, when it says so.
+    command.process_group(0);
     command.stdin(connection).stdout(Stdio::null()).stderr(child_stderr);
     if let Some(directory) = &launch.directory {
         command.current_dir(directory);
@@ -87,7 +92,12 @@ fn spawn(launch: Launch, connection: OwnedFd) -> Spawned {
     })?;
     let opened = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("bad pid"));
     match opened.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
-        Ok((pid, pidfd)) => Ok(Process { pid, pidfd, stderr: Mutex::new(stderr), ended: OnceLock::new() }),
+        Ok((pid, pidfd)) => Ok(Process {
+            pid,
+            pidfd: Mutex::new(Some(Arc::new(pidfd))),
+            stderr: Mutex::new(Some(stderr)),
+            ended: OnceLock::new(),
+        }),
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
@@ -104,9 +114,10 @@ impl Process {
 
     /// Sends SIGKILL. Never blocks, never hits another process.
     pub(crate) fn kill(&self) {
-        if self.ended.get().is_none() {
+        let pidfd = self.pidfd.lock().clone();
+        if let Some(pidfd) = pidfd {
             // The only failure is that it is gone already.
-            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
     }
 
@@ -118,13 +129,18 @@ impl Process {
     /// Waits for the end of the process, kills it if that takes longer than `patience`, and reaps it.
     pub(crate) fn reap(&self, patience: Duration) -> &LossCause {
         self.ended.get_or_init(|| {
-            match wait(self.pidfd.as_fd(), PollFlags::IN, Some(patience)) {
+            let Some(pidfd) = self.pidfd.lock().clone() else {
+                return LossCause::Unknown { message: "it was reaped before".to_owned() };
+            };
+            match wait(pidfd.as_fd(), PollFlags::IN, Some(patience)) {
                 Ok(true) => {}
                 Ok(false) | Err(_) => {
-                    let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 }
             }
-            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            *self.pidfd.lock() = None;
+            match status {
                 Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => LossCause::Exited { code },
                     (None, Some(signal)) => LossCause::Signaled { signal },
@@ -136,14 +152,14 @@ impl Process {
         })
     }
 
-    /// The last lines of the process's standard error, with control characters escaped.
-    pub(crate) fn stderr_tail(&self) -> String {
-        let stderr = self.stderr.lock();
+    /// The last lines of the process's standard error, with control characters escaped. They are read once.
+    pub(crate) fn take_stderr_tail(&self) -> String {
+        let Some(stderr) = self.stderr.lock().take() else { return String::new() };
         let mut tail = Vec::new();
         let mut buffer = [0; 4096];
         // A pipe holds 64 KiB; a process that is still writing must not keep us here.
         for _ in 0..64 {
-            match rustix::io::read(&*stderr, &mut buffer) {
+            match rustix::io::read(&stderr, &mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => tail.extend_from_slice(&buffer[..count]),
             }
@@ -195,7 +211,7 @@ mod tests {
     fn an_exit_code_and_the_last_words_are_kept() {
         let process = start("/bin/ls");
         assert_eq!(*process.reap(Duration::from_secs(10)), LossCause::Exited { code: 2 });
-        let tail = process.stderr_tail();
+        let tail = process.take_stderr_tail();
         assert!(tail.contains("--no-such-option"), "{tail}");
     }
 

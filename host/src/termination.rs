@@ -98,7 +98,7 @@ fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>, flushed: Dead
     let (ending, cause) = match ending {
         None => (Ending::Failed, None),
         // A worker that crashed while it was asked to end has not ended cleanly.
-        Some((Ending::Clean | Ending::Interrupted, loss)) if !matches!(loss.cause, LossCause::Exited { code: 0 }) => {
+        Some((Ending::Clean | Ending::Interrupted, loss)) if !ended_by_itself(&loss.cause) => {
             (Ending::Killed, Some(loss.cause))
         }
         Some((ending, loss)) => (ending, Some(loss.cause)),
@@ -108,4 +108,10 @@ fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>, flushed: Dead
         connection.join();
     }
     GatewayReport { gateway: connection.id.clone(), pid: connection.pid(), ending, cause }
+}
+
+/// Whether a worker that was asked to end did so. If the program that uses this library ignores SIGCHLD, the system keeps
+/// no exit code, and its connection's orderly end has to do.
+fn ended_by_itself(cause: &LossCause) -> bool {
+    matches!(cause, LossCause::Exited { code: 0 } | LossCause::Unknown { .. })
 }

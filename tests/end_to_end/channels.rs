@@ -1,7 +1,7 @@
 //! Channels of a guest's own making, passed to it, and waited for together.
 
 use sandgate::{Call, Channel, Outcome, ReceiveError, SendError, WaitError};
-use sandgate_tests::{LIMIT, group, module, run, run_with, within};
+use sandgate_tests::{LIMIT, assert_echoes, group, module, run, run_with, within};
 
 #[test]
 fn a_guest_waits_for_several_at_once() {
@@ -67,6 +67,36 @@ fn channels_have_a_limit_and_are_given_back() {
     let recycles = group[1].remote_exec_fn(&tasks, "recycles", &(20_000_u32,)).unwrap();
     recycles.receive_timeout::<()>(LIMIT).unwrap();
     recycles.wait_close_timeout(LIMIT).unwrap();
+}
+
+#[test]
+fn guests_that_make_channels_at_the_same_time_do_not_disturb_each_other() {
+    let group = group(&["popen"]);
+    let tasks = module("channels");
+    for _ in 0..20 {
+        let makers: Vec<_> =
+            (0..8).map(|_| group[0].remote_exec_fn(&tasks, "recycles", &(100_u32,)).unwrap()).collect();
+        for maker in makers {
+            maker.receive_timeout::<()>(LIMIT).unwrap();
+            maker.wait_close_timeout(LIMIT).unwrap();
+        }
+    }
+}
+
+#[test]
+fn guests_cannot_use_up_the_channels_of_their_gateway() {
+    let group = group(&["popen//executions=100"]);
+    let echo = run(&group[0], "echo");
+    let tasks = module("channels");
+    let calls: Vec<_> = (0..70).map(|_| group[0].remote_exec_fn(&tasks, "hoards", &()).unwrap()).collect();
+    let held: u32 = calls.iter().map(|call| call.receive_timeout::<u32>(LIMIT).unwrap()).sum();
+    assert_eq!(held, 65_536, "all guests together have as many as they may");
+    assert_echoes(&echo);
+    calls.iter().for_each(Channel::close_send);
+    for call in calls {
+        call.wait_close_timeout(LIMIT).unwrap();
+    }
+    assert_echoes(&echo);
 }
 
 #[test]

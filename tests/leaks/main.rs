@@ -29,6 +29,7 @@ const CASES: &[(&str, fn())] = &[
     ("callbacks and queues", callbacks_and_queues),
     ("a worker that was killed", killed_worker),
     ("ids that were refused", duplicate_ids_are_refused_before_anything_is_started),
+    ("gateways that ended in a group that goes on", ended_gateways_of_a_living_group),
     ("a flood that nobody reads", memory_stays_flat_under_a_flood),
 ];
 
@@ -116,6 +117,18 @@ fn killed_worker() {
     let channel = State::Computes.enter(&group[0]);
     group[0].kill();
     channel.wait_close_timeout(LIMIT).expect_err("its worker is gone");
+}
+
+fn ended_gateways_of_a_living_group() {
+    let group = group(&["popen"]);
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    for _ in 0..20 {
+        // An id is free again when its gateway has left the group.
+        let gateway = group.make_gateway(spec("popen//id=again")).unwrap();
+        gateway.terminate(LIMIT);
+    }
+    assert_eq!((descriptors(), group.len()), (before, 1), "an ended gateway keeps nothing open");
 }
 
 fn duplicate_ids_are_refused_before_anything_is_started() {

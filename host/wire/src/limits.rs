@@ -11,8 +11,11 @@ pub const WINDOW_BYTES: u64 = 1024 * 1024;
 pub const WINDOW_MESSAGES: u32 = 1024;
 /// Bytes of guest output that an execution may have under way to the host.
 pub const OUTPUT_WINDOW_BYTES: u64 = 64 * 1024;
-/// Most channels that one connection can have open at once.
+/// Most channels that the host can have open at once on one connection, those of executions included.
 pub const MAX_CONNECTION_CHANNELS: usize = 65_536;
+/// Most channels that all guests of one connection can have made and the host not settled yet. It has a budget of its own,
+/// so that neither side can use up the other's.
+pub const MAX_GUEST_CHANNELS: usize = 65_536;
 
 /// The limits of one execution, sent with it to the worker.
 ///

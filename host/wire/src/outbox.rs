@@ -279,6 +279,11 @@ impl Outbox {
             }
             return false;
         };
+        if state.writing {
+            // It takes what is gathered along. Looking again without letting go of the lock would keep it from doing so.
+            self.wake_writer.wait_for(state, GATHER_TIME);
+            return false;
+        }
         if since.elapsed() >= GATHER_TIME {
             return true;
         }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -73,13 +74,14 @@ pub enum Descriptors {
 pub fn unix_socket(socket: OwnedFd, descriptors: Descriptors) -> (UnixSendHalf, UnixReceiveHalf) {
     let socket = Arc::new(socket);
     let receive = UnixReceiveHalf { socket: Arc::clone(&socket), descriptors, waiting: VecDeque::new() };
-    (UnixSendHalf { socket }, receive)
+    (UnixSendHalf { socket: RwLock::new(Some(socket)) }, receive)
 }
 
-/// The sending half of a Unix socket.
-#[derive(Debug, Clone)]
+/// The sending half of a Unix socket. It lets go of the descriptor when it is shut down, so that whoever keeps a dead
+/// connection keeps no descriptor.
+#[derive(Debug)]
 pub struct UnixSendHalf {
-    socket: Arc<OwnedFd>,
+    socket: RwLock<Option<Arc<OwnedFd>>>,
 }
 
 /// The receiving half of a Unix socket.
@@ -99,16 +101,21 @@ impl SendHalf for UnixSendHalf {
             let fits = ancillary.push(SendAncillaryMessage::ScmRights(attached));
             debug_assert!(fits, "the buffer has room for one descriptor");
         }
-        Ok(sendmsg(&self.socket, buffers, &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+        let socket = self.socket.read();
+        let socket = socket.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(sendmsg(socket, buffers, &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 
     fn wait_writable(&self) -> io::Result<()> {
-        wait(self.socket.as_fd(), PollFlags::OUT, None).map(drop)
+        let Some(socket) = self.socket.read().as_ref().map(Arc::clone) else { return Ok(()) };
+        wait(socket.as_fd(), PollFlags::OUT, None).map(drop)
     }
 
     fn shutdown(&self) {
-        // The only failure is that the peer is gone already.
-        let _ = shutdown(&self.socket, Shutdown::Both);
+        if let Some(socket) = self.socket.write().take() {
+            // The only failure is that the peer is gone already.
+            let _ = shutdown(&socket, Shutdown::Both);
+        }
     }
 }
 

@@ -384,11 +384,9 @@ fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
         let room = |_: &mut _| (execution.channels_made() < most).then_some(());
         guest.worker.wait(&execution, None, room)?;
     }
-    let parent = guest.execution.id;
-    let channel = guest.worker.hub.lock().make(&guest.execution);
-    // The host is to know the channel before anything names it, so this overtakes all that is queued.
-    let open = ToHost::Open { channel, parent };
-    let _ = guest.worker.outbox.push_urgent(open.encode());
+    let Some(channel) = guest.worker.hub.lock().make(&guest.execution) else {
+        return Ok(status::LIMIT);
+    };
     let handle = guest.handles.add_made(channel);
     Ok(i32::try_from(handle).unwrap_or(status::LIMIT))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sandgate_wire::assembly::{self, Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
-use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, OUTPUT_WINDOW_BYTES};
+use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, OUTPUT_WINDOW_BYTES};
 use sandgate_wire::message::{Close, Execute, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
@@ -58,6 +58,8 @@ pub(crate) struct Hub {
     pub(crate) channels: HashMap<ChannelId, Endpoint>,
     seen: Seen,
     next_channel: ChannelId,
+    /// Channels that guests made and that are not forgotten yet.
+    made: usize,
     arguments: HashMap<ChannelId, Arguments>,
     early_kills: HashMap<ChannelId, KilledBy>,
     pub(crate) queue: VecDeque<Job>,
@@ -92,6 +94,7 @@ impl Hub {
             channels: HashMap::new(),
             seen: Seen::default(),
             next_channel: ChannelId::first(Side::Worker),
+            made: 0,
             arguments: HashMap::new(),
             early_kills: HashMap::new(),
             queue: VecDeque::new(),
@@ -339,8 +342,13 @@ impl Hub {
         (taken > 0).then_some(taken)
     }
 
-    /// A new channel of a guest's, with one handle. The caller has checked the limit, and tells the host.
-    pub(crate) fn make(&mut self, maker: &Arc<Execution>) -> ChannelId {
+    /// A new channel of a guest's, with one handle; none if all guests together have as many as they may. The caller has
+    /// checked the guest's own limit.
+    pub(crate) fn make(&mut self, maker: &Arc<Execution>) -> Option<ChannelId> {
+        if self.made >= MAX_GUEST_CHANNELS {
+            return None;
+        }
+        self.made += 1;
         let channel = self.next_channel;
         self.next_channel = channel.next();
         maker.made(1);
@@ -349,7 +357,10 @@ impl Hub {
         endpoint.references = 1;
         endpoint.holders.push(Arc::clone(maker));
         self.channels.insert(channel, endpoint);
-        channel
+        // Under the lock, for the host is to see the ids rise; and before all that is queued, for the host is to know the
+        // channel before anything names it.
+        let _ = self.outbox.push_urgent(ToHost::Open { channel, parent: maker.id }.encode());
+        Some(channel)
     }
 
     /// A reference becomes a handle of `holder`.
@@ -467,6 +478,7 @@ impl Hub {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             if let Kind::Made(maker) = &endpoint.kind {
                 maker.made(-1);
+                self.made -= 1;
                 // It may wait for room to make another.
                 maker.waker.notify_all();
             }
@@ -485,7 +497,7 @@ impl Hub {
         if channel.side() != Side::Host || !self.seen.insert(channel) {
             return Err(Violation::Reused(channel));
         }
-        if self.channels.len() >= MAX_CONNECTION_CHANNELS {
+        if self.channels.len() - self.made >= MAX_CONNECTION_CHANNELS {
             return Err(Violation::TooManyChannels);
         }
         Ok(())

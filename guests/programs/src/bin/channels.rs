@@ -114,6 +114,20 @@ fn exhausts() -> u32 {
     u32::try_from(channels.len()).unwrap_or(u32::MAX)
 }
 
+/// Makes channels until there are too many, sends their number, and keeps them until its input ends.
+#[task]
+fn hoards(channel: Channel) -> Result {
+    let mut channels = Vec::new();
+    while let Ok(made) = new_channel() {
+        channels.push(made);
+    }
+    channel.send(&u32::try_from(channels.len())?)?;
+    for message in channel.iter::<()>() {
+        message?;
+    }
+    Ok(())
+}
+
 /// Makes and drops `count` channels, and sends `()`: handles are given back.
 #[task]
 fn recycles(channel: Channel, count: u32) -> Result {
