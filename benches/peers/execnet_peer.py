@@ -20,6 +20,7 @@ ECHO = "for item in channel: channel.send(item)"
 SENDS = "for _ in range(count): channel.send(item)"
 TAKES = "for _ in range(count): channel.receive()\nchannel.send(count)"
 TASKS = "for item in channel:\n    if item is None: break\n    channel.send(item * 10)"
+SETTLE = 0.1
 WAITS = "channel.send(channel.receive())\nchannel.receive()"
 
 clock = time.perf_counter
@@ -182,19 +183,25 @@ def idle_memory():
 
 
 def idle_wake_ups(seconds):
-    """Context switches a second of two idle gateways' processes and their host."""
+    """Context switches a second of two idle gateways' processes, and of the host's threads but the one that measures."""
     group, pids = idle_gateways()
     channel = group[0].newchannel()
     pids.append("self")
+    receive_nothing(channel, SETTLE)
     before = sum(map(switches, pids))
-    try:
-        channel.receive(timeout=seconds)
-    except channel.TimeoutError:
-        pass
+    receive_nothing(channel, seconds)
     samples = [(sum(map(switches, pids)) - before) / seconds]
     channel.close()
     group.terminate()
     return samples
+
+
+def receive_nothing(channel, seconds):
+    try:
+        channel.receive(timeout=seconds)
+    except channel.TimeoutError:
+        return
+    raise AssertionError("a message came from nowhere")
 
 
 def idle_gateways():
@@ -208,6 +215,8 @@ def idle_gateways():
 def switches(pid):
     total = 0
     for task in os.listdir(f"/proc/{pid}/task"):
+        if task == str(os.getpid()):
+            continue
         status = f"/proc/{pid}/task/{task}/status"
         total += field(status, "voluntary_ctxt_switches:") + field(status, "nonvoluntary_ctxt_switches:")
     return total

@@ -10,11 +10,14 @@ use serde::Serialize;
 use crate::fixtures::Fixtures;
 use crate::rows::Question;
 
+/// How long gateways are left alone before they count as idle.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// Kilobytes of memory of a worker that has run a task, the mean of two. PSS: shared pages count by their share.
 #[derive(Debug, Serialize)]
 pub(crate) struct IdleMemory {}
 
-/// Context switches a second of two workers that have run a task, and of the host.
+/// Context switches a second of two workers that have run a task, and of the host's threads but the one that measures.
 #[derive(Debug, Serialize)]
 pub(crate) struct IdleWakeUps {
     pub(crate) seconds: f64,
@@ -39,15 +42,15 @@ impl Question for IdleWakeUps {
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let (group, mut processes) = idle_gateways(fixtures)?;
         let silent = group[0].new_channel()?;
-        // Its answer comes after the worker has taken note of the channel.
-        group[0].status()?;
         processes.push("self".to_owned());
         let all = || processes.iter().map(|process| switches(process)).sum::<Result<u64>>();
 
+        // Whoever has just done something has to fall asleep first.
+        let settled = silent.receive_bytes_timeout(SETTLE);
         let before = all()?;
         let nothing = silent.receive_bytes_timeout(Duration::from_secs_f64(self.seconds));
         let after = all()?;
-        anyhow::ensure!(nothing.is_err(), "a message came from nowhere");
+        anyhow::ensure!(settled.is_err() && nothing.is_err(), "a message came from nowhere");
         Ok(vec![(after - before) as f64 / self.seconds])
     }
 }
@@ -62,10 +65,16 @@ fn idle_gateways(fixtures: &Fixtures) -> Result<(Group, Vec<String>)> {
     Ok((group, processes))
 }
 
+/// Context switches of a process so far; those of this program's main thread, which measures, are left out.
 fn switches(process: &str) -> Result<u64> {
+    let main_thread = std::process::id().to_string();
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let status = format!("{}/status", task?.path().display());
+        let task = task?;
+        if task.file_name() == main_thread.as_str() {
+            continue;
+        }
+        let status = format!("{}/status", task.path().display());
         total += field(&status, "voluntary_ctxt_switches:")? + field(&status, "nonvoluntary_ctxt_switches:")?;
     }
     Ok(total)
@@ -87,8 +96,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_counts_what_this_process_does() {
-        assert!(switches("self").unwrap() > 0);
+    fn the_system_counts_what_processes_do() {
+        let parent = std::os::unix::process::parent_id().to_string();
+        assert!(switches(&parent).unwrap() > 0);
         assert!(field("/proc/self/smaps_rollup", "Pss:").unwrap() > 0);
         let error = field("/proc/self/status", "Nonsense:").unwrap_err().to_string();
         assert_eq!(error, "`/proc/self/status` has no `Nonsense:`");

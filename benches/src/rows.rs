@@ -173,7 +173,7 @@ pub(crate) fn all(effort: Effort) -> Vec<Row> {
         Row::new("idle-memory", "memory of an idle gateway (PSS)", Kilobytes, &[Median], IdleMemory {}),
         Row::new(
             "idle-wake-ups",
-            "context switches of two idle gateways and their host",
+            "context switches a second of two idle gateways and their host",
             SwitchesPerSecond,
             &[Median],
             IdleWakeUps { seconds: f64::from(effort.of(1, 2)) },

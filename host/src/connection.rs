@@ -203,6 +203,10 @@ impl Connection {
         life.loss.clone()
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.life.lock().loss.is_some()
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         let life = self.life.lock();
         life.hello.is_some() && !life.over

@@ -212,10 +212,12 @@ impl Group {
     }
 
     fn start_all(&self, specs: Vec<Spec>) -> Result<Vec<Gateway>, GatewayError> {
-        let started: Vec<_> = specs.into_iter().map(|spec| self.start(spec)).collect();
-        let ready = started.into_iter().map(|connection| {
+        // The time to say hello runs for each from its own start, so that many silent workers take no longer than one.
+        let started: Vec<_> =
+            specs.into_iter().map(|spec| (Deadline::after(spec.hello_deadline()), self.start(spec))).collect();
+        let ready = started.into_iter().map(|(deadline, connection)| {
             let gateway = Gateway::new(connection?);
-            check_hello(&gateway).map(|()| gateway)
+            check_hello(&gateway, deadline).map(|()| gateway)
         });
         // All are waited for, also when one has failed: then the others are ended.
         let (ready, failed): (Vec<_>, Vec<_>) = ready.partition(Result::is_ok);
@@ -313,19 +315,25 @@ impl Group {
     /// Ends every gateway that this group ever made, those that were asked to [`exit`](Gateway::exit) included, all under
     /// one deadline: see [`Gateway::terminate`]. The group has no members afterwards, and new ones can be made.
     ///
-    /// Can be called from anywhere, callbacks included, and again.
+    /// Can be called from anywhere, callbacks included, and again. Of several calls at once each holds its own deadline,
+    /// and each gateway is in the report of the first.
     pub fn terminate(&self, timeout: Duration) -> TerminationReport {
         let deadline = Deadline::after(timeout);
-        let claim = |member: &&Member| !member.reported.swap(true, Ordering::AcqRel);
-        let members = self.members.iter().map(|(_, member)| member).filter(claim);
-        let gateways: Vec<Gateway> = members.map(|member| member.gateway.clone()).collect();
-        TerminationReport { gateways: terminate_all(&gateways, deadline) }
+        let members: Vec<&Member> = self.members.iter().map(|(_, member)| member).collect();
+        // Those that an earlier call has reported and that are gone need no second look.
+        let members = members
+            .into_iter()
+            .filter(|member| !member.reported.load(Ordering::Acquire) || !member.gateway.connection().has_ended());
+        let (mine, gateways): (Vec<bool>, Vec<Gateway>) =
+            members.map(|member| (!member.reported.swap(true, Ordering::AcqRel), member.gateway.clone())).unzip();
+        let reports = terminate_all(&gateways, deadline).into_iter().zip(mine);
+        TerminationReport { gateways: reports.filter_map(|(report, mine)| mine.then_some(report)).collect() }
     }
 }
 
-fn check_hello(gateway: &Gateway) -> Result<(), GatewayError> {
+fn check_hello(gateway: &Gateway, deadline: Deadline) -> Result<(), GatewayError> {
     let connection = gateway.connection();
-    let ready = connection.wait_ready(Deadline::after(connection.spec.hello_deadline()));
+    let ready = connection.wait_ready(deadline);
     let hello = ready.map_err(|loss: WorkerLoss| {
         connection.join();
         GatewayError::Handshake { loss }

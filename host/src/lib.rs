@@ -46,6 +46,7 @@
 #![deny(missing_docs)]
 
 mod artefact;
+mod budget;
 mod call;
 mod callback;
 mod channel;
@@ -73,6 +74,7 @@ mod fake_worker;
 mod tests;
 
 pub use artefact::CACHE_VARIABLE;
+pub use budget::MAX_VALUE_DEPTH;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};
 pub use error::{

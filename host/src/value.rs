@@ -12,6 +12,7 @@ use sandgate_wire::{ChannelId, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use crate::budget::{Budget, Budgeted};
 use crate::channel::Channel;
 use crate::connection::Connection;
 use crate::error::CodecError;
@@ -45,12 +46,16 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecE
 
 pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Connection>) -> Result<T, CodecError> {
     let scope = Entered::new(Scope::Decoding { connection: Arc::clone(connection), ids: message.channels.clone() });
-    let result = postcard::take_from_bytes(&message.bytes);
+    let budget = Budget::new(message.bytes.len());
+    let mut bytes = postcard::Deserializer::from_bytes(&message.bytes);
+    let result = T::deserialize(Budgeted::new(&mut bytes, &budget));
+    let rest = bytes.finalize().map_or(0, <[u8]>::len);
     scope.leave();
-    match result {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(CodecError::new(format!("{} bytes are left over", rest.len()))),
-        Err(error) => Err(CodecError::new(error.to_string())),
+    match (result, budget.exceeded()) {
+        (Err(_), Some(what)) => Err(CodecError::new(what)),
+        (Err(error), None) => Err(CodecError::new(error.to_string())),
+        (Ok(value), _) if rest == 0 => Ok(value),
+        (Ok(_), _) => Err(CodecError::new(format!("{rest} bytes are left over"))),
     }
 }
 

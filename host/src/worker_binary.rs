@@ -17,16 +17,15 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, LaunchError> {
     }
     if current_executable_is_worker() {
         // Also right when the file was replaced or removed since this process started.
-        return Ok(PathBuf::from("/proc/self/exe")).and_then(resolve_own);
+        let own = PathBuf::from("/proc/self/exe");
+        return if own.exists() { Ok(own) } else { std::env::current_exe().map_err(LaunchError::Resources) };
     }
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let shipped = std::env::split_paths(&paths).map(|directory| directory.join(SHIPPED_BINARY));
-    shipped.into_iter().find(|path| path.is_file()).ok_or(LaunchError::NoWorker)
-}
-
-fn resolve_own(own: PathBuf) -> Result<PathBuf, LaunchError> {
-    if own.exists() {
-        return Ok(own);
-    }
-    std::env::current_exe().map_err(LaunchError::Resources)
+    // An empty entry means the current directory, which is no place to look for something to execute.
+    let mut directories = std::env::split_paths(&paths).filter(|directory| directory.is_absolute());
+    let shipped = directories.find_map(|directory| {
+        let path = directory.join(SHIPPED_BINARY);
+        path.is_file().then_some(path)
+    });
+    shipped.ok_or(LaunchError::NoWorker)
 }

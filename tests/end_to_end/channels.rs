@@ -60,11 +60,11 @@ fn a_guest_ends_channels_in_several_ways() {
 
 #[test]
 fn channels_have_a_limit_and_are_given_back() {
-    let group = group(&["popen//channels=10"]);
+    let group = group(&["popen//channels=10", "popen"]);
     let tasks = module("channels");
     let exhausts = group[0].remote_exec_fn(&tasks, "exhausts", &()).unwrap();
     assert_eq!(exhausts.receive_timeout::<u32>(LIMIT).unwrap(), 9, "and the execution's own");
-    let recycles = group[0].remote_exec_fn(&tasks, "recycles", &(1000_u32,)).unwrap();
+    let recycles = group[1].remote_exec_fn(&tasks, "recycles", &(20_000_u32,)).unwrap();
     recycles.receive_timeout::<()>(LIMIT).unwrap();
     recycles.wait_close_timeout(LIMIT).unwrap();
 }
@@ -81,6 +81,16 @@ fn a_guest_forwards_from_one_channel_to_another() {
     let numbers: Vec<u32> = to.iter().map(Result::unwrap).collect();
     assert_eq!(numbers, (0..100).collect::<Vec<_>>());
     task.wait_close_timeout(LIMIT).unwrap();
+}
+
+#[test]
+fn a_channel_that_comes_back_after_its_end_is_the_same() {
+    let group = group(&["popen"]);
+    let ours = group[0].new_channel().unwrap();
+    let task = group[0].remote_exec_fn(&module("tasks"), "returns_channel", &(&ours,)).unwrap();
+    // The guest sends it back and ends, and its end closes what it had.
+    ours.wait_close_timeout(LIMIT).unwrap();
+    assert_eq!(task.receive_timeout::<Channel>(LIMIT).unwrap(), ours);
 }
 
 #[test]

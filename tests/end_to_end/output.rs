@@ -20,10 +20,9 @@ fn lines_say_where_they_come_from() {
     }
     // The lines of a gateway are out when it is terminated.
     group.terminate(LIMIT);
-    drop(group);
 
     let mut by_origin: BTreeMap<(String, u64, bool), Vec<String>> = BTreeMap::new();
-    for line in lines.iter() {
+    for line in lines.try_iter() {
         assert!(!line.truncated);
         by_origin.entry((line.gateway, line.channel, line.stream == Stream::Stderr)).or_default().push(line.text);
     }

@@ -2,11 +2,12 @@
 //! outcome.
 
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use sandgate::{Channel, Ending, Event, Group, Outcome, SendError, TerminationReport};
-use sandgate_tests::{LIMIT, State, Watched, assert_one_end_each, group, module, run, within};
+use sandgate_tests::{LIMIT, State, Watched, assert_one_end_each, eventually, group, module, run, within};
 
 /// What a termination is given.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -156,6 +157,21 @@ fn twice() {
     let again = gateway.terminate(TIMEOUT);
     assert_eq!((again.ending, again.cause), (Ending::AlreadyGone, first.gateways[0].cause.clone()));
     assert_eq!(channel.outcome(), outcome);
+}
+
+#[test]
+fn while_another_thread_terminates_more_patiently() {
+    let group = Arc::new(group(&["popen"]));
+    let process = Watched::new(group[0].pid().unwrap());
+    let channel = State::Sleeps.enter(&group[0]);
+    let patient = Arc::clone(&group);
+    let first = thread::Builder::new().spawn(move || patient.terminate(LIMIT)).unwrap();
+    eventually(LIMIT, "a termination that has begun", || group.is_empty());
+    // Whoever reports it, it is gone when this returns.
+    terminate(&group);
+    assert!(process.is_gone());
+    assert_eq!(first.join().unwrap().gateways.len(), 1, "it is reported once");
+    assert_one_end_each(&[channel]);
 }
 
 #[test]

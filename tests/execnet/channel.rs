@@ -180,13 +180,14 @@ fn channel_pass_in_structure() {
 #[test]
 fn channel_multipass() {
     let group = group(&["popen"]);
-    let tasks = module("tasks");
+    let channels = module("channels");
     let ours = group[0].new_channel().unwrap();
-    let channel = group[0].remote_exec_fn(&tasks, "returns_channel", &(&ours,)).unwrap();
+    let channel = group[0].remote_exec_fn(&channels, "returns", &(&ours,)).unwrap();
     assert_eq!(channel.receive_timeout::<Channel>(LIMIT).unwrap(), ours);
+    channel.send(&()).unwrap();
     channel.wait_close_timeout(LIMIT).unwrap();
 
-    let channel = group[0].remote_exec_fn(&module("channels"), "serves", &(1_u32,)).unwrap();
+    let channel = group[0].remote_exec_fn(&channels, "serves", &(1_u32,)).unwrap();
     let (_, twice, theirs): (String, Channel, Vec<Channel>) = channel.receive_timeout(LIMIT).unwrap();
     assert_eq!(theirs, std::slice::from_ref(&twice));
     twice.send(&7_u32).unwrap();
@@ -213,12 +214,12 @@ fn channel_receiver_callback() {
     assert!(matches!(ops.channel.receive::<u32>(), Err(ReceiveError::HasConsumer)));
     assert!(ops.channel.set_callback(|_: Event<u32>| ()).is_err(), "a channel has one callback");
     ops.tell(Op::DropAll);
-    ops.tell(Op::On(0, Action::TryReceive));
+    ops.tell(Op::On(9, Action::Close));
     ops.tell(Op::New);
     ops.finish();
     let all = all(&events);
     assert_eq!(all[0], Event::Item(Answer::Done));
-    assert!(matches!(all[1], Event::Item(Answer::Value(_) | Answer::Error(_))), "{all:?}");
+    assert!(matches!(all[1], Event::Item(Answer::Error(OpError::Other(_)))), "{all:?}");
     assert!(matches!(all[2], Event::Item(Answer::Channel(_))), "{all:?}");
     assert_eq!(all.len(), 4);
 }

@@ -241,7 +241,7 @@ fn waitclose_on_remote_killed() {
     for _ in 0..2 {
         assert!(matches!(channel.receive::<u32>(), Err(ReceiveError::Ended(same)) if same == outcome));
     }
-    assert!(!group[0].is_alive());
+    assert!(group[0].join(LIMIT) && !group[0].is_alive());
 }
 
 #[test]

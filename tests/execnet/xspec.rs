@@ -43,8 +43,8 @@ fn samekeyword_twice_raises() {
 
 #[test]
 fn unknown_keys_are_refused() {
-    let error = "popen//hello=3".parse::<Spec>().unwrap_err();
-    assert!(matches!(&error, SpecError::UnknownKey { key, .. } if key == "hello"), "{error:?}");
+    let error = "popen//hullo=3".parse::<Spec>().unwrap_err();
+    assert!(matches!(&error, SpecError::UnknownKey { key, .. } if key == "hullo"), "{error:?}");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn hash_equality() {
 #[test]
 fn no_type() {
     let group = builder().build();
-    for text in ["hello", "", "socket=qwepoipqwe:9000", "ssh=nowhere.example"] {
+    for text in ["hullo", "", "socket=qwepoipqwe:9000", "ssh=nowhere.example"] {
         let error = group.make_gateway(text).unwrap_err();
         assert!(matches!(error, GatewayError::Spec(SpecError::UnknownKey { .. })), "{text}: {error:?}");
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guest_protocol::{Action, Answer, Op};
-use sandgate::{Call, Channel, Gateway, Group, GroupBuilder, Module, Spec};
+use sandgate::{Call, Channel, Gateway, Group, GroupBuilder, Module, OutputSink, Spec};
 use serde::Serialize;
 
 use crate::fixtures::{guest, repository, worker};
@@ -31,9 +31,9 @@ pub fn spec(text: &str) -> Spec {
     }
 }
 
-/// The start of a group with the tests' own cache.
+/// The start of a group with the tests' own cache, whose guests print into the void: most of them are made to fail.
 pub fn builder() -> GroupBuilder {
-    Group::builder().cache(Some(cache_dir())).default_spec(popen())
+    Group::builder().cache(Some(cache_dir())).default_spec(popen()).output(OutputSink::Discard)
 }
 
 /// A group with a gateway for each of `specs`.

@@ -15,6 +15,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("guest-sdk/src/sys/loopback.rs", "stands in for them in the tests of the SDK"),
     ("guest-sdk/src/startup.rs", "an attribute: runs before `main`"),
     ("guest-sdk/macros/src/task.rs", "an attribute: the name under which the worker finds a task"),
+    ("host/worker/src/artefact.rs", "maps what the compiler process made"),
     ("guests/programs/src/bin/traps.rs", "a guest that breaks every rule, to be caught at it"),
 ];
 
@@ -66,7 +67,9 @@ fn no_forbidden_attributes() {
     let mut offences = Vec::new();
     for source in rust_sources() {
         for (number, line) in source.code_lines() {
-            for (word, instead) in FORBIDDEN_CODE.iter().filter(|(word, _)| line.contains(word)) {
+            // Generated code cannot expect a lint that only some of its users trip over; then a reason stands beside it.
+            let reasoned = line.contains("reason = ");
+            for (word, instead) in FORBIDDEN_CODE.iter().filter(|(word, _)| line.contains(word) && !reasoned) {
                 offences.push(format!("{}:{number}: `{word}`: {instead}", source.path));
             }
         }

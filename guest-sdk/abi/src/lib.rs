@@ -37,7 +37,8 @@
 //! channel_error(handle, ptr, cap, size_ptr) -> status
 //!     The text of a PEER_ERROR. Writes its size as for a message. CLOSED when there is none.
 //! channel_new() -> handle or status
-//!     A new channel. It is of use once it was sent inside a message. LIMIT when there are too many.
+//!     A new channel. It is of use once it was sent inside a message. LIMIT when the guest holds too many; waits when the
+//!     limit is reached by channels it has given back and the host has not settled yet.
 //! channel_drop(handle) -> status
 //!     Gives the handle back. The last handle of a channel closes it. The task's own channel is NOT_ALLOWED.
 //! call_args(ptr, cap, channels_ptr, channels_cap, size_ptr) -> status

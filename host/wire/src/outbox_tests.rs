@@ -294,10 +294,14 @@ fn who_waits_for_the_last_inline_batch_is_woken() {
         }
         drop(state);
         let flushing = scope.spawn(|| outbox.flush());
-        // It wakes up in vain, which shows that it waits.
+        // It wakes up in vain, which shows that it waited; it gets the lock, and whoever has it next knows that it waits.
+        let mut state = outbox.state.lock();
         while !outbox.idle.notify_one() {
-            std::thread::yield_now();
+            parking_lot::MutexGuard::unlock_fair(state);
+            state = outbox.state.lock();
         }
+        parking_lot::MutexGuard::unlock_fair(state);
+        drop(outbox.state.lock());
         gate.0.0.lock().1 = true;
         gate.0.1.notify_all();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);

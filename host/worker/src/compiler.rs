@@ -43,7 +43,7 @@ pub struct Compilation {
 pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
     let failed = |error: wasmtime::Error| Rejection::Compilation { message: ending::engine_text(&error) };
     check_kind(module)?;
-    let engine = engine::new().map_err(failed)?;
+    let engine = engine::for_compiler().map_err(failed)?;
     Module::validate(&engine, module)
         .map_err(|error| Rejection::InvalidModule { message: ending::engine_text(&error) })?;
     check_imports(module)?;

@@ -58,8 +58,8 @@ impl Execution {
         self.made.fetch_add(change, Ordering::Relaxed);
     }
 
-    pub(crate) fn channels_made(&self) -> i64 {
-        self.made.load(Ordering::Relaxed)
+    pub(crate) fn channels_made(&self) -> usize {
+        usize::try_from(self.made.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     pub(crate) fn is_finished(&self) -> bool {

@@ -8,13 +8,11 @@ use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
+use crate::engine::MAX_TABLES;
 use crate::execution::Execution;
 use crate::hub::Job;
 use crate::output::GuestOutput;
 use crate::worker::Worker;
-
-/// Most tables of a module; wasmtime's own limit is 100.
-const MAX_TABLES: usize = 16;
 
 pub(crate) struct Guest {
     pub(crate) worker: Arc<Worker>,
@@ -31,8 +29,10 @@ pub(crate) struct Guest {
     pub(crate) next_wait: usize,
     pub(crate) open_descriptors: [bool; 3],
     /// Fills bytes with random numbers; made when it is first needed.
-    pub(crate) random: Option<Box<dyn FnMut(&mut [u8]) + Send>>,
+    pub(crate) random: Option<Box<FillRandom>>,
 }
+
+type FillRandom = dyn FnMut(&mut [u8]) + Send;
 
 /// The last `task_report`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +65,13 @@ impl Guest {
 
     /// How many more channels it may have.
     pub(crate) fn channels_left(&self) -> usize {
-        let made = usize::try_from(self.execution.channels_made()).unwrap_or(0);
+        self.most_made().saturating_sub(self.execution.channels_made())
+    }
+
+    /// How many channels it may have made that are not forgotten yet.
+    pub(crate) fn most_made(&self) -> usize {
         let limit = usize::try_from(self.execution.limits.channels).unwrap_or(usize::MAX);
-        limit.saturating_sub(made + self.handles.given)
+        limit.saturating_sub(self.handles.given)
     }
 }
 
@@ -108,6 +112,11 @@ impl Handles {
     pub(crate) fn add_made(&mut self, channel: ChannelId) -> u32 {
         let made = true;
         self.add(Slot { channel, made })
+    }
+
+    /// How many of the handles are of channels the guest made.
+    pub(crate) fn made(&self) -> usize {
+        self.slots.iter().flatten().filter(|slot| slot.made).count()
     }
 
     fn add(&mut self, slot: Slot) -> u32 {

@@ -3,6 +3,7 @@
 //! Each checks its handle, then its pointers, then its sizes, and only then waits or takes anything. Guest bytes are copied
 //! outside the hub's lock. A function returns an error, which ends the guest, only when its execution was stopped.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandgate_abi::{
@@ -374,7 +375,14 @@ fn error(memory: &mut [u8], guest: &mut Guest, handle: i32, [pointer, capacity, 
 fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
     let (_, guest) = enter(&mut caller);
     if guest.channels_left() == 0 {
-        return Ok(status::LIMIT);
+        // Channels that it has given back count until the host has settled them, which is worth waiting for.
+        let most = guest.most_made();
+        if guest.handles.made() >= most {
+            return Ok(status::LIMIT);
+        }
+        let execution = Arc::clone(&guest.execution);
+        let room = |_: &mut _| (execution.channels_made() < most).then_some(());
+        guest.worker.wait(&execution, None, room)?;
     }
     let parent = guest.execution.id;
     let channel = guest.worker.hub.lock().make(&guest.execution);

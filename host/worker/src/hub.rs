@@ -467,6 +467,8 @@ impl Hub {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             if let Kind::Made(maker) = &endpoint.kind {
                 maker.made(-1);
+                // It may wait for room to make another.
+                maker.waker.notify_all();
             }
             let attached = endpoint.abandon();
             self.unrefer_all(attached);

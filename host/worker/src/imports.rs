@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_tables_are_what_the_linker_has() {
-        let engine = engine::new().unwrap();
+        let engine = engine::for_compiler().unwrap();
         let linker = linker(&engine).unwrap();
         for (module, functions) in [(WASI, &WASI_FUNCTIONS[..]), (IMPORT_MODULE, &ABI_FUNCTIONS)] {
             for (name, parameters, results) in functions {

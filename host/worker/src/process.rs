@@ -41,10 +41,8 @@ pub mod exit_code {
 /// Call it first in `main`, before threads are started and before standard input is touched.
 ///
 /// ```no_run
-/// fn main() {
-///     sandgate_worker::run_if_worker();
-///     // The program itself follows.
-/// }
+/// sandgate_worker::run_if_worker();
+/// // The program itself follows.
 /// ```
 pub fn run_if_worker() {
     let role = std::env::args_os().nth(1).unwrap_or_default();

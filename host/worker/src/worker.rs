@@ -121,7 +121,8 @@ pub(crate) fn start(
     };
     on_hello(&hello)?;
     let outbox = Arc::new(Outbox::new(send));
-    let engine = engine::new().map_err(|error| WorkerError::Engine(error.into()))?;
+    let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
+    let engine = engine::for_worker(max_executions).map_err(|error| WorkerError::Engine(error.into()))?;
     let linker = imports::linker(&engine).map_err(|error| WorkerError::Engine(error.into()))?;
     let answer = WorkerHello {
         package_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -137,7 +138,7 @@ pub(crate) fn start(
         clock: Clock::default(),
         modules: Mutex::default(),
         environment: hello.environment,
-        max_executions: usize::try_from(hello.max_executions).unwrap_or(1).max(1),
+        max_executions,
         started: Instant::now(),
         threads: Mutex::default(),
     });

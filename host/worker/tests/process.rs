@@ -1,4 +1,5 @@
 //! Real processes: this program starts itself as a worker and as a compiler, and plays their host.
+#![expect(clippy::unwrap_used, reason = "the whole program is a test")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Trial};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, current_executable_is_worker};
@@ -56,14 +58,15 @@ fn main() {
         ("a compiler process compiles", a_compiler_compiles),
         ("a compiler process refuses", a_compiler_refuses),
     ];
-    for (name, test) in tests {
-        test();
-        say(&format!("{name} ... ok"));
-    }
-}
-
-fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let trials = tests
+        .map(|(name, test)| {
+            Trial::test(name.replace(' ', "_"), move || {
+                test();
+                Ok(())
+            })
+        })
+        .into();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
 struct Process {

@@ -84,6 +84,14 @@ fn leaves(channel: Channel) -> Result {
     Ok(())
 }
 
+/// Sends the channel it was passed back, and receives one message on its own.
+#[task]
+fn returns(channel: Channel, other: Channel) -> Result {
+    channel.send(&other)?;
+    channel.receive_bytes()?;
+    Ok(())
+}
+
 /// Receives two channels and forwards raw messages from the first to the second, up to the end.
 #[task]
 fn forwards(from: (Channel, Channel)) -> Result {

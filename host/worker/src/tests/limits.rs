@@ -43,7 +43,7 @@ fn memory_and_tables() {
     let table = "(table $t 101 funcref)";
     let expected = exceeded(LimitName::Table, 100);
     check(&guest_with(table, ""), limits(), &expected);
-    let tables = "(table 1 funcref)".repeat(17);
+    let tables = "(table 1 funcref)".repeat(3);
     let mut host = Host::new(1);
     let channel = host.start(&guest_with(&tables, ""), Call::default());
     let outcome = host.done(channel);
