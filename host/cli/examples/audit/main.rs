@@ -128,7 +128,11 @@ fn baseline(module: &Module, files: &[SourceFile], settings: &Settings, pass: &P
     println!("\none gateway, {which}: {}", table::throughput(&sample, &one.results, one.elapsed));
     let speed = |files: &[SourceFile], pass: &Pass| table::megabytes(files) / pass.elapsed.as_secs_f64();
     let speed_up = speed(files, pass) / speed(&sample, &one);
-    println!("speed-up of {} gateways over one: {speed_up:.2}", settings.gateways);
+    let (many, few) = (table::processors(pass), table::processors(&one));
+    println!(
+        "speed-up of {} gateways over one: {speed_up:.2}, with {many:.2} processors over {few:.2}",
+        settings.gateways
+    );
     Ok(())
 }
 
@@ -136,11 +140,10 @@ fn compare(files: &[SourceFile], pass: &Pass, threads: usize, verify: bool) -> R
     let native = native::run(files, &pass.results, threads)?;
     println!("\nnatively, {threads} threads: {}", table::throughput(files, &pass.results, native.elapsed));
     let ratio = |sandbox: Duration, native: Duration| sandbox.as_secs_f64() / native.as_secs_f64();
-    let workers: Duration = pass.loads.iter().filter_map(|load| load.cpu).sum();
     println!(
         "the sandbox takes {:.2} times as long, and {:.2} times the processor time, its host included",
         ratio(pass.elapsed, native.elapsed),
-        ratio(workers + pass.host_cpu, native.cpu),
+        ratio(pass.elapsed.mul_f64(table::processors(pass)), native.cpu),
     );
     if verify {
         let comparison = native.compare(&pass.results);

@@ -144,6 +144,12 @@ fn share(cpu: Duration, elapsed: Duration) -> String {
     format!("{:>7.2} s of processor time, {percent:>3.0} % of the time", cpu.as_secs_f64())
 }
 
+/// How many processors the pass had on average: less than there are where the machine does other things as well.
+pub(crate) fn processors(pass: &Pass) -> f64 {
+    let workers: Duration = pass.loads.iter().filter_map(|load| load.cpu).sum();
+    (workers + pass.host_cpu).as_secs_f64() / pass.elapsed.as_secs_f64()
+}
+
 pub(crate) fn megabytes(files: &[SourceFile]) -> f64 {
     as_float(files.iter().map(|file| file.bytes).sum()) / 1e6
 }
