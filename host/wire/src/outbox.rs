@@ -279,10 +279,13 @@ impl Outbox {
             }
             return false;
         };
-        if since.elapsed() >= GATHER_TIME {
+        let overdue = since.elapsed() >= GATHER_TIME;
+        if overdue && !state.writing {
             return true;
         }
-        self.wake_writer.wait_until(state, since + GATHER_TIME);
+        // Whoever is writing takes all that is gathered.
+        let until = if overdue { Instant::now() } else { since } + GATHER_TIME;
+        self.wake_writer.wait_until(state, until);
         false
     }
 
