@@ -146,6 +146,24 @@ fn what_is_gathered_is_sent_although_its_sender_does_something_else() {
     });
 }
 
+/// The sender and the writer thread take what was gathered at the same moment, again and again.
+#[test]
+fn sender_and_writer_do_not_wait_for_each_other() {
+    with_writer(|outbox, transport| {
+        transport.open(usize::MAX / 2);
+        for round in 0..3000_u32 {
+            stream(outbox, 8);
+            let start = Instant::now();
+            while start.elapsed() < GATHER_TIME + Duration::from_micros(u64::from(round % 100)) {
+                std::hint::spin_loop();
+            }
+            outbox.about_to_wait();
+        }
+        outbox.flush();
+        assert_eq!(transport.frames().len(), 8 * 3000);
+    });
+}
+
 #[test]
 fn large_messages_take_turns_and_control_overtakes() {
     with_writer(|outbox, transport| {
