@@ -15,13 +15,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::{Digest, Sha256};
 
 use crate::compile::compile;
+use crate::endpoint::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
 
@@ -96,6 +97,28 @@ struct Slots {
     clock: u64,
 }
 
+/// A compiled module that somebody asks for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) module: &'a Module,
+    /// The engine it is for.
+    pub(crate) engine: &'a str,
+    /// The executable that becomes the compiler, if the caller names one.
+    pub(crate) worker: Option<&'a Path>,
+    /// Until when the caller waits.
+    pub(crate) deadline: Deadline,
+}
+
+impl Wanted<'_> {
+    pub(crate) fn failed(&self, source: CompileError) -> ExecError {
+        ExecError::Compile { module: self.module.name().to_owned(), source }
+    }
+
+    fn timed_out(&self) -> ExecError {
+        self.failed(CompileError::Timeout(self.deadline.timeout()))
+    }
+}
+
 /// Locked by the one caller that looks or compiles.
 type Slot = Mutex<Option<Arc<Artefact>>>;
 
@@ -129,32 +152,29 @@ impl ArtefactStore {
     }
 
     /// The artefact of a module. Blocks while it is compiled, here or by another process of this machine.
-    pub(crate) fn get(&self, module: &Module, engine: &str, worker: Option<&Path>) -> Result<Arc<Artefact>, ExecError> {
-        let key = Key::of(module, engine);
+    pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
+        let key = Key::of(wanted.module, wanted.engine);
         let slot = self.slots.lock().slot(key);
-        let mut artefact = slot.lock();
+        let mut artefact = match wanted.deadline.at() {
+            None => slot.lock(),
+            Some(at) => slot.try_lock_until(at).ok_or_else(|| wanted.timed_out())?,
+        };
         if let Some(artefact) = &*artefact {
             return Ok(Arc::clone(artefact));
         }
-        let made = Arc::new(self.find_or_compile(key, module, engine, worker)?);
+        let made = Arc::new(self.find_or_compile(key, wanted)?);
         *artefact = Some(Arc::clone(&made));
         Ok(made)
     }
 
-    fn find_or_compile(
-        &self,
-        key: Key,
-        module: &Module,
-        engine: &str,
-        worker: Option<&Path>,
-    ) -> Result<Artefact, ExecError> {
-        let Some(directory) = &self.directory else { return compile(module, engine, worker) };
+    fn find_or_compile(&self, key: Key, wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
+        let Some(directory) = &self.directory else { return compile(wanted) };
         // A cache that cannot be used costs time, not the task.
-        let entry = match CacheEntry::lock(directory, key) {
+        let entry = match CacheEntry::lock(directory, key, Deadline::after(LOCK_DEADLINE).sooner(wanted.deadline)) {
             Ok(entry) => entry,
             Err(error) => {
                 tracing::warn!("artefact cache `{}` is not used: {error}", directory.display());
-                return compile(module, engine, worker);
+                return compile(wanted);
             }
         };
         match entry.read() {
@@ -162,7 +182,7 @@ impl ArtefactStore {
             Ok(None) => {}
             Err(error) => tracing::warn!("artefact `{}` is made anew: {error}", entry.path.display()),
         }
-        let artefact = compile(module, engine, worker)?;
+        let artefact = compile(wanted)?;
         if let Err(error) = entry.write(&artefact) {
             tracing::warn!("artefact `{}` is not kept: {error}", entry.path.display());
         }
@@ -192,7 +212,7 @@ struct CacheEntry {
 }
 
 impl CacheEntry {
-    fn lock(directory: &Path, key: Key) -> io::Result<CacheEntry> {
+    fn lock(directory: &Path, key: Key, deadline: Deadline) -> io::Result<CacheEntry> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let metadata = fs::metadata(directory)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
@@ -206,21 +226,21 @@ impl CacheEntry {
             .mode(0o600)
             .open(path.with_extension("lock"))?;
         let entry = CacheEntry { path, key, lock };
-        entry.wait_for_turn()?;
+        entry.wait_for_turn(deadline)?;
         Ok(entry)
     }
 
     /// Waits until the artefact is there, or nobody else is making it.
-    fn wait_for_turn(&self) -> io::Result<()> {
-        let deadline = Instant::now() + LOCK_DEADLINE;
+    fn wait_for_turn(&self, deadline: Deadline) -> io::Result<()> {
         loop {
             match self.lock.try_lock() {
                 Ok(()) => return Ok(()),
                 Err(TryLockError::Error(error)) => return Err(error),
                 // Whole artefacts appear at once, so one that is there can be read without the lock.
                 Err(TryLockError::WouldBlock) if self.path.exists() => return Ok(()),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                    return Err(io::Error::other(format!("another process holds its lock for {LOCK_DEADLINE:?}")));
+                Err(TryLockError::WouldBlock) if deadline.left().is_some_and(|left| left.is_zero()) => {
+                    let waited = deadline.timeout();
+                    return Err(io::Error::other(format!("another process has held its lock for {waited:?}")));
                 }
                 // The system tells nobody when a lock is free, short of waiting for it for ever.
                 Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
@@ -321,11 +341,11 @@ mod tests {
     fn what_was_written_is_read_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
         let (key, other) = keys();
-        let entry = CacheEntry::lock(directory.path(), key).unwrap();
+        let entry = CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap();
         assert!(entry.read().unwrap().is_none());
         entry.write(&artefact(b"native code")).unwrap();
         assert_eq!(content(&entry.read().unwrap().unwrap()), b"native code");
-        let second = CacheEntry::lock(directory.path(), other).unwrap();
+        let second = CacheEntry::lock(directory.path(), other, Deadline::NEVER).unwrap();
         assert!(second.read().unwrap().is_none(), "an artefact serves its own engine only");
         fs::copy(&entry.path, &second.path).unwrap();
         assert!(second.read().is_err(), "renaming does not help");
@@ -334,7 +354,7 @@ mod tests {
     #[test]
     fn a_changed_or_cut_file_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
-        let entry = CacheEntry::lock(directory.path(), keys().0).unwrap();
+        let entry = CacheEntry::lock(directory.path(), keys().0, Deadline::NEVER).unwrap();
         entry.write(&artefact(b"native code")).unwrap();
         let good = fs::read(&entry.path).unwrap();
         for cut in 0..good.len() {
@@ -353,13 +373,16 @@ mod tests {
     fn a_lock_that_nobody_gives_back_is_no_matter_once_the_artefact_is_there() {
         let directory = tempfile::tempdir().unwrap();
         let key = keys().0;
-        let maker = CacheEntry::lock(directory.path(), key).unwrap();
+        let maker = CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| CacheEntry::lock(directory.path(), key).unwrap().read().unwrap().unwrap());
+            let waiting = scope
+                .spawn(|| CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap().read().unwrap().unwrap());
             maker.write(&artefact(b"native code")).unwrap();
             assert_eq!(content(&waiting.join().unwrap()), b"native code");
         });
-        drop(maker);
+        fs::remove_file(&maker.path).unwrap();
+        let error = CacheEntry::lock(directory.path(), key, Deadline::after(Duration::ZERO)).err().unwrap();
+        assert!(error.to_string().contains("another process has held its lock"), "{error}");
     }
 
     #[test]
@@ -367,7 +390,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(CacheEntry::lock(directory.path(), keys().0).is_err());
+        assert!(CacheEntry::lock(directory.path(), keys().0, Deadline::NEVER).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! [`Call`]: what to run in a module, with which arguments and limits.
 
+use std::time::Duration;
+
 use sandgate_wire::Limits;
 use serde::Serialize;
 
@@ -22,6 +24,7 @@ pub struct Call {
     pub(crate) arguments: Option<Encoded>,
     pub(crate) argv: Vec<String>,
     pub(crate) limits: Option<Limits>,
+    pub(crate) compile_timeout: Option<Duration>,
 }
 
 impl Call {
@@ -49,6 +52,14 @@ impl Call {
     #[must_use]
     pub fn argv<S: Into<String>>(mut self, argv: impl IntoIterator<Item = S>) -> Call {
         self.argv = argv.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How long `remote_exec_with` waits for the module to be compiled, if nobody has compiled it yet. Default: 300 s, after
+    /// which any compilation is given up.
+    #[must_use]
+    pub fn compile_timeout(mut self, timeout: Duration) -> Call {
+        self.compile_timeout = Some(timeout);
         self
     }
 

@@ -12,7 +12,7 @@ use sandgate_wire::outcome::{LossCause, WorkerLoss};
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
 
-use crate::artefact::{Artefact, memory, module_memory};
+use crate::artefact::{Artefact, Wanted, memory, module_memory};
 use crate::endpoint::Deadline;
 use crate::error::{CompileError, ExecError, LaunchError};
 use crate::module::Module;
@@ -23,9 +23,11 @@ use crate::worker_binary;
 const COMPILE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Compiles a module for an engine. Blocks until that is done.
-pub(crate) fn compile(module: &Module, engine: &str, worker: Option<&Path>) -> Result<Artefact, ExecError> {
-    let failed = |source| ExecError::Compile { module: module.name().to_owned(), source };
-    match ask(module, worker).map_err(failed)? {
+pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
+    let &Wanted { module, engine, worker, deadline } = wanted;
+    let failed = |source| wanted.failed(source);
+    let deadline = Deadline::after(COMPILE_DEADLINE).sooner(deadline);
+    match ask(module, worker, deadline).map_err(failed)? {
         (Compiled::Done { engine: theirs, .. }, artefact) if theirs == engine => Ok(artefact),
         (Compiled::Done { engine: theirs, .. }, _) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
@@ -37,7 +39,7 @@ pub(crate) fn compile(module: &Module, engine: &str, worker: Option<&Path>) -> R
     }
 }
 
-fn ask(module: &Module, worker: Option<&Path>) -> Result<(Compiled, Artefact), CompileError> {
+fn ask(module: &Module, worker: Option<&Path>, deadline: Deadline) -> Result<(Compiled, Artefact), CompileError> {
     let resources = |error: std::io::Error| CompileError::Launch(LaunchError::Resources(error));
     let input = module_memory(module)?;
     let output = memory("sandgate-artefact").map_err(CompileError::Memory)?;
@@ -53,10 +55,9 @@ fn ask(module: &Module, worker: Option<&Path>) -> Result<(Compiled, Artefact), C
     // A compiler that is gone already does not answer, which says more.
     let _ = outbox.push_with_descriptors(request.encode(), vec![input, theirs]);
     let mut frames = FrameReader::new(Box::new(receive));
-    let Some(answer) = answer(&mut frames, listening.as_fd(), Deadline::after(COMPILE_DEADLINE)).map_err(resources)?
-    else {
+    let Some(answer) = answer(&mut frames, listening.as_fd(), deadline).map_err(resources)? else {
         process.kill();
-        return Err(CompileError::Timeout(COMPILE_DEADLINE));
+        return Err(CompileError::Timeout(deadline.timeout()));
     };
     // Only when it is gone can nobody write the artefact any more.
     let ended = process.reap(Duration::from_secs(2)).clone();

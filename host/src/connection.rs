@@ -22,7 +22,7 @@ use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
 
-use crate::artefact::{Artefact, ArtefactStore};
+use crate::artefact::{Artefact, ArtefactStore, Wanted};
 use crate::call::Call;
 use crate::callback;
 use crate::channel::{Channel, message_for};
@@ -406,7 +406,7 @@ impl Connection {
 
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.check_open()?;
-        let artefact = self.compiled(module)?;
+        let artefact = self.compiled(module, call.compile_timeout)?;
         let limits = call.limits.clone().unwrap_or_else(|| self.spec.limits().clone());
         let arguments: Option<Message> = match &call.arguments {
             None => None,
@@ -454,14 +454,15 @@ impl Connection {
     }
 
     /// Makes sure that the module is compiled, on this machine, for this worker's engine.
-    fn compiled(&self, module: &Module) -> Result<Arc<Artefact>, ExecError> {
+    fn compiled(&self, module: &Module, timeout: Option<Duration>) -> Result<Arc<Artefact>, ExecError> {
         let engine = match &self.life.lock().hello {
             Some(hello) => hello.engine.clone(),
             None => {
                 return Err(ExecError::GatewayClosed { gateway: self.id.clone(), reason: "no handshake".to_owned() });
             }
         };
-        self.artefacts.get(module, &engine, self.spec.worker_path())
+        let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
+        self.artefacts.get(&Wanted { module, engine: &engine, worker: self.spec.worker_path(), deadline })
     }
 
     /// Sends a module's artefact, the first time it is needed.

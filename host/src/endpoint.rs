@@ -562,6 +562,25 @@ impl Deadline {
         self.at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// The moment, unless it never comes.
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// The time it was made with.
+    pub(crate) fn timeout(&self) -> std::time::Duration {
+        self.timeout
+    }
+
+    /// The sooner of two.
+    pub(crate) fn sooner(self, other: Deadline) -> Deadline {
+        match (self.at, other.at) {
+            (None, _) => other,
+            (Some(ours), Some(theirs)) if theirs < ours => other,
+            _ => self,
+        }
+    }
+
     /// This deadline, or an earlier one by `margin`.
     pub(crate) fn earlier(&self, margin: std::time::Duration) -> Deadline {
         Deadline { at: self.at.map(|at| at.checked_sub(margin).unwrap_or(at)), timeout: self.timeout }

@@ -82,7 +82,8 @@ impl Gateway {
         self.connection.exit_cause()
     }
 
-    /// Runs the module's `main` and returns its channel. Blocks only while the module is compiled, which happens once.
+    /// Runs the module's `main` and returns its channel. Blocks only while the module is compiled, which happens once and
+    /// takes 300 s at most; see [`Call::compile_timeout`].
     ///
     /// # Errors
     /// [`ExecError`]; nothing was run then. All that goes wrong later is the channel's outcome.

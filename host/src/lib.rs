@@ -35,7 +35,7 @@
 //! * Every accepted task ends exactly once, in an [`Outcome`] that every later call repeats.
 //! * Messages of a channel arrive in order and before its end.
 //! * Nothing blocks for ever: a task can be stopped wherever it is ([`Channel::kill`], [`Gateway::terminate`],
-//!   [`Group::terminate`]), and every call that waits has a twin with a timeout.
+//!   [`Group::terminate`]), and every call that waits has a twin with a timeout, or a setting for it.
 //! * Nothing is unbounded: see [`Limits`], and the windows of channels, which make a sender wait.
 //! * This library never parses, compiles or maps guest code; worker and compiler processes do, and it believes
 //!   nothing they say.
