@@ -22,7 +22,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::{Digest, Sha256};
 
 use crate::compile::compile;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
 

@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::callback::Callback;
-use crate::endpoint::{Deadline, Delivery, Endpoint};
+use crate::deadline::Deadline;
+use crate::endpoint::{Delivery, Endpoint};
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::gateway::Gateway;
 use crate::value::{self, Encoded};

@@ -13,7 +13,7 @@ use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
 
 use crate::artefact::{Artefact, Wanted, memory, module_memory};
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError, LaunchError};
 use crate::module::Module;
 use crate::process::{Launch, Process, launch};

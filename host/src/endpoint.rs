@@ -12,7 +12,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
@@ -25,6 +24,7 @@ use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
 use crate::callback::{self, Callback};
 use crate::channel::Handle;
 use crate::connection::Connection;
+use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::queue::Tokens;
 
@@ -539,68 +539,6 @@ impl Drop for Endpoint {
         for (_, child) in self.state.get_mut().children.drain() {
             child.close(None, false);
         }
-    }
-}
-
-/// Until when to wait.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline {
-    at: Option<Instant>,
-    timeout: std::time::Duration,
-}
-
-impl Deadline {
-    pub(crate) const NEVER: Deadline = Deadline { at: None, timeout: std::time::Duration::MAX };
-
-    /// A deadline `timeout` from now; one beyond the clock's range is never.
-    pub(crate) fn after(timeout: std::time::Duration) -> Deadline {
-        Deadline { at: Instant::now().checked_add(timeout), timeout }
-    }
-
-    /// What is left of it; `None` for one that never comes.
-    pub(crate) fn left(&self) -> Option<std::time::Duration> {
-        self.at.map(|at| at.saturating_duration_since(Instant::now()))
-    }
-
-    /// The moment, unless it never comes.
-    pub(crate) fn at(&self) -> Option<Instant> {
-        self.at
-    }
-
-    /// The time it was made with.
-    pub(crate) fn timeout(&self) -> std::time::Duration {
-        self.timeout
-    }
-
-    /// The sooner of two.
-    pub(crate) fn sooner(self, other: Deadline) -> Deadline {
-        match (self.at, other.at) {
-            (None, _) => other,
-            (Some(ours), Some(theirs)) if theirs < ours => other,
-            _ => self,
-        }
-    }
-
-    /// This deadline, or an earlier one by `margin`.
-    pub(crate) fn earlier(&self, margin: std::time::Duration) -> Deadline {
-        Deadline { at: self.at.map(|at| at.checked_sub(margin).unwrap_or(at)), timeout: self.timeout }
-    }
-
-    /// Waits on a condition once; an error is the timeout that has passed.
-    pub(crate) fn wait<T>(
-        &self,
-        condition: &Condvar,
-        guard: &mut MutexGuard<'_, T>,
-    ) -> Result<(), std::time::Duration> {
-        match self.at {
-            None => condition.wait(guard),
-            Some(at) => {
-                if condition.wait_until(guard, at).timed_out() && Instant::now() >= at {
-                    return Err(self.timeout);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use sandgate_wire::{ChannelId, Limits, Outcome, ToHost, ToWorker};
 use crate::artefact::ArtefactStore;
 use crate::channel::Channel;
 use crate::connection::Connection;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::module::Module;
 use crate::output::{OutputRouter, OutputSink};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::call::Call;
 use crate::channel::Channel;
 use crate::connection::Connection;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{ExecError, StatusError};
 use crate::module::Module;
 use crate::spec::Spec;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::artefact::ArtefactStore;
 use crate::call::Call;
 use crate::connection::Connection;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{ExecError, GatewayError, LaunchError, SpecError};
 use crate::gateway::Gateway;
 use crate::module::Module;

@@ -52,6 +52,7 @@ mod callback;
 mod channel;
 mod compile;
 mod connection;
+mod deadline;
 mod endpoint;
 mod error;
 mod file;

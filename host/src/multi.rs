@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::channel::Channel;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{CodecError, ConsumerError, ReceiveError, SendError, WaitError};
 use crate::queue::{QueueCore, ReceiveQueue, Tokens};
 use crate::value;

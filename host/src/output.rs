@@ -15,7 +15,8 @@ use sandgate_wire::ChannelId;
 use sandgate_wire::message::{Output, Stream};
 
 use crate::callback::run_soon;
-use crate::endpoint::{Deadline, Endpoint};
+use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
 use crate::process::printable;
 
 /// Longest line that is handed on as one; a longer one is cut into several.

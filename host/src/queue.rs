@@ -12,7 +12,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use serde::de::DeserializeOwned;
 
 use crate::channel::{Channel, Event};
-use crate::endpoint::{Deadline, Delivery};
+use crate::deadline::Deadline;
+use crate::endpoint::Delivery;
 use crate::error::{ConsumerError, QueueError};
 use crate::value;
 

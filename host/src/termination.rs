@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 
 /// The part of the time that guests have to stop once they are interrupted: a quarter, and no more than this.

@@ -7,7 +7,7 @@ use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use crate::artefact::ArtefactStore;
 use crate::call::Call;
 use crate::connection::Connection;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::{ExecError, SendError, StatusError};
 use crate::fake_worker::{
     MOMENT, PATIENCE, Stage, bytes_of, done, frame, hello, module, spec_of_messages, strange_hello,

@@ -7,7 +7,7 @@ use sandgate_wire::ToWorker;
 use sandgate_wire::outcome::LossCause;
 
 use crate::channel::Event;
-use crate::endpoint::Deadline;
+use crate::deadline::Deadline;
 use crate::error::ExecError;
 use crate::fake_worker::{MOMENT, PATIENCE, Stage, done, module};
 use crate::output::OutputSink;
