@@ -43,7 +43,7 @@ const DISTRO_RUSTFLAGS: &str = "-C link-self-contained=no -C link-arg=/usr/lib/w
 pub(crate) enum Toolchain {
     /// The cargo that runs us, with the target's standard library installed, as rustup does it.
     Rustup,
-    /// The distribution's cargo, which builds the standard library from source. It needs crates.io for the sources of the
+    /// The distribution's cargo, which builds the standard library from source. It needs the package registry for the sources of the
     /// library's own dependencies.
     Distro,
 }
