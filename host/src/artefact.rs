@@ -19,6 +19,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use sandgate_wire::isolation::Policy;
+use sandgate_wire::message::Codegen;
+use sandgate_wire::{ModuleLimits, Profile};
 use sha2::{Digest, Sha256};
 
 use crate::compile::compile;
@@ -71,11 +74,12 @@ pub(crate) fn memory(name: &str) -> io::Result<OwnedFd> {
 struct Key([u8; 32]);
 
 impl Key {
-    fn of(module: &Module, engine: &str) -> Key {
+    fn of(module: &Module, engine: &str, codegen: Codegen) -> Key {
         let mut hash = Sha256::new();
         hash.update(FILE_MAGIC);
         hash.update(module.id().0);
         hash.update(engine);
+        hash.update(codegen.name());
         Key(hash.finalize().into())
     }
 
@@ -103,6 +107,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) module: &'a Module,
     /// The engine it is for.
     pub(crate) engine: &'a str,
+    pub(crate) codegen: Codegen,
+    pub(crate) limits: &'a ModuleLimits,
+    pub(crate) profile: Profile,
+    pub(crate) policy: &'a Policy,
     /// The executable that becomes the compiler, if the caller names one.
     pub(crate) worker: Option<&'a Path>,
     /// Until when the caller waits.
@@ -138,7 +146,7 @@ impl ArtefactStore {
         file.write_all(b"native code").expect("memory takes bytes");
         let artefact = Artefact::seal(file.into()).expect("memory can be sealed");
         let store = ArtefactStore { directory: None, slots: Mutex::default() };
-        let slot = store.slots.lock().slot(Key::of(module, engine));
+        let slot = store.slots.lock().slot(Key::of(module, engine, Codegen::default()));
         *slot.lock() = Some(Arc::new(artefact));
         Arc::new(store)
     }
@@ -153,7 +161,7 @@ impl ArtefactStore {
 
     /// The artefact of a module. Blocks while it is compiled, here or by another process of this machine.
     pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
-        let key = Key::of(wanted.module, wanted.engine);
+        let key = Key::of(wanted.module, wanted.engine, wanted.codegen);
         let slot = self.slots.lock().slot(key);
         let mut artefact = match wanted.deadline.at() {
             None => slot.lock(),
@@ -334,7 +342,7 @@ mod tests {
 
     fn keys() -> (Key, Key) {
         let module = Module::from_bytes(*b"module").unwrap();
-        (Key::of(&module, "engine a"), Key::of(&module, "engine b"))
+        (Key::of(&module, "engine a", Codegen::default()), Key::of(&module, "engine b", Codegen::default()))
     }
 
     #[test]

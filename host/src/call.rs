@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandgate_wire::Limits;
+use sandgate_wire::{ExecutionGrants, Limits};
 use serde::Serialize;
 
 use crate::error::CodecError;
@@ -24,6 +24,7 @@ pub struct Call {
     pub(crate) arguments: Option<Encoded>,
     pub(crate) argv: Vec<String>,
     pub(crate) limits: Option<Limits>,
+    pub(crate) grants: Option<ExecutionGrants>,
     pub(crate) compile_timeout: Option<Duration>,
 }
 
@@ -60,6 +61,13 @@ impl Call {
     #[must_use]
     pub fn compile_timeout(mut self, timeout: Duration) -> Call {
         self.compile_timeout = Some(timeout);
+        self
+    }
+
+    /// Clocks and randomness other than the gateway's.
+    #[must_use]
+    pub fn grants(mut self, grants: ExecutionGrants) -> Call {
+        self.grants = Some(grants);
         self
     }
 

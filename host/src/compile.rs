@@ -1,21 +1,19 @@
 //! Has a module compiled, by a process that does nothing else and is gone afterwards.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
 use sandgate_wire::frame::{Frame, FrameError, FrameReader};
 use sandgate_wire::launch::COMPILER_ARGUMENT;
 use sandgate_wire::message::{Compile, Compiled};
-use sandgate_wire::outcome::{LossCause, WorkerLoss};
+use sandgate_wire::outcome::{LossCause, Rejection, WorkerLoss};
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
 
 use crate::artefact::{Artefact, Wanted, memory, module_memory};
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError, LaunchError};
-use crate::module::Module;
 use crate::process::{Launch, Process, launch};
 use crate::worker_binary;
 
@@ -24,11 +22,18 @@ const COMPILE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Compiles a module for an engine. Blocks until that is done.
 pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
-    let &Wanted { module, engine, worker, deadline } = wanted;
+    let &Wanted { engine, deadline, module, .. } = wanted;
     let failed = |source| wanted.failed(source);
     let deadline = Deadline::after(COMPILE_DEADLINE).sooner(deadline);
-    match ask(module, worker, deadline).map_err(failed)? {
-        (Compiled::Done { engine: theirs, .. }, artefact) if theirs == engine => Ok(artefact),
+    match ask(wanted, deadline).map_err(failed)? {
+        (Compiled::Done { engine: theirs, shape, .. }, artefact) if theirs == engine => {
+            if let Some(feature) = wanted.profile.lacks(shape.features) {
+                let (feature, profile) = (feature.name().to_owned(), wanted.profile);
+                let reason = Rejection::Feature { feature, profile, offered: true };
+                return Err(ExecError::Rejected { module: module.name().to_owned(), reason });
+            }
+            Ok(artefact)
+        }
         (Compiled::Done { engine: theirs, .. }, _) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
             pid: None,
@@ -39,7 +44,8 @@ pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
     }
 }
 
-fn ask(module: &Module, worker: Option<&Path>, deadline: Deadline) -> Result<(Compiled, Artefact), CompileError> {
+fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), CompileError> {
+    let &Wanted { module, worker, .. } = wanted;
     let resources = |error: std::io::Error| CompileError::Launch(LaunchError::Resources(error));
     let input = module_memory(module)?;
     let output = memory("sandgate-artefact").map_err(CompileError::Memory)?;
@@ -50,7 +56,13 @@ fn ask(module: &Module, worker: Option<&Path>, deadline: Deadline) -> Result<(Co
     let process = launched.map_err(CompileError::Launch)?;
     let (send, receive) = unix_socket(ours, Descriptors::Refuse);
     let outbox = Outbox::new(Box::new(send));
-    let request = ToWorker::Compile(Compile { module: module.id(), bytes: module.bytes().len() as u64 });
+    let request = ToWorker::Compile(Compile {
+        module: module.id(),
+        bytes: module.bytes().len() as u64,
+        codegen: wanted.codegen,
+        limits: wanted.limits.clone(),
+        policy: wanted.policy.clone(),
+    });
     let theirs = output.try_clone().map_err(CompileError::Memory)?;
     // A compiler that is gone already does not answer, which says more.
     let _ = outbox.push_with_descriptors(request.encode(), vec![input, theirs]);
@@ -113,6 +125,8 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
+    use sandgate_wire::module_limits::Shape;
+
     use super::*;
 
     /// What the host makes of these bytes, after which the compiler stays and says nothing, or hangs up.
@@ -130,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_compiler_that_stops_anywhere_in_its_answer_is_given_up() {
-        let compiled = Compiled::Done { engine: "e".to_owned(), bytes: 3 };
+        let compiled = Compiled::Done { engine: "e".to_owned(), bytes: 3, shape: Shape::default() };
         let encoded = ToHost::Compiled(compiled.clone()).encode();
         let length = u32::try_from(encoded.body.len()).unwrap();
         let header = sandgate_wire::frame::Header { length, kind: encoded.kind, flags: 0, channel: encoded.channel };

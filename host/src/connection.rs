@@ -17,7 +17,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
-use sandgate_wire::message::{Entry, Execute, HostHello, WorkerHello, WorkerStatus};
+use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
@@ -54,7 +54,7 @@ pub(crate) struct Connection {
     table: Mutex<Table>,
     life: Mutex<Life>,
     life_changed: Condvar,
-    loaded: Mutex<HashSet<ModuleId>>,
+    loaded: Mutex<HashSet<(ModuleId, Codegen)>>,
     status: Mutex<StatusSlot>,
     status_changed: Condvar,
     next_channel: AtomicU64,
@@ -116,7 +116,10 @@ impl Connection {
             host_pid: std::process::id(),
             max_executions: spec.max_executions(),
             nice: spec.nice_value(),
-            environment: spec.environment().to_vec(),
+            grants: spec.grants().clone(),
+            policy: spec.policy().clone(),
+            limits: spec.limits().clone(),
+            one_module: spec.takes_one_module(),
         };
         let hello = ToWorker::Hello(hello).encode();
         if hello.body.len() > MAX_FRAME_BYTES {
@@ -407,8 +410,10 @@ impl Connection {
 
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.check_open()?;
-        let artefact = self.compiled(module, call.compile_timeout)?;
         let limits = call.limits.clone().unwrap_or_else(|| self.spec.limits().clone());
+        let grants = call.grants.clone().unwrap_or_else(|| self.spec.grants().execution.clone());
+        let codegen = Codegen::of(&limits, &grants, self.spec.has_epochs());
+        let artefact = self.compiled(module, codegen, call.compile_timeout)?;
         let arguments: Option<Message> = match &call.arguments {
             None => None,
             Some(encoded) => Some(message_for(self, encoded.clone()).map_err(ExecError::Arguments)?),
@@ -422,13 +427,15 @@ impl Connection {
         argv.extend(call.argv.iter().cloned());
         let execute = Execute {
             module: module.id(),
+            codegen,
             entry: call.task.clone().map_or(Entry::Start, Entry::Task),
             has_arguments: arguments.is_some(),
             argv,
             limits: limits.clone(),
+            grants,
         };
         // First, since a worker must not hear of an execution that cannot be.
-        self.load(module.id(), &artefact)?;
+        self.load(module.id(), codegen, &artefact)?;
         let endpoint = self.register(Role::Execution, limits)?;
         let execute = ToWorker::Execute(endpoint.id, execute).encode();
         if execute.body.len() > MAX_FRAME_BYTES {
@@ -455,7 +462,12 @@ impl Connection {
     }
 
     /// Makes sure that the module is compiled, on this machine, for this worker's engine.
-    fn compiled(&self, module: &Module, timeout: Option<Duration>) -> Result<Arc<Artefact>, ExecError> {
+    fn compiled(
+        &self,
+        module: &Module,
+        codegen: Codegen,
+        timeout: Option<Duration>,
+    ) -> Result<Arc<Artefact>, ExecError> {
         let engine = match &self.life.lock().hello {
             Some(hello) => hello.engine.clone(),
             None => {
@@ -463,22 +475,31 @@ impl Connection {
             }
         };
         let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
-        self.artefacts.get(&Wanted { module, engine: &engine, worker: self.spec.worker_path(), deadline })
+        self.artefacts.get(&Wanted {
+            module,
+            engine: &engine,
+            codegen,
+            limits: self.spec.module_limits(),
+            profile: self.spec.taken_profile(),
+            policy: self.spec.policy(),
+            worker: self.spec.worker_path(),
+            deadline,
+        })
     }
 
     /// Sends a module's artefact, the first time it is needed.
-    fn load(&self, module: ModuleId, artefact: &Artefact) -> Result<(), ExecError> {
+    fn load(&self, module: ModuleId, codegen: Codegen, artefact: &Artefact) -> Result<(), ExecError> {
         let mut loaded = self.loaded.lock();
-        if loaded.contains(&module) {
+        if loaded.contains(&(module, codegen)) {
             return Ok(());
         }
         let gone = |reason: String| ExecError::GatewayClosed { gateway: self.id.clone(), reason };
         let descriptor =
             artefact.descriptor().map_err(|error| gone(format!("no descriptor for the module: {error}")))?;
-        let message = ToWorker::Load { module, bytes: artefact.bytes() }.encode();
+        let message = ToWorker::Load { module, codegen, bytes: artefact.bytes() }.encode();
         let sent = self.outbox.push_with_descriptors(message, vec![descriptor]);
         sent.map_err(|error| gone(error.to_string()))?;
-        loaded.insert(module);
+        loaded.insert((module, codegen));
         Ok(())
     }
 

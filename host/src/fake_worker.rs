@@ -55,7 +55,12 @@ pub(crate) fn bytes_of(message: &ToHost<'_>) -> Vec<u8> {
 
 pub(crate) fn hello() -> ToHost<'static> {
     let package_version = env!("CARGO_PKG_VERSION").to_owned();
-    ToHost::Hello(WorkerHello { package_version, pid: 1, engine: ENGINE.to_owned() })
+    ToHost::Hello(WorkerHello {
+        package_version,
+        pid: 1,
+        engine: ENGINE.to_owned(),
+        isolation: sandgate_wire::isolation::Report::default(),
+    })
 }
 
 pub(crate) fn done(channel: u64, outcome: Outcome) -> ToHost<'static> {

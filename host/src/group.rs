@@ -55,6 +55,7 @@ struct Member {
 #[derive(Debug, Clone)]
 pub struct GroupBuilder {
     default_spec: Spec,
+    defaults: Spec,
     output: OutputSink,
     cache: Option<PathBuf>,
     drop_timeout: Duration,
@@ -64,6 +65,7 @@ impl Default for GroupBuilder {
     fn default() -> Self {
         GroupBuilder {
             default_spec: Spec::popen(),
+            defaults: Spec::popen(),
             output: OutputSink::default(),
             cache: ArtefactStore::default_directory(),
             drop_timeout: DEFAULT_DROP_TIMEOUT,
@@ -76,6 +78,13 @@ impl GroupBuilder {
     #[must_use]
     pub fn default_spec(mut self, spec: Spec) -> GroupBuilder {
         self.default_spec = spec;
+        self
+    }
+
+    /// Limits, grants, demands and all else that a gateway of this group has if its own spec does not say otherwise.
+    #[must_use]
+    pub fn defaults(mut self, defaults: Spec) -> GroupBuilder {
+        self.defaults = defaults;
         self
     }
 
@@ -188,6 +197,7 @@ impl Group {
             }
         }
         for spec in &mut specs {
+            *spec = spec.clone().or(&self.options.defaults);
             while spec.given_id().is_none() {
                 let id = format!("gw{next}");
                 *next += 1;

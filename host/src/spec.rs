@@ -1,29 +1,23 @@
-//! [`Spec`]: what a gateway is to be, as a string or built.
-//!
-//! ```text
-//!  spec  = part { "//" part }
-//!  part  = key [ "=" value ]            a "/" or "\" inside a value may be written "\/" or "\\",
-//!                                       which is how a value holds "//"
-//! ```
+//! [`Spec`]: what a gateway is to be, built or read from a string ([`text`]).
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use sandgate_wire::Limits;
+use sandgate_wire::grants::{Clock, Directory, ExecutionGrants, Grants, Random};
+use sandgate_wire::isolation::{Demand, Layer, Policy};
 use sandgate_wire::message::HELLO_DEADLINE;
+use sandgate_wire::{Limits, ModuleLimits, Profile};
 
 use crate::error::SpecError;
+use crate::recycle::Recycle;
+
+mod text;
 
 /// Executions that one worker runs at once, unless the spec says otherwise; more wait in its queue.
 pub const DEFAULT_EXECUTIONS: u32 = 64;
 /// Time that an interrupted execution has before its worker is killed, unless the spec says otherwise.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
-
-const KNOWN: &str = "`popen`, `id=`, `nice=`, `env:NAME=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, \
-                     `memory=`, `table=`, `message=`, `channels=`, `output=`, `timeout=`";
 
 /// How to make a gateway.
 ///
@@ -32,15 +26,25 @@ const KNOWN: &str = "`popen`, `id=`, `nice=`, `env:NAME=`, `chdir=`, `worker=`, 
 /// | `popen` | a process of this machine | required |
 /// | `id=NAME` | the gateway's id | `gw0`, `gw1`, … |
 /// | `nice=N` | added to the worker's nice value | 0 |
-/// | `env:NAME=VALUE` | an environment variable that guests see | none |
-/// | `chdir=PATH` | the worker process's directory, which must exist; guests see no directory | the host's |
+/// | `chdir=PATH` | the worker process's directory, which must exist; guests do not see it | the host's |
 /// | `worker=PATH` | the executable that becomes the worker | see [`LaunchError`](crate::LaunchError) |
 /// | `executions=N` | executions at once; more wait, first come first served | 64 |
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |
 /// | `hello=TIME` | time that a worker has to start | 10s |
-/// | `memory=`, `table=`, `message=`, `channels=`, `output=`, `timeout=` | see [`Limits`] | see there |
+/// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |
+/// | `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=` | what a module may be: [`ModuleLimits`] | see there |
+/// | `profile=NAMES` | the WebAssembly that is taken: [`Profile`] | `minimal` |
+/// | `epochs=off` | guests are not interrupted, only killed with their worker; faster code | `on` |
+/// | `env:NAME=VALUE` | an environment variable that guests see | none |
+/// | `dir:GUEST=HOST`, `dir-rw:GUEST=HOST` | a directory that guests read, or also change | none |
+/// | `clock=TIME`, `clock=off` | how coarse guests' clocks are | 100us |
+/// | `random=SEED`, `random=off` | where guests' random numbers come from | the system |
+/// | `deterministic=SEED` | the same output for the same input: [`ExecutionGrants::deterministic`] | off |
+/// | `sandbox=DEMAND`, `sandbox:LAYER=DEMAND` | `require`, `prefer` or `off`, for all [`Layer`]s or one | `prefer` |
+/// | `modules=one` | the worker takes one module, and can make no native code afterwards | `many` |
+/// | `recycle=WHEN` | when the worker is replaced, as in `loss,executions:1000,memory:256M`: [`Recycle`] | `off` |
 ///
-/// Sizes are bytes, or take `K`, `M` or `G`; times are as in `1s 500ms`.
+/// Sizes are bytes, or take `K`, `M` or `G`; times are as in `1s 500ms`. `cpu=off` and `timeout=off` take a limit away.
 ///
 /// ```
 /// use sandgate::Spec;
@@ -50,17 +54,30 @@ const KNOWN: &str = "`popen`, `id=`, `nice=`, `env:NAME=`, `chdir=`, `worker=`, 
 /// assert_eq!(parsed, built);
 /// # Ok::<(), sandgate::SpecError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Spec {
+    settings: Settings,
+    /// The keys that were set; the others are the group's to say.
+    given: BTreeSet<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
     id: Option<String>,
     nice: i32,
-    environment: Vec<(String, String)>,
     directory: Option<PathBuf>,
     worker: Option<PathBuf>,
     executions: u32,
     grace: Duration,
     hello: Duration,
     limits: Limits,
+    module_limits: ModuleLimits,
+    profile: Profile,
+    epochs: bool,
+    grants: Grants,
+    policy: Policy,
+    one_module: bool,
+    recycle: Recycle,
 }
 
 impl Default for Spec {
@@ -69,264 +86,342 @@ impl Default for Spec {
     }
 }
 
+impl PartialEq for Spec {
+    /// Whether both make the same gateway.
+    fn eq(&self, other: &Spec) -> bool {
+        self.settings == other.settings
+    }
+}
+
+impl Eq for Spec {}
+
+/// Copies one setting.
+type Copy = fn(&mut Settings, &Settings);
+
+/// Every key, with how a gateway that does not say it gets it from its group.
+const COMMON: [(&str, Copy); 38] = [
+    ("nice", |to, from| to.nice = from.nice),
+    ("chdir", |to, from| to.directory.clone_from(&from.directory)),
+    ("worker", |to, from| to.worker.clone_from(&from.worker)),
+    ("executions", |to, from| to.executions = from.executions),
+    ("grace", |to, from| to.grace = from.grace),
+    ("hello", |to, from| to.hello = from.hello),
+    ("memory", |to, from| to.limits.memory_bytes = from.limits.memory_bytes),
+    ("table", |to, from| to.limits.table_elements = from.limits.table_elements),
+    ("stack", |to, from| to.limits.stack_bytes = from.limits.stack_bytes),
+    ("message", |to, from| to.limits.message_bytes = from.limits.message_bytes),
+    ("channels", |to, from| to.limits.channels = from.limits.channels),
+    ("window", |to, from| to.limits.window_bytes = from.limits.window_bytes),
+    ("window-messages", |to, from| to.limits.window_messages = from.limits.window_messages),
+    ("output", |to, from| to.limits.output_bytes = from.limits.output_bytes),
+    ("timeout", |to, from| to.limits.wall_time = from.limits.wall_time),
+    ("cpu", |to, from| to.limits.cpu_time = from.limits.cpu_time),
+    ("fuel", |to, from| to.limits.fuel = from.limits.fuel),
+    ("module", |to, from| to.module_limits.module_bytes = from.module_limits.module_bytes),
+    ("functions", |to, from| to.module_limits.functions = from.module_limits.functions),
+    ("function", |to, from| to.module_limits.function_bytes = from.module_limits.function_bytes),
+    ("locals", |to, from| to.module_limits.locals = from.module_limits.locals),
+    ("nesting", |to, from| to.module_limits.nesting = from.module_limits.nesting),
+    ("jumps", |to, from| to.module_limits.jump_targets = from.module_limits.jump_targets),
+    ("items", |to, from| to.module_limits.items = from.module_limits.items),
+    ("compile-time", |to, from| to.module_limits.compile_time = from.module_limits.compile_time),
+    ("compile-memory", |to, from| to.module_limits.compile_memory_bytes = from.module_limits.compile_memory_bytes),
+    ("profile", |to, from| to.profile = from.profile),
+    ("epochs", |to, from| to.epochs = from.epochs),
+    ("env", |to, from| to.grants.environment.clone_from(&from.grants.environment)),
+    ("dir", |to, from| to.grants.directories.clone_from(&from.grants.directories)),
+    ("clock", |to, from| to.grants.execution.clock = from.grants.execution.clock),
+    ("random", |to, from| to.grants.execution.random = from.grants.execution.random),
+    ("deterministic", |to, from| to.grants.execution.deterministic = from.grants.execution.deterministic),
+    ("sandbox", |to, from| to.policy = from.policy.clone()),
+    ("modules", |to, from| to.one_module = from.one_module),
+    ("recycle", |to, from| to.recycle = from.recycle),
+    // Each gateway says these itself.
+    ("popen", |_, _| {}),
+    ("id", |_, _| {}),
+];
+
 impl Spec {
     /// A process of this machine.
     pub fn popen() -> Spec {
-        Spec {
+        let settings = Settings {
             id: None,
             nice: 0,
-            environment: Vec::new(),
             directory: None,
             worker: None,
             executions: DEFAULT_EXECUTIONS,
             grace: DEFAULT_GRACE,
             hello: HELLO_DEADLINE,
             limits: Limits::default(),
+            module_limits: ModuleLimits::default(),
+            profile: Profile::MINIMAL,
+            epochs: true,
+            grants: Grants::default(),
+            policy: Policy::default(),
+            one_module: false,
+            recycle: Recycle::default(),
+        };
+        Spec { settings, given: BTreeSet::new() }
+    }
+
+    fn setting(mut self, key: &'static str, set: impl FnOnce(&mut Settings)) -> Spec {
+        set(&mut self.settings);
+        self.given.insert(key);
+        self
+    }
+
+    /// Takes what was not set here from `defaults`.
+    pub(crate) fn or(mut self, defaults: &Spec) -> Spec {
+        for (key, copy) in COMMON {
+            if !self.given.contains(key) && defaults.given.contains(key) {
+                copy(&mut self.settings, &defaults.settings);
+                self.given.insert(key);
+            }
         }
+        self
     }
 
     /// Names the gateway.
     #[must_use]
-    pub fn id(mut self, id: impl Into<String>) -> Spec {
-        self.id = Some(id.into());
-        self
+    pub fn id(self, id: impl Into<String>) -> Spec {
+        self.setting("id", |it| it.id = Some(id.into()))
     }
 
     /// Added to the worker's nice value; a negative one needs privilege.
     #[must_use]
-    pub fn nice(mut self, nice: i32) -> Spec {
-        self.nice = nice;
-        self
+    pub fn nice(self, nice: i32) -> Spec {
+        self.setting("nice", |it| it.nice = nice)
     }
 
     /// Sets an environment variable for guests. The host's own variables are never passed on.
     #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Spec {
+    pub fn env(self, name: impl Into<String>, value: impl Into<String>) -> Spec {
         let (name, value) = (name.into(), value.into());
-        self.environment.retain(|(other, _)| *other != name);
-        self.environment.push((name, value));
-        self
+        self.setting("env", |it| {
+            it.grants.environment.retain(|(other, _)| *other != name);
+            it.grants.environment.push((name, value));
+        })
+    }
+
+    /// Lets guests read the directory `host`, which they call `guest`. Only what lies beneath it can be reached.
+    #[must_use]
+    pub fn dir(self, guest: impl Into<String>, host: impl Into<PathBuf>) -> Spec {
+        self.directory_granted(Directory { host: host.into(), guest: guest.into(), writable: false })
+    }
+
+    /// Lets guests read and change the directory `host`, which they call `guest`.
+    #[must_use]
+    pub fn dir_rw(self, guest: impl Into<String>, host: impl Into<PathBuf>) -> Spec {
+        self.directory_granted(Directory { host: host.into(), guest: guest.into(), writable: true })
+    }
+
+    fn directory_granted(self, directory: Directory) -> Spec {
+        self.setting("dir", |it| {
+            it.grants.directories.retain(|other| other.guest != directory.guest);
+            it.grants.directories.push(directory);
+        })
+    }
+
+    /// What guests' clocks tell.
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Spec {
+        self.setting("clock", |it| it.grants.execution.clock = clock)
+    }
+
+    /// Where guests' random numbers come from.
+    #[must_use]
+    pub fn random(self, random: Random) -> Spec {
+        self.setting("random", |it| it.grants.execution.random = random)
+    }
+
+    /// The same output for the same input: see [`ExecutionGrants::deterministic`].
+    #[must_use]
+    pub fn deterministic(self, seed: u64) -> Spec {
+        let ExecutionGrants { clock, random, deterministic } = ExecutionGrants::deterministic(seed);
+        self.clock(clock)
+            .random(random)
+            .setting("deterministic", |it| it.grants.execution.deterministic = deterministic)
     }
 
     /// The directory that the worker process runs in.
     #[must_use]
-    pub fn chdir(mut self, directory: impl Into<PathBuf>) -> Spec {
-        self.directory = Some(directory.into());
-        self
+    pub fn chdir(self, directory: impl Into<PathBuf>) -> Spec {
+        self.setting("chdir", |it| it.directory = Some(directory.into()))
     }
 
     /// The executable that becomes the worker.
     #[must_use]
-    pub fn worker(mut self, worker: impl Into<PathBuf>) -> Spec {
-        self.worker = Some(worker.into());
-        self
+    pub fn worker(self, worker: impl Into<PathBuf>) -> Spec {
+        self.setting("worker", |it| it.worker = Some(worker.into()))
     }
 
     /// Most executions at once. At least 1.
     #[must_use]
-    pub fn executions(mut self, executions: u32) -> Spec {
-        self.executions = executions.max(1);
-        self
+    pub fn executions(self, executions: u32) -> Spec {
+        self.setting("executions", |it| it.executions = executions.max(1))
     }
 
     /// Time that an interrupted execution has before its worker is killed.
     #[must_use]
-    pub fn with_grace(mut self, grace: Duration) -> Spec {
-        self.grace = grace;
-        self
+    pub fn with_grace(self, grace: Duration) -> Spec {
+        self.setting("grace", |it| it.grace = grace)
     }
 
     /// Time that a worker has from its start to its hello.
     #[must_use]
-    pub fn with_hello_deadline(mut self, deadline: Duration) -> Spec {
-        self.hello = deadline;
-        self
+    pub fn with_hello_deadline(self, deadline: Duration) -> Spec {
+        self.setting("hello", |it| it.hello = deadline)
     }
 
-    /// Bytes of linear memory; see [`Limits::memory_bytes`].
+    /// Bytes that a task may take; see [`Limits::memory_bytes`].
     #[must_use]
-    pub fn memory(mut self, bytes: u64) -> Spec {
-        self.limits.memory_bytes = bytes;
-        self
+    pub fn memory(self, bytes: u64) -> Spec {
+        self.setting("memory", |it| it.limits.memory_bytes = bytes)
     }
 
     /// Time that an execution has; see [`Limits::wall_time`].
     #[must_use]
-    pub fn timeout(mut self, wall_time: Duration) -> Spec {
-        self.limits.wall_time = Some(wall_time);
+    pub fn timeout(self, wall_time: Duration) -> Spec {
+        self.setting("timeout", |it| it.limits.wall_time = Some(wall_time))
+    }
+
+    /// Processor time that an execution has; see [`Limits::cpu_time`].
+    #[must_use]
+    pub fn cpu(self, cpu_time: Duration) -> Spec {
+        self.setting("cpu", |it| it.limits.cpu_time = Some(cpu_time))
+    }
+
+    /// All limits of executions at once.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Spec {
+        self.settings.limits = limits;
+        let keys = ["memory", "table", "stack", "message", "channels", "window", "window-messages", "output"];
+        self.given.extend(keys);
+        self.given.extend(["timeout", "cpu", "fuel"]);
         self
     }
 
-    /// All limits at once.
+    /// All limits of modules at once.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Spec {
-        self.limits = limits;
+    pub fn with_module_limits(mut self, limits: ModuleLimits) -> Spec {
+        self.settings.module_limits = limits;
+        self.given.extend(["module", "functions", "function", "locals", "nesting", "jumps", "items"]);
+        self.given.extend(["compile-time", "compile-memory"]);
         self
+    }
+
+    /// The WebAssembly that is taken.
+    #[must_use]
+    pub fn profile(self, profile: Profile) -> Spec {
+        self.setting("profile", |it| it.profile = profile)
+    }
+
+    /// Whether guests can be interrupted. Without, their code has no checks for it, and a guest that does not end is
+    /// stopped by killing its worker, all of whose executions are lost.
+    #[must_use]
+    pub fn epochs(self, on: bool) -> Spec {
+        self.setting("epochs", |it| it.epochs = on)
+    }
+
+    /// What is demanded of all layers of the operating system's sandbox.
+    #[must_use]
+    pub fn sandbox(self, demand: Demand) -> Spec {
+        self.setting("sandbox", |it| it.policy = Policy::all(demand))
+    }
+
+    /// What is demanded of one layer.
+    #[must_use]
+    pub fn sandbox_layer(self, layer: Layer, demand: Demand) -> Spec {
+        self.setting("sandbox", |it| it.policy = it.policy.clone().with(layer, demand))
+    }
+
+    /// The worker takes one module, the first that is sent to it, and can make no executable memory afterwards.
+    #[must_use]
+    pub fn one_module(self) -> Spec {
+        self.setting("modules", |it| it.one_module = true)
+    }
+
+    /// When the worker is replaced.
+    #[must_use]
+    pub fn recycle(self, recycle: Recycle) -> Spec {
+        self.setting("recycle", |it| it.recycle = recycle)
     }
 
     /// The id, if one was given.
     pub fn given_id(&self) -> Option<&str> {
-        self.id.as_deref()
+        self.settings.id.as_deref()
     }
 
     /// The limits of executions on this gateway.
     pub fn limits(&self) -> &Limits {
-        &self.limits
+        &self.settings.limits
+    }
+
+    /// The limits of modules on this gateway.
+    pub fn module_limits(&self) -> &ModuleLimits {
+        &self.settings.module_limits
+    }
+
+    /// The WebAssembly that is taken.
+    pub fn taken_profile(&self) -> Profile {
+        self.settings.profile
+    }
+
+    /// Whether guests can be interrupted.
+    pub fn has_epochs(&self) -> bool {
+        self.settings.epochs
+    }
+
+    /// What guests are given.
+    pub fn grants(&self) -> &Grants {
+        &self.settings.grants
+    }
+
+    /// What is demanded of the operating system's sandbox.
+    pub fn policy(&self) -> &Policy {
+        &self.settings.policy
+    }
+
+    /// Whether the worker takes one module.
+    pub fn takes_one_module(&self) -> bool {
+        self.settings.one_module
+    }
+
+    /// When the worker is replaced.
+    pub fn recycling(&self) -> Recycle {
+        self.settings.recycle
     }
 
     /// Most executions at once.
     pub fn max_executions(&self) -> u32 {
-        self.executions
+        self.settings.executions
     }
 
     /// Time that an interrupted execution has before its worker is killed.
     pub fn grace(&self) -> Duration {
-        self.grace
+        self.settings.grace
     }
 
     /// The environment that guests see.
     pub fn environment(&self) -> &[(String, String)] {
-        &self.environment
+        &self.settings.grants.environment
     }
 
     pub(crate) fn hello_deadline(&self) -> Duration {
-        self.hello
+        self.settings.hello
     }
 
     pub(crate) fn nice_value(&self) -> i32 {
-        self.nice
+        self.settings.nice
     }
 
     pub(crate) fn directory(&self) -> Option<&Path> {
-        self.directory.as_deref()
+        self.settings.directory.as_deref()
     }
 
     pub(crate) fn worker_path(&self) -> Option<&Path> {
-        self.worker.as_deref()
+        self.settings.worker.as_deref()
     }
-
-    fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), Problem> {
-        if let Some(name) = key.strip_prefix("env:") {
-            if name.is_empty() || name.contains('\0') {
-                return Err(Problem::value("needs a variable's name after `env:`"));
-            }
-            self.environment.push((name.to_owned(), text(value)?.to_owned()));
-            return Ok(());
-        }
-        match key {
-            "popen" if value.is_none() => {}
-            "popen" => return Err(Problem::value("takes no value")),
-            "id" => self.id = Some(text(value)?.to_owned()),
-            "nice" => self.nice = number(value)?,
-            "chdir" => self.directory = Some(text(value)?.into()),
-            "worker" => self.worker = Some(text(value)?.into()),
-            "executions" => match number(value)? {
-                0 => return Err(Problem::value("must be at least 1")),
-                executions => self.executions = executions,
-            },
-            "grace" => self.grace = duration(value)?,
-            "hello" => self.hello = duration(value)?,
-            "memory" => self.limits.memory_bytes = size(value)?,
-            "table" => self.limits.table_elements = number(value)?,
-            "message" => self.limits.message_bytes = size(value)?,
-            "channels" => self.limits.channels = number(value)?,
-            "output" => self.limits.output_bytes = size(value)?,
-            "timeout" => self.limits.wall_time = Some(duration(value)?),
-            _ => return Err(Problem::UnknownKey),
-        }
-        Ok(())
-    }
-}
-
-enum Problem {
-    UnknownKey,
-    Value(String),
-}
-
-impl Problem {
-    fn value(text: impl fmt::Display) -> Problem {
-        Problem::Value(text.to_string())
-    }
-}
-
-fn text(value: Option<&str>) -> Result<&str, Problem> {
-    match value {
-        Some("") | None => Err(Problem::value("needs a value")),
-        Some(value) => Ok(value),
-    }
-}
-
-fn number<T: FromStr<Err: fmt::Display>>(value: Option<&str>) -> Result<T, Problem> {
-    let value = text(value)?;
-    value.parse().map_err(|error| Problem::value(format!("has value `{value}`: {error}")))
-}
-
-fn size(value: Option<&str>) -> Result<u64, Problem> {
-    let value = text(value)?;
-    let (digits, shift) = match value.as_bytes().last() {
-        Some(b'K') => (&value[..value.len() - 1], 10),
-        Some(b'M') => (&value[..value.len() - 1], 20),
-        Some(b'G') => (&value[..value.len() - 1], 30),
-        _ => (value, 0),
-    };
-    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    size.ok_or_else(|| Problem::value(format!("has value `{value}`, which is no size such as `65536` or `64M`")))
-}
-
-fn duration(value: Option<&str>) -> Result<Duration, Problem> {
-    let value = text(value)?;
-    humantime::parse_duration(value).map_err(|error| Problem::value(format!("has value `{value}`: {error}")))
-}
-
-impl FromStr for Spec {
-    type Err = SpecError;
-
-    fn from_str(spec: &str) -> Result<Spec, SpecError> {
-        let mut parsed = Spec::popen();
-        let mut seen = BTreeMap::new();
-        for part in parts(spec) {
-            let (key, value) = match part.split_once('=') {
-                Some((key, value)) => (key, Some(value)),
-                None => (part.as_str(), None),
-            };
-            let (key, spec) = (key.to_owned(), spec.to_owned());
-            if seen.insert(key.clone(), ()).is_some() {
-                return Err(SpecError::DuplicateKey { key, spec });
-            }
-            match parsed.set(&key, value) {
-                Ok(()) => {}
-                Err(Problem::UnknownKey) => return Err(SpecError::UnknownKey { key, spec, known: KNOWN }),
-                Err(Problem::Value(problem)) => return Err(SpecError::Value { key, spec, problem }),
-            }
-        }
-        if !seen.contains_key("popen") {
-            return Err(SpecError::NoKind { spec: spec.to_owned() });
-        }
-        Ok(parsed)
-    }
-}
-
-/// The parts of a spec with their escapes resolved.
-fn parts(spec: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut rest = spec;
-    while let Some(c) = rest.chars().next() {
-        let last = parts.len() - 1;
-        if let Some(after) = rest.strip_prefix("//") {
-            parts.push(String::new());
-            rest = after;
-        } else if let Some(after) = rest.strip_prefix("\\/") {
-            parts[last].push('/');
-            rest = after;
-        } else if let Some(after) = rest.strip_prefix("\\\\") {
-            parts[last].push('\\');
-            rest = after;
-        } else {
-            parts[last].push(c);
-            rest = &rest[c.len_utf8()..];
-        }
-    }
-    parts
 }
 
 impl TryFrom<&str> for Spec {
@@ -356,84 +451,5 @@ impl TryFrom<String> for Spec {
 impl From<std::convert::Infallible> for SpecError {
     fn from(never: std::convert::Infallible) -> SpecError {
         match never {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(spec: &str, expected: Spec) {
-        assert_eq!(spec.parse::<Spec>().unwrap(), expected, "{spec}");
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        check("popen", Spec::popen());
-        check("popen//id=a=b", Spec::popen().id("a=b"));
-        check("nice=-3//popen", Spec::popen().nice(-3));
-        check("popen//env:A=1//env:B=x y", Spec::popen().env("A", "1").env("B", "x y"));
-        check("popen//chdir=/tmp", Spec::popen().chdir("/tmp"));
-        check("popen//worker=/bin/w", Spec::popen().worker("/bin/w"));
-        check("popen//executions=3", Spec::popen().executions(3));
-        check("popen//grace=250ms", Spec::popen().with_grace(Duration::from_millis(250)));
-        check("popen//hello=1m", Spec::popen().with_hello_deadline(Duration::from_secs(60)));
-        check("popen//timeout=1s 500ms", Spec::popen().timeout(Duration::from_millis(1500)));
-        let limits = Limits {
-            memory_bytes: 1 << 20,
-            table_elements: 5,
-            message_bytes: 2 << 10,
-            channels: 7,
-            output_bytes: 0,
-            wall_time: None,
-        };
-        check("popen//memory=1M//table=5//message=2K//channels=7//output=0", Spec::popen().with_limits(limits));
-    }
-
-    #[test]
-    fn two_slashes_can_be_escaped() {
-        check(r"popen//chdir=\//server/share", Spec::popen().chdir("//server/share"));
-        check(r"popen//chdir=/a\//b", Spec::popen().chdir("/a//b"));
-        check(r"popen//chdir=\\x\y", Spec::popen().chdir(r"\x\y"));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (spec, message) in [
-            ("", "unknown key ``"),
-            ("id=x", "names no kind of gateway; start it with `popen`"),
-            ("popen//", "unknown key ``"),
-            ("popen//memroy=1", "unknown key `memroy`"),
-            ("popen//ssh=host", "unknown key `ssh`"),
-            ("popen=python", "takes no value"),
-            ("popen//id", "key `id` in spec `popen//id` needs a value"),
-            ("popen//id=", "needs a value"),
-            ("popen//id=a//id=b", "key `id` stands twice"),
-            ("popen//env:A=1//env:A=2", "key `env:A` stands twice"),
-            ("popen//env:=1", "needs a variable's name"),
-            ("popen//env:FOO", "needs a value"),
-            ("popen//nice=abc", "has value `abc`: invalid digit"),
-            ("popen//executions=0", "must be at least 1"),
-            ("popen//memory=1X", "is no size such as"),
-            ("popen//memory=99999999999G", "is no size such as"),
-            ("popen//timeout=soon", "has value `soon`"),
-        ] {
-            let error = spec.parse::<Spec>().unwrap_err().to_string();
-            assert!(error.contains(message), "`{spec}` gives: {error}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_is_read_or_refused(spec: String) {
-            let _ = spec.parse::<Spec>();
-        }
-
-        #[test]
-        fn any_value_can_be_written(value in "[^=\0]+") {
-            let escaped = value.replace('\\', r"\\").replace('/', r"\/");
-            let spec: Spec = format!("popen//id={escaped}").parse().unwrap();
-            proptest::prop_assert_eq!(spec.given_id(), Some(value.as_str()));
-        }
     }
 }

@@ -11,25 +11,33 @@
 //!
 //! What is where: [`frame`] cuts a byte stream into frames; [`message`] gives frames a meaning; [`flow`] keeps both sides
 //! from sending what the other has no room for; [`assembly`] puts chunks together again; [`outbox`] writes many
-//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use;
-//! [`launch`] says how a worker process is started.
+//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use,
+//! [`grants`] what it is given; [`profile`] and [`module_limits`] say which modules are taken; [`isolation`] says what the
+//! operating system keeps from a worker; [`launch`] says how a worker process is started.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod assembly;
 pub mod flow;
 pub mod frame;
+pub mod grants;
 pub mod ids;
+pub mod isolation;
 pub mod launch;
 pub mod limits;
 pub mod message;
+pub mod module_limits;
 pub mod outbox;
 pub mod outcome;
+pub mod profile;
 pub mod transport;
 
 pub use assembly::Message;
+pub use grants::{ExecutionGrants, Grants};
 pub use ids::{ChannelId, ModuleId, Side};
 pub use limits::{LimitName, Limits};
 pub use message::{ToHost, ToWorker};
+pub use module_limits::ModuleLimits;
 pub use outbox::Outbox;
 pub use outcome::Outcome;
+pub use profile::Profile;

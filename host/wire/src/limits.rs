@@ -11,6 +11,10 @@ pub const WINDOW_BYTES: u64 = 1024 * 1024;
 pub const WINDOW_MESSAGES: u32 = 1024;
 /// Bytes of guest output that an execution may have under way to the host.
 pub const OUTPUT_WINDOW_BYTES: u64 = 64 * 1024;
+/// Processor time of an execution unless something else is said.
+pub const DEFAULT_CPU_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Wall time of one task of a pool unless something else is said.
+pub const DEFAULT_TASK_WALL_TIME: Duration = Duration::from_secs(60);
 /// Most channels that the host can have open at once on one connection, those of executions included.
 pub const MAX_CONNECTION_CHANNELS: usize = 65_536;
 /// Most channels that all guests of one connection can have made and the host not settled yet. It has a budget of its own,
@@ -22,19 +26,38 @@ pub const MAX_GUEST_CHANNELS: usize = 65_536;
 /// A default is meant to let ordinary programs through and to stop a runaway one before it hurts its neighbours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes of linear memory; `memory=`. Default: 1 GiB.
+    /// Bytes of the whole task: its linear memory and tables, and what the worker and the host hold for it; `memory=`.
+    /// Default: 1 GiB.
     pub memory_bytes: u64,
     /// Elements of each table; `table=`. Default: 100,000.
     pub table_elements: u64,
+    /// Bytes of the guest's stack, rounded up to a power of two from 64 KiB to 8 MiB; `stack=`. Default: 1 MiB.
+    pub stack_bytes: u64,
     /// Bytes of one message; `message=`. Default: 64 MiB.
     pub message_bytes: u64,
     /// Channels open at once, the execution's own one included; `channels=`. Default: 1024.
     pub channels: u32,
+    /// Bytes of unread messages that each of its channels may have under way, per direction; `window=`. Default: 1 MiB.
+    pub window_bytes: u64,
+    /// Unread messages that each of its channels may have under way, per direction; `window-messages=`. Default: 1024.
+    pub window_messages: u32,
     /// Bytes of standard output and error together; what comes after is dropped and marked; `output=`. Default: 16 MiB.
     pub output_bytes: u64,
     /// Time from the moment the worker starts the execution; `timeout=`. Default: none, since a task may rightly live
     /// for days.
     pub wall_time: Option<Duration>,
+    /// Processor time of the execution; `cpu=`. Default: 24 hours.
+    pub cpu_time: Option<Duration>,
+    /// Instructions, in wasmtime's units of fuel, the same on every machine; `fuel=`. Default: not counted, since counting
+    /// costs time.
+    pub fuel: Option<u64>,
+}
+
+impl Limits {
+    /// The defaults for tasks of a pool, which end soon: as [`Limits::default`], with a wall time of 60 s.
+    pub fn for_tasks() -> Limits {
+        Limits { wall_time: Some(DEFAULT_TASK_WALL_TIME), ..Limits::default() }
+    }
 }
 
 impl Default for Limits {
@@ -42,10 +65,15 @@ impl Default for Limits {
         Limits {
             memory_bytes: 1 << 30,
             table_elements: 100_000,
+            stack_bytes: 1 << 20,
             message_bytes: 64 << 20,
             channels: 1024,
+            window_bytes: WINDOW_BYTES,
+            window_messages: WINDOW_MESSAGES,
             output_bytes: 16 << 20,
             wall_time: None,
+            cpu_time: Some(DEFAULT_CPU_TIME),
+            fuel: None,
         }
     }
 }
@@ -66,6 +94,10 @@ pub enum LimitName {
     Output,
     /// [`Limits::wall_time`]
     WallTime,
+    /// [`Limits::cpu_time`], in milliseconds
+    CpuTime,
+    /// [`Limits::fuel`]
+    Fuel,
 }
 
 impl LimitName {
@@ -78,6 +110,8 @@ impl LimitName {
             LimitName::Channels => "channels=",
             LimitName::Output => "output=",
             LimitName::WallTime => "timeout=",
+            LimitName::CpuTime => "cpu=",
+            LimitName::Fuel => "fuel=",
         }
     }
 }
@@ -85,12 +119,14 @@ impl LimitName {
 impl fmt::Display for LimitName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            LimitName::Memory => "linear memory",
+            LimitName::Memory => "memory",
             LimitName::Table => "table elements",
             LimitName::Message => "message size",
             LimitName::Channels => "open channels",
             LimitName::Output => "output",
             LimitName::WallTime => "wall time",
+            LimitName::CpuTime => "milliseconds of processor time",
+            LimitName::Fuel => "fuel",
         })
     }
 }

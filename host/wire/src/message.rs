@@ -12,15 +12,18 @@ use serde::{Deserialize, Serialize};
 use crate::assembly::Chunk;
 use crate::flow::Credit;
 use crate::frame::Frame;
+use crate::grants::{ExecutionGrants, Grants};
 use crate::ids::{ChannelId, ModuleId};
+use crate::isolation::{Policy, Report};
 use crate::limits::Limits;
+use crate::module_limits::{ModuleLimits, Shape};
 use crate::outcome::{KilledBy, Outcome, Rejection};
 
 /// Opens both sides' first message, so that neither takes a stranger for its peer.
 pub const MAGIC: [u8; 8] = *b"SANDGATE";
 
 /// Version of everything in this crate that crosses the wire.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Numbers of the messages. A number is never used for something else later.
 pub mod kind {
@@ -78,8 +81,14 @@ pub struct HostHello {
     pub max_executions: u32,
     /// Added to the worker's nice value.
     pub nice: i32,
-    /// The environment that guests see.
-    pub environment: Vec<(String, String)>,
+    /// What guests are given.
+    pub grants: Grants,
+    /// What the worker is to have the operating system keep from it.
+    pub policy: Policy,
+    /// The limits of an execution that names no others, by which the worker sizes itself.
+    pub limits: Limits,
+    /// Whether the worker serves the first module it is sent and no other.
+    pub one_module: bool,
 }
 
 /// The worker's first message.
@@ -91,6 +100,41 @@ pub struct WorkerHello {
     pub pid: u32,
     /// Changes whenever compiled modules of another engine could not be used by this one.
     pub engine: String,
+    /// What is in force around the worker.
+    pub isolation: Report,
+}
+
+/// How a module is translated to native code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum Codegen {
+    /// With a check at each loop and function, by which a guest is interrupted.
+    #[default]
+    Interruptible,
+    /// As interruptible code, and with counted instructions and canonical NaNs.
+    Metered,
+    /// Without any check: a guest is stopped by killing its worker.
+    Unchecked,
+}
+
+impl Codegen {
+    /// What an execution with these limits and grants needs.
+    pub fn of(limits: &Limits, grants: &ExecutionGrants, interruptible: bool) -> Codegen {
+        match (limits.fuel, interruptible) {
+            (Some(_), _) => Codegen::Metered,
+            _ if grants.deterministic => Codegen::Metered,
+            (None, true) => Codegen::Interruptible,
+            (None, false) => Codegen::Unchecked,
+        }
+    }
+
+    /// A name for files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Codegen::Interruptible => "interruptible",
+            Codegen::Metered => "metered",
+            Codegen::Unchecked => "unchecked",
+        }
+    }
 }
 
 /// Run a module.
@@ -98,6 +142,8 @@ pub struct WorkerHello {
 pub struct Execute {
     /// Which one; it was sent before.
     pub module: ModuleId,
+    /// Which of its artefacts.
+    pub codegen: Codegen,
     /// Where it starts.
     pub entry: Entry,
     /// Whether ARGUMENTS of this channel came before.
@@ -106,6 +152,8 @@ pub struct Execute {
     pub argv: Vec<String>,
     /// What it may use.
     pub limits: Limits,
+    /// What it is given.
+    pub grants: ExecutionGrants,
 }
 
 /// Where an execution starts.
@@ -138,6 +186,12 @@ pub struct Compile {
     pub module: ModuleId,
     /// The module's size in bytes.
     pub bytes: u64,
+    /// What is to be made of it.
+    pub codegen: Codegen,
+    /// What it may be and what the compilation may cost.
+    pub limits: ModuleLimits,
+    /// What the compiler is to have the operating system keep from it.
+    pub policy: Policy,
 }
 
 /// What became of a compilation.
@@ -149,6 +203,8 @@ pub enum Compiled {
         engine: String,
         /// Its size in bytes.
         bytes: u64,
+        /// What the module turned out to be.
+        shape: Shape,
     },
     /// The module is not acceptable.
     Rejected(Rejection),
@@ -163,6 +219,8 @@ pub enum ToWorker<'a> {
     Load {
         /// Its identity.
         module: ModuleId,
+        /// What was made of it.
+        codegen: Codegen,
         /// The artefact's size in bytes.
         bytes: u64,
     },
@@ -309,8 +367,8 @@ impl ToWorker<'_> {
         Ok(match frame.header.kind {
             kind::HELLO => ToWorker::Hello(hello(body)?),
             kind::LOAD => {
-                let (module, bytes) = value(kind::LOAD, body)?;
-                ToWorker::Load { module, bytes }
+                let (module, codegen, bytes) = value(kind::LOAD, body)?;
+                ToWorker::Load { module, codegen, bytes }
             }
             kind::UNLOAD => ToWorker::Unload(value(kind::UNLOAD, body)?),
             kind::ARGUMENTS => ToWorker::Arguments(channel, chunk(frame)),
@@ -335,7 +393,7 @@ impl ToWorker<'_> {
     pub fn encode(&self) -> Encoded {
         match self {
             ToWorker::Hello(hello) => connection(kind::HELLO, hello_body(hello)),
-            ToWorker::Load { module, bytes } => connection(kind::LOAD, body(&(module, bytes))),
+            ToWorker::Load { module, codegen, bytes } => connection(kind::LOAD, body(&(module, codegen, bytes))),
             ToWorker::Unload(module) => connection(kind::UNLOAD, body(module)),
             ToWorker::Execute(channel, execute) => on(*channel, kind::EXECUTE, body(execute)),
             ToWorker::Credit(channel, credit) => on(*channel, kind::CREDIT, credit_body(*credit)),

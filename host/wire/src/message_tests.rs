@@ -5,11 +5,32 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::Header;
+use crate::grants::Directory;
+use crate::isolation::{Demand, Layer, State};
+use crate::profile::{Feature, Profile};
 
 fn frame_of(encoded: &Encoded) -> Frame<'_> {
     let Encoded { kind, flags, channel, ref body } = *encoded;
     let header = Header { length: u32::try_from(body.len()).unwrap(), kind, flags, channel };
     Frame { header, payload: body }
+}
+
+const LIMITS: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8, 1, 9, 10, 1, 11, 12, 1, 13];
+
+fn limits() -> Limits {
+    Limits {
+        memory_bytes: 1,
+        table_elements: 2,
+        stack_bytes: 3,
+        message_bytes: 4,
+        channels: 5,
+        window_bytes: 6,
+        window_messages: 7,
+        output_bytes: 8,
+        wall_time: Some(Duration::new(9, 10)),
+        cpu_time: Some(Duration::new(11, 12)),
+        fuel: Some(13),
+    }
 }
 
 fn check_to_worker(message: ToWorker<'_>, golden: (u8, u8, u64, &[u8])) {
@@ -33,22 +54,36 @@ fn golden_bytes_to_the_worker() {
         host_pid: 5,
         max_executions: 2,
         nice: 0,
-        environment: vec![("A".into(), "b".into())],
+        grants: Grants {
+            environment: vec![("A".into(), "b".into())],
+            directories: vec![Directory { host: "/h".into(), guest: "/g".into(), writable: true }],
+            execution: ExecutionGrants::deterministic(9),
+        },
+        policy: Policy::all(Demand::Off).with(Layer::Seccomp, Demand::Require),
+        limits: limits(),
+        one_module: true,
     };
-    check_to_worker(ToWorker::Hello(hello), (1, 0, 0, b"SANDGATE\x01\x00\x03gw0\x05\x02\x00\x01\x01A\x01b"));
-    check_to_worker(ToWorker::Load { module: id, bytes: 3 }, (2, 0, 0, &[&[9; 32][..], &[3]].concat()));
+    let body = [
+        &b"SANDGATE\x02\x00\x03gw0\x05\x02\x00\x01\x01A\x01b\x01\x02/h\x02/g\x01\x02\x01\x01\x09\x01"[..],
+        &[2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0],
+        LIMITS,
+        &[1],
+    ]
+    .concat();
+    check_to_worker(ToWorker::Hello(hello), (1, 0, 0, &body));
+    let load = ToWorker::Load { module: id, codegen: Codegen::Metered, bytes: 3 };
+    check_to_worker(load, (2, 0, 0, &[&[9; 32][..], &[1, 3]].concat()));
     check_to_worker(ToWorker::Unload(id), (3, 0, 0, &[9; 32]));
-    let limits = Limits {
-        memory_bytes: 1,
-        table_elements: 2,
-        message_bytes: 3,
-        channels: 4,
-        output_bytes: 5,
-        wall_time: Some(Duration::new(6, 7)),
+    let execute = Execute {
+        module: id,
+        codegen: Codegen::Unchecked,
+        entry: Entry::Task("t".into()),
+        has_arguments: true,
+        argv: vec!["p".into()],
+        limits: limits(),
+        grants: ExecutionGrants::default(),
     };
-    let execute =
-        Execute { module: id, entry: Entry::Task("t".into()), has_arguments: true, argv: vec!["p".into()], limits };
-    let body = [&[9; 32][..], b"\x01\x01t\x01\x01\x01p\x01\x02\x03\x04\x05\x01\x06\x07"].concat();
+    let body = [&[9; 32][..], b"\x02\x01\x01t\x01\x01\x01p", LIMITS, &[0, 0, 0xa0, 0x8d, 6, 0, 0]].concat();
     check_to_worker(ToWorker::Execute(one, execute), (5, 0, 1, &body));
     let credit = Credit { bytes: 0x0102, messages: 3 };
     check_to_worker(ToWorker::Credit(one, credit), (7, 0, 1, &[2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]));
@@ -60,15 +95,29 @@ fn golden_bytes_to_the_worker() {
     check_to_worker(ToWorker::OutputCredit(one, 2), (13, 0, 1, &[2, 0, 0, 0, 0, 0, 0, 0]));
     check_to_worker(ToWorker::Status, (14, 0, 0, b""));
     check_to_worker(ToWorker::Terminate { kill: true }, (15, 1, 0, b""));
-    let compile = Compile { module: id, bytes: 1 };
-    check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &[&[9; 32][..], &[1]].concat()));
+    let module_limits = ModuleLimits {
+        module_bytes: 1,
+        functions: 2,
+        function_bytes: 3,
+        locals: 4,
+        nesting: 5,
+        jump_targets: 6,
+        items: 7,
+        compile_time: Duration::new(8, 9),
+        compile_memory_bytes: 10,
+    };
+    let policy = Policy::all(Demand::Prefer);
+    let compile = Compile { module: id, bytes: 1, codegen: Codegen::Interruptible, limits: module_limits, policy };
+    let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[1; 11]].concat();
+    check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &body));
 }
 
 #[test]
 fn golden_bytes_to_the_host() {
     let two = ChannelId(2);
-    let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into() };
-    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x01\x00\x010\x01\x01e"));
+    let isolation = Report { layers: vec![(Layer::Landlock, State::Missing("no".into()))] };
+    let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into(), isolation };
+    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x02\x00\x010\x01\x01e\x01\x09\x02\x02no"));
     check_to_host(ToHost::Open { channel: two, parent: ChannelId(1) }, (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]));
     check_to_host(ToHost::Close(two, Close::default()), (9, 0, 2, b""));
     check_to_host(ToHost::Done(two, Outcome::Returned), (11, 0, 2, &[0]));
@@ -77,15 +126,27 @@ fn golden_bytes_to_the_host() {
     check_to_host(ToHost::Output(two, output), (12, 3, 2, b"hi"));
     let status = WorkerStatus { running: 1, queued: 2, channels: 3, finished: 4 };
     check_to_host(ToHost::Status(status), (14, 0, 0, &[1, 2, 3, 4]));
-    let compiled = Compiled::Done { engine: "e".into(), bytes: 2 };
-    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2]));
+    let shape = Shape {
+        module_bytes: 1,
+        functions: 2,
+        function_bytes: 3,
+        locals: 4,
+        nesting: 5,
+        jump_targets: 6,
+        items: 7,
+        features: Profile::MINIMAL.with(Feature::TailCall),
+    };
+    let compiled = Compiled::Done { engine: "e".into(), bytes: 2, shape };
+    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4]));
 }
 
 #[test]
 fn a_stranger_and_another_version_are_told_apart() {
-    let mut encoded = ToHost::Hello(WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into() }).encode();
-    encoded.body[8] = 2;
-    assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Version { found: 2 }));
+    let isolation = Report::default();
+    let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into(), isolation };
+    let mut encoded = ToHost::Hello(hello).encode();
+    encoded.body[8] = 1;
+    assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Version { found: 1 }));
     encoded.body[0] = b'X';
     assert_eq!(ToHost::decode(frame_of(&encoded)), Err(DecodeError::Magic));
 }

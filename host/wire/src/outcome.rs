@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::LimitName;
+use crate::module_limits::ModuleLimitName;
+use crate::profile::Profile;
 
 /// How an execution, or a channel without one, ended.
 ///
@@ -167,6 +169,26 @@ pub enum Rejection {
         /// What happened to it.
         message: String,
     },
+    /// The module, or its compilation, is over a limit.
+    ModuleLimit {
+        /// Which limit.
+        limit: ModuleLimitName,
+        /// What was found; 0 if that is not known.
+        found: u64,
+        /// The limit's value, in its own unit.
+        value: u64,
+        /// The item, as in `function 7`; empty if it is the whole module.
+        item: String,
+    },
+    /// The module needs a feature that its gateway does not take.
+    Feature {
+        /// The feature's name, as in `simd`.
+        feature: String,
+        /// What the gateway takes.
+        profile: Profile,
+        /// Whether a profile has it; otherwise no gateway takes it.
+        offered: bool,
+    },
 }
 
 /// What is known about a worker that is gone.
@@ -205,6 +227,11 @@ pub enum LossCause {
     Unresponsive {
         /// What it did not do.
         message: String,
+    },
+    /// It did what no worker does, and the operating system stopped it.
+    PolicyViolation {
+        /// The name of the system call it tried, if it is known.
+        call: Option<String>,
     },
     /// Its process could not be waited for.
     Unknown {
@@ -312,6 +339,18 @@ impl fmt::Display for Rejection {
                 write!(f, "module cannot be instantiated: {message}")
             }
             Rejection::Compilation { message } => write!(f, "module cannot be compiled: {message}"),
+            Rejection::ModuleLimit { limit, found, value, item } => {
+                let setting = limit.setting();
+                let found = if *found == 0 { "more".to_owned() } else { found.to_string() };
+                let item = if item.is_empty() { "module" } else { item };
+                write!(f, "{item} takes {found}, its limit for {limit} is {value} (setting `{setting}`)")
+            }
+            Rejection::Feature { feature, profile, offered: true } => {
+                write!(f, "module needs `{feature}`, its gateway's profile is `{profile}` (setting `profile=`)")
+            }
+            Rejection::Feature { feature, .. } => {
+                write!(f, "module needs `{feature}`, which no profile has: build it without")
+            }
         }
     }
 }
@@ -341,6 +380,12 @@ impl fmt::Display for WorkerLoss {
             LossCause::Signaled { signal } => write!(f, " was ended by signal {signal}")?,
             LossCause::ProtocolViolation { message } => write!(f, " broke the protocol: {message}")?,
             LossCause::Unresponsive { message } => write!(f, " did not answer: {message}")?,
+            LossCause::PolicyViolation { call: Some(call) } => {
+                write!(f, " tried the system call `{call}`, which no worker makes, and was stopped")?;
+            }
+            LossCause::PolicyViolation { call: None } => {
+                f.write_str(" tried a system call that no worker makes, and was stopped")?;
+            }
             LossCause::Unknown { message } => write!(f, " is lost: {message}")?,
         }
         match self.stderr_tail.trim_end() {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use sandgate_wire::ModuleId;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::message::{Compile, Compiled};
+use sandgate_wire::module_limits::Shape;
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
@@ -85,7 +86,7 @@ fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled,
         Ok(Compilation { engine, artefact: bytes }) => {
             artefact.write_all_at(&bytes, 0).map_err(system("write the artefact"))?;
             let bytes = bytes.len() as u64;
-            Ok(Compiled::Done { engine, bytes })
+            Ok(Compiled::Done { engine, bytes, shape: Shape::default() })
         }
         Err(rejection) => Ok(Compiled::Rejected(rejection)),
     }

@@ -103,7 +103,7 @@ fn execute(worker: &Arc<Worker>, job: Job) {
 }
 
 fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
-    let module = match modules::get(&store.data().worker, execute.module) {
+    let module = match modules::get(&store.data().worker, execute.module, execute.codegen) {
         Ok(module) => module,
         Err(reason) => return Outcome::Rejected { reason },
     };

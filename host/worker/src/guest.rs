@@ -44,7 +44,7 @@ pub(crate) struct Report {
 impl Guest {
     pub(crate) fn new(worker: Arc<Worker>, job: Job) -> Guest {
         let mut wasi = WasiCtxBuilder::new();
-        wasi.args(&job.execute.argv).envs(&worker.environment);
+        wasi.args(&job.execute.argv).envs(&worker.grants.environment);
         let limits = &job.execution.limits;
         let growth = Growth { memory_bytes: limits.memory_bytes, table_elements: limits.table_elements, denied: None };
         Guest {

@@ -35,7 +35,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
             let done = worker.hub.lock().is_done();
             return Ok(if done { Ended::Terminated } else { Ended::HostGone });
         };
-        let (module, bytes) = match ToWorker::decode(frame)? {
+        let (module, codegen, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Data(channel, chunk) => {
                 at_once += 1;
                 let listeners = hub.get_or_insert_with(|| worker.hub.lock()).data(channel, chunk)?;
@@ -45,7 +45,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
                 }
                 continue;
             }
-            ToWorker::Load { module, bytes } => (module, bytes),
+            ToWorker::Load { module, codegen, bytes } => (module, codegen, bytes),
             message => {
                 hub = None;
                 let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
@@ -60,7 +60,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let descriptor = reader.take_descriptor().ok_or_else(|| unexpected("LOAD without a descriptor"))?;
         let artefact = Arc::new(Artefact::new(descriptor, bytes));
         // A module that is here already stays: others may be loading it.
-        worker.modules.lock().entry(module).or_insert(artefact);
+        worker.modules.lock().entry((module, codegen)).or_insert(artefact);
     }
 }
 
@@ -97,7 +97,7 @@ fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> 
             }
         }
         ToWorker::Unload(module) => {
-            worker.modules.lock().remove(&module);
+            worker.modules.lock().retain(|(loaded, _), _| *loaded != module);
         }
         ToWorker::Hello(_) => return Err(unexpected("HELLO a second time")),
         ToWorker::Load { .. } => return Err(unexpected("LOAD in the wrong place")),

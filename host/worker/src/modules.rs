@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use sandgate_abi::{START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::ModuleId;
+use sandgate_wire::message::Codegen;
 use sandgate_wire::outcome::Rejection;
 use wasmtime::{ExternType, InstancePre, Module};
 
@@ -68,8 +69,8 @@ fn is_entry(ty: &ExternType) -> bool {
 }
 
 /// The module, loaded if this is its first use.
-pub(crate) fn get(worker: &Worker, module: ModuleId) -> Result<Arc<LoadedModule>, Rejection> {
-    let artefact = worker.modules.lock().get(&module).cloned();
+pub(crate) fn get(worker: &Worker, module: ModuleId, codegen: Codegen) -> Result<Arc<LoadedModule>, Rejection> {
+    let artefact = worker.modules.lock().get(&(module, codegen)).cloned();
     let Some(artefact) = artefact else {
         return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };

@@ -13,7 +13,9 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::frame::{FrameError, FrameReader};
-use sandgate_wire::message::{DecodeError, HostHello, WorkerHello};
+use sandgate_wire::grants::Grants;
+use sandgate_wire::isolation::Report;
+use sandgate_wire::message::{Codegen, DecodeError, HostHello, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
 use wasmtime::{Engine, Linker};
@@ -88,8 +90,8 @@ pub(crate) struct Worker {
     /// Executors wait here for the queue of the hub.
     pub(crate) work: Condvar,
     pub(crate) clock: Clock,
-    pub(crate) modules: Mutex<HashMap<ModuleId, Arc<Artefact>>>,
-    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) modules: Mutex<HashMap<(ModuleId, Codegen), Arc<Artefact>>>,
+    pub(crate) grants: Grants,
     pub(crate) max_executions: usize,
     /// Where guests' monotonic clock begins.
     pub(crate) started: Instant,
@@ -128,6 +130,7 @@ pub(crate) fn start(
         package_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         engine: engine::compatibility(&engine),
+        isolation: Report::default(),
     };
     let worker = Arc::new(Worker {
         engine,
@@ -137,7 +140,7 @@ pub(crate) fn start(
         work: Condvar::new(),
         clock: Clock::default(),
         modules: Mutex::default(),
-        environment: hello.environment,
+        grants: hello.grants,
         max_executions,
         started: Instant::now(),
         threads: Mutex::default(),

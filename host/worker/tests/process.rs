@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Trial};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::frame::FrameReader;
+use sandgate_wire::grants::{ExecutionGrants, Grants};
+use sandgate_wire::isolation::Policy;
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, current_executable_is_worker};
-use sandgate_wire::message::{Compile, Compiled, Encoded, Entry, Execute, HostHello};
+use sandgate_wire::message::{Codegen, Compile, Compiled, Encoded, Entry, Execute, HostHello};
+use sandgate_wire::module_limits::{ModuleLimits, Shape};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use sandgate_wire::{ChannelId, Limits, ModuleId, Outbox, Outcome, ToHost, ToWorker};
@@ -98,7 +101,10 @@ fn start_worker(host_pid: u32) -> Process {
             host_pid,
             max_executions: 4,
             nice: 1,
-            environment: Vec::new(),
+            grants: Grants::default(),
+            policy: Policy::default(),
+            limits: Limits::default(),
+            one_module: false,
         })
         .encode(),
     );
@@ -130,13 +136,25 @@ impl Process {
         fcntl_add_seals(&file, seals).unwrap();
         let module = digest(&wasm);
         let bytes = artefact.len() as u64;
-        self.outbox.push_with_descriptors(ToWorker::Load { module, bytes }.encode(), vec![file.into()]).unwrap();
+        self.outbox
+            .push_with_descriptors(
+                ToWorker::Load { module, codegen: Codegen::default(), bytes }.encode(),
+                vec![file.into()],
+            )
+            .unwrap();
         module
     }
 
     fn execute(&self, id: u64, module: ModuleId) {
-        let execute =
-            Execute { module, entry: Entry::Start, has_arguments: false, argv: Vec::new(), limits: Limits::default() };
+        let execute = Execute {
+            module,
+            codegen: Codegen::default(),
+            entry: Entry::Start,
+            has_arguments: false,
+            argv: Vec::new(),
+            limits: Limits::default(),
+            grants: ExecutionGrants::default(),
+        };
         self.send(ToWorker::Execute(ChannelId(id), execute).encode());
     }
 
@@ -235,7 +253,13 @@ fn strangers_are_refused() {
 fn compile(wasm: &[u8], module: ModuleId) -> (Compiled, Vec<u8>) {
     let mut process = start(COMPILER_ARGUMENT);
     let artefact = memory_file(b"");
-    let request = Compile { module, bytes: wasm.len() as u64 };
+    let request = Compile {
+        module,
+        bytes: wasm.len() as u64,
+        codegen: Codegen::default(),
+        limits: ModuleLimits::default(),
+        policy: Policy::default(),
+    };
     let descriptors: Vec<OwnedFd> = vec![memory_file(wasm).into(), artefact.try_clone().unwrap().into()];
     process.outbox.push_with_descriptors(ToWorker::Compile(request).encode(), descriptors).unwrap();
     // The second descriptor needs a write of its own, which waits for the writer if there is no room.
@@ -257,7 +281,7 @@ fn a_compiler_compiles() {
     let here = sandgate_worker::compile(&wasm).unwrap();
     let engine = here.engine;
     let bytes = here.artefact.len() as u64;
-    assert_eq!(compiled, Compiled::Done { engine, bytes });
+    assert_eq!(compiled, Compiled::Done { engine, bytes, shape: Shape::default() });
     assert_eq!(artefact, here.artefact);
 }
 

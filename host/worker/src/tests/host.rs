@@ -13,7 +13,9 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::message::{Close, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
+use sandgate_wire::grants::{ExecutionGrants, Grants};
+use sandgate_wire::isolation::Policy;
+use sandgate_wire::message::{Close, Codegen, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToHost, ToWorker};
@@ -71,7 +73,10 @@ impl Host {
             host_pid: std::process::id(),
             max_executions,
             nice: 0,
-            environment: vec![("GIVEN".to_owned(), "yes".to_owned())],
+            grants: Grants { environment: vec![("GIVEN".to_owned(), "yes".to_owned())], ..Grants::default() },
+            policy: Policy::default(),
+            limits: Limits::default(),
+            one_module: false,
         }));
         host.wait_for("the worker's hello", |event| matches!(event, Event::Hello(_)).then_some(()));
         host
@@ -179,7 +184,7 @@ impl Host {
 
     pub(super) fn load_artefact(&self, module: ModuleId, artefact: &[u8], sealed: bool) {
         let bytes = artefact.len() as u64;
-        let message = ToWorker::Load { module, bytes }.encode();
+        let message = ToWorker::Load { module, codegen: Codegen::default(), bytes }.encode();
         let descriptor = memory_file(artefact, sealed);
         self.outbox.push_with_descriptors(message, vec![descriptor]).unwrap();
     }
@@ -196,7 +201,15 @@ impl Host {
         if let Some(arguments) = call.arguments {
             self.outbox.push_arguments(id, arguments).unwrap();
         }
-        let execute = Execute { module, entry: call.entry, has_arguments, argv: call.argv, limits: call.limits };
+        let execute = Execute {
+            module,
+            codegen: Codegen::default(),
+            entry: call.entry,
+            has_arguments,
+            argv: call.argv,
+            limits: call.limits,
+            grants: ExecutionGrants::default(),
+        };
         self.send(&ToWorker::Execute(id, execute));
         id
     }

@@ -1,9 +1,11 @@
 //! Messages through a guest and back, channels, the queue, and the ends of a worker.
 
 use sandgate_wire::flow::Credit;
-use sandgate_wire::message::{Close, Entry, HostHello};
+use sandgate_wire::grants::Grants;
+use sandgate_wire::isolation::Policy;
+use sandgate_wire::message::{Close, Codegen, Entry, HostHello};
 use sandgate_wire::outcome::{KilledBy, Rejection};
-use sandgate_wire::{ChannelId, Message, ModuleId, Outcome, ToWorker};
+use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outcome, ToWorker};
 
 use super::host::*;
 use crate::worker::{Ended, WorkerError};
@@ -262,7 +264,10 @@ fn a_worker_wants_a_hello_first_and_once() {
         host_pid: 0,
         max_executions: 1,
         nice: 0,
-        environment: Vec::new(),
+        grants: Grants::default(),
+        policy: Policy::default(),
+        limits: Limits::default(),
+        one_module: false,
     }));
     assert!(matches!(host.end(), Err(WorkerError::Violation(_))));
 }
@@ -276,7 +281,7 @@ fn what_breaks_the_protocol_ends_the_worker() {
         ToWorker::Close(unknown, Close::default()),
         ToWorker::OutputCredit(unknown, 1),
         ToWorker::Open(ChannelId(2)),
-        ToWorker::Load { module, bytes: 0 },
+        ToWorker::Load { module, codegen: Codegen::default(), bytes: 0 },
     ] {
         let mut host = Host::new(1);
         host.send(&message);
