@@ -1,0 +1,15 @@
+//! The command's two ways to speak: results on standard output, everything else on standard error.
+
+use std::io::{self, Write};
+
+/// Writes a result. An error is the caller's to return: [`exit::code`](crate::exit::code) knows a closed pipe.
+pub(crate) fn result(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Says what went wrong. If standard error is closed there is nobody to tell.
+pub(crate) fn complain(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "sandgate: {message}");
+}
