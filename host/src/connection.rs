@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
+use sandgate_wire::isolation::Report;
 use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
 use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
@@ -199,6 +200,11 @@ impl Connection {
     pub(crate) fn hello_arrived(&self, hello: WorkerHello) {
         self.life.lock().hello = Some(hello);
         self.life_changed.notify_all();
+    }
+
+    /// What is in force around the worker, as its hello says.
+    pub(crate) fn isolation(&self) -> Report {
+        self.life.lock().hello.as_ref().map_or(Report::default(), |hello| hello.isolation.clone())
     }
 
     /// Waits until the worker is gone and all its channels have ended.

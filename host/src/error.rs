@@ -3,12 +3,16 @@
 //! How a *task* ended is not an error of this kind but an [`Outcome`], which the errors of a channel carry once the
 //! channel is at its end.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sandgate_wire::Limits;
+use sandgate_wire::isolation::{Layer, State};
 use sandgate_wire::outcome::{Outcome, Rejection, WorkerLoss};
+
+use crate::process::printable;
 
 /// A value could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
@@ -283,6 +287,14 @@ pub enum GatewayError {
         /// What is known about it.
         loss: WorkerLoss,
     },
+    /// The operating system does not keep from the worker what the spec requires.
+    #[error("worker of gateway `{id}` is not locked in as its spec requires: {missing}")]
+    Isolation {
+        /// The gateway.
+        id: String,
+        /// What is missing.
+        missing: MissingLayers,
+    },
     /// The worker is of another version.
     #[error("worker of gateway `{id}` has version {theirs}, this library {ours}: install the same version of both")]
     Version {
@@ -293,6 +305,25 @@ pub enum GatewayError {
         /// This library's version.
         ours: &'static str,
     },
+}
+
+/// Layers of the sandbox that a spec requires and that are not wholly in force, each with what the worker says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingLayers(pub Vec<(Layer, Option<State>)>);
+
+/// Bytes of what a worker says of one layer that are shown.
+const MAX_STATE_BYTES: usize = 300;
+
+impl fmt::Display for MissingLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, (layer, state)) in self.0.iter().enumerate() {
+            let said = state.as_ref().map_or("nothing is known of it".to_owned(), ToString::to_string);
+            let said: String = printable(&said).chars().take(MAX_STATE_BYTES).collect();
+            let separator = if position == 0 { "" } else { "; " };
+            write!(f, "{separator}`{layer}` is {said} (`sandbox:{layer}=prefer` goes on without)")?;
+        }
+        Ok(())
+    }
 }
 
 /// What is wrong with a gateway spec.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandgate_wire::isolation::Report;
 use sandgate_wire::message::WorkerStatus;
 use sandgate_wire::outcome::LossCause;
 use serde::Serialize;
@@ -70,6 +71,12 @@ impl Gateway {
     /// The worker's process id.
     pub fn pid(&self) -> Option<u32> {
         self.connection.pid()
+    }
+
+    /// What the operating system keeps from the worker, layer by layer, as the worker found it before it had seen any
+    /// guest's code. Empty if the worker has not said hello.
+    pub fn isolation(&self) -> Report {
+        self.connection.isolation()
     }
 
     /// Whether the worker is there. A gateway whose worker has died stays in its group until that is terminated.

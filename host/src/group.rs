@@ -17,7 +17,7 @@ use crate::artefact::ArtefactStore;
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::error::{ExecError, GatewayError, LaunchError, SpecError};
+use crate::error::{ExecError, GatewayError, LaunchError, MissingLayers, SpecError};
 use crate::gateway::Gateway;
 use crate::module::Module;
 use crate::multi::MultiChannel;
@@ -341,6 +341,13 @@ fn check_hello(gateway: &Gateway, deadline: Deadline) -> Result<(), GatewayError
         gateway.terminate(Duration::ZERO);
         let id = gateway.id().to_owned();
         return Err(GatewayError::Version { id, theirs: hello.package_version, ours });
+    }
+    let below = hello.isolation.below(gateway.spec().policy());
+    if !below.is_empty() {
+        gateway.terminate(Duration::ZERO);
+        let id = gateway.id().to_owned();
+        let found = below.into_iter().map(|layer| (layer, hello.isolation.state(layer).cloned()));
+        return Err(GatewayError::Isolation { id, missing: MissingLayers(found.collect()) });
     }
     Ok(())
 }

@@ -80,8 +80,8 @@ pub use budget::MAX_VALUE_DEPTH;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};
 pub use error::{
-    CodecError, CompileError, ConsumerError, ExecError, GatewayError, LaunchError, ModuleError, QueueError,
-    ReceiveError, SendError, SpecError, StatusError, WaitError,
+    CodecError, CompileError, ConsumerError, ExecError, GatewayError, LaunchError, MissingLayers, ModuleError,
+    QueueError, ReceiveError, SendError, SpecError, StatusError, WaitError,
 };
 pub use file::{ChannelReader, ChannelWriter};
 pub use gateway::{Gateway, GatewayStatus};

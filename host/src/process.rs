@@ -18,6 +18,7 @@ use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use sandgate_wire::launch::FORBIDDEN_CALL;
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::transport::wait;
 
@@ -25,6 +26,9 @@ use crate::error::LaunchError;
 
 /// Bytes of a child's last words that are kept.
 const STDERR_TAIL_BYTES: usize = 4096;
+
+/// Longest name of a system call that is passed on.
+const MAX_CALL_NAME_BYTES: usize = 40;
 
 /// How a child is to be started.
 #[derive(Debug, Clone)]
@@ -34,14 +38,23 @@ pub(crate) struct Launch {
     pub(crate) directory: Option<PathBuf>,
 }
 
+/// What a child writes to its standard error.
+#[derive(Debug)]
+enum LastWords {
+    /// It may write more.
+    Coming(OwnedFd),
+    /// It has ended; nobody has asked for them yet.
+    Read(String),
+    Taken,
+}
+
 /// A child that was started and will be reaped by [`Process::reap`].
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: Pid,
     /// Until it was reaped.
     pidfd: Mutex<Option<Arc<OwnedFd>>>,
-    /// Until its last words were read.
-    stderr: Mutex<Option<OwnedFd>>,
+    last_words: Mutex<LastWords>,
     ended: OnceLock<LossCause>,
 }
 
@@ -95,7 +108,7 @@ fn spawn(launch: Launch, connection: OwnedFd) -> Spawned {
         Ok((pid, pidfd)) => Ok(Process {
             pid,
             pidfd: Mutex::new(Some(Arc::new(pidfd))),
-            stderr: Mutex::new(Some(stderr)),
+            last_words: Mutex::new(LastWords::Coming(stderr)),
             ended: OnceLock::new(),
         }),
         Err(error) => {
@@ -143,6 +156,7 @@ impl Process {
             match status {
                 Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
                     (Some(code), _) => LossCause::Exited { code },
+                    (None, Some(signal)) if signal == Signal::SYS.as_raw() => self.violation(),
                     (None, Some(signal)) => LossCause::Signaled { signal },
                     (None, None) => LossCause::Unknown { message: format!("{status:?}") },
                 },
@@ -152,20 +166,25 @@ impl Process {
         })
     }
 
-    /// The last lines of the process's standard error, with control characters escaped. They are read once.
-    pub(crate) fn take_stderr_tail(&self) -> String {
-        let Some(stderr) = self.stderr.lock().take() else { return String::new() };
-        let mut tail = Vec::new();
-        let mut buffer = [0; 4096];
-        // A pipe holds 64 KiB; a process that is still writing must not keep us here.
-        for _ in 0..64 {
-            match rustix::io::read(&stderr, &mut buffer) {
-                Ok(0) | Err(_) => break,
-                Ok(count) => tail.extend_from_slice(&buffer[..count]),
-            }
+    /// The kernel ended it for a system call, whose name its last words may have.
+    fn violation(&self) -> LossCause {
+        let mut last_words = self.last_words.lock();
+        if let LastWords::Coming(stderr) = &*last_words {
+            *last_words = LastWords::Read(tail(stderr));
         }
-        let start = tail.len().saturating_sub(STDERR_TAIL_BYTES);
-        printable(&String::from_utf8_lossy(&tail[start..]))
+        match &*last_words {
+            LastWords::Read(text) => LossCause::PolicyViolation { call: forbidden_call(text) },
+            _ => LossCause::PolicyViolation { call: None },
+        }
+    }
+
+    /// The last lines of the process's standard error, with control characters escaped. They are given once.
+    pub(crate) fn take_stderr_tail(&self) -> String {
+        match std::mem::replace(&mut *self.last_words.lock(), LastWords::Taken) {
+            LastWords::Coming(stderr) => tail(&stderr),
+            LastWords::Read(text) => text,
+            LastWords::Taken => String::new(),
+        }
     }
 
     /// Resident memory in bytes, as the system reports it.
@@ -184,6 +203,30 @@ impl Drop for Process {
         self.kill();
         self.reap(Duration::from_secs(1));
     }
+}
+
+fn tail(stderr: &OwnedFd) -> String {
+    let mut tail = Vec::new();
+    let mut buffer = [0; 4096];
+    // A pipe holds 64 KiB; a process that is still writing must not keep us here.
+    for _ in 0..64 {
+        match rustix::io::read(stderr, &mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(count) => tail.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let start = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+    printable(&String::from_utf8_lossy(&tail[start..]))
+}
+
+/// The name that a process gives to the system call it was ended for. The process may have been taken over, so this is no
+/// more than a word of it: letters, digits and underscores, and not too many.
+fn forbidden_call(last_words: &str) -> Option<String> {
+    let (_, after) = last_words.rsplit_once(FORBIDDEN_CALL)?;
+    let (name, _) = after.split_once('`')?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let fits = !name.is_empty() && name.len() <= MAX_CALL_NAME_BYTES && name.chars().all(is_name);
+    fits.then(|| name.to_owned())
 }
 
 /// Escapes what a terminal would act on. Line breaks and tabs stay.
@@ -231,6 +274,20 @@ mod tests {
         let launch = Launch { program: "/nonexistent/worker".into(), argument: "x", directory: None };
         let error = super::launch(launch, theirs).unwrap_err();
         assert_eq!(error.to_string(), "cannot start `/nonexistent/worker`");
+    }
+
+    #[test]
+    fn only_a_name_is_taken_for_the_name_of_a_call() {
+        let check = |text: &str, name: Option<&str>| assert_eq!(forbidden_call(text).as_deref(), name, "{text}");
+        check("sandgate worker: forbidden system call `ptrace`\n", Some("ptrace"));
+        check(
+            "noise\nsandgate worker: forbidden system call `a`\nsandgate worker: forbidden system call `b`",
+            Some("b"),
+        );
+        check("sandgate worker: forbidden system call `\\u{1b}[31m`", None);
+        check("sandgate worker: forbidden system call `ptrace", None);
+        check(&format!("sandgate worker: forbidden system call `{}`", "a".repeat(99)), None);
+        check("", None);
     }
 
     #[test]

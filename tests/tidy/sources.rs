@@ -16,6 +16,9 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("guest-sdk/src/startup.rs", "an attribute: runs before `main`"),
     ("guest-sdk/macros/src/task.rs", "an attribute: the name under which the worker finds a task"),
     ("host/worker/src/artefact.rs", "maps what the compiler process made"),
+    ("host/worker/src/lockdown/sys.rs", "system calls that have no safe wrapper"),
+    ("host/worker/src/lockdown/violation.rs", "a signal handler"),
+    ("host/worker/tests/process/native.rs", "what a worker does that was taken over, so that it is stopped"),
     ("guests/programs/src/bin/traps.rs", "a guest that breaks every rule, to be caught at it"),
 ];
 

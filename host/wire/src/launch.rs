@@ -18,6 +18,12 @@ pub const WORKER_VARIABLE: &str = "SANDGATE_WORKER";
 /// The name of the shipped binary, looked for on the search path.
 pub const SHIPPED_BINARY: &str = "sandgate";
 
+/// Has a worker print which system calls it may make, and why, instead of serving.
+pub const PRINT_SECCOMP_ARGUMENT: &str = "--print-seccomp";
+
+/// What the last words of a process begin with that made a forbidden system call. The call's name and a backtick follow.
+pub const FORBIDDEN_CALL: &str = "sandgate worker: forbidden system call `";
+
 static CURRENT_EXECUTABLE_IS_WORKER: AtomicBool = AtomicBool::new(false);
 
 /// Says that this process's own executable becomes a worker when it is started with [`WORKER_ARGUMENT`].

@@ -62,9 +62,7 @@ impl Clock {
         state.next_key += 1;
         state.entries.insert(key, entry);
         if !state.running && !state.closed {
-            state.running = true;
-            let worker_of_thread = Arc::clone(worker);
-            worker.spawn("clock", move || worker_of_thread.clock.run(&worker_of_thread));
+            state.start(worker);
         } else if state.entries.first_key_value().is_some_and(|(first, _)| *first == key) {
             self.wake.notify_one();
         }
@@ -102,6 +100,19 @@ impl Clock {
             state = self.state.lock();
         }
     }
+}
+
+impl State {
+    fn start(&mut self, worker: &Arc<Worker>) {
+        self.running = true;
+        let worker_of_thread = Arc::clone(worker);
+        worker.spawn("clock", move || worker_of_thread.clock.run(&worker_of_thread));
+    }
+}
+
+/// Starts the thread before it is needed, for a worker that cannot start threads later.
+pub(crate) fn start(worker: &Arc<Worker>) {
+    worker.clock.state.lock().start(worker);
 }
 
 /// Ends `execution` at its deadline unless it is dropped before.

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 use wasmparser::{Encoding, FuncType, Parser, Payload, TypeRef, ValType};
 use wasmtime::{Engine, Module};
 
+use crate::process::Surroundings;
 use crate::worker::WorkerError;
 use crate::{ending, engine, imports};
 
@@ -55,7 +57,11 @@ pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
 }
 
 /// The compiler process over the two halves of a transport.
-pub(crate) fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Result<(), WorkerError> {
+pub(crate) fn run(
+    send: Box<dyn SendHalf>,
+    receive: Box<dyn ReceiveHalf>,
+    surroundings: Option<&Surroundings>,
+) -> Result<(), WorkerError> {
     let mut reader = FrameReader::new(receive);
     let request = match reader.read_frame()?.map(ToWorker::decode).transpose()? {
         Some(ToWorker::Compile(request)) => request,
@@ -64,13 +70,19 @@ pub(crate) fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Res
     let (Some(module), Some(artefact)) = (reader.take_descriptor(), reader.take_descriptor()) else {
         return Err(WorkerError::NoHello(None));
     };
-    let compiled = answer(&request, &File::from(module), &File::from(artefact))?;
+    let open = [module.as_raw_fd(), artefact.as_raw_fd()];
+    let enclosure = surroundings.map(|it| it.enclose_compiler(&request, &open)).transpose()?;
     let outbox = Arc::new(Outbox::new(send));
     let outbox_of_thread = Arc::clone(&outbox);
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
         .spawn(move || outbox_of_thread.run_writer())
         .map_err(|source| WorkerError::System { what: "start a thread", source })?;
+    // The module is not looked at before.
+    if let Some(enclosure) = enclosure {
+        enclosure.seal_or_refuse()?;
+    }
+    let compiled = answer(&request, &File::from(module), &File::from(artefact))?;
     let _ = outbox.push(ToHost::Compiled(compiled).encode());
     outbox.flush();
     outbox.shutdown();

@@ -47,6 +47,23 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
     });
 }
 
+/// Starts all executors that there can be.
+pub(crate) fn provide_all(worker: &Arc<Worker>) {
+    loop {
+        let mut hub = worker.hub.lock();
+        if hub.executors == worker.max_executions {
+            return;
+        }
+        let name = format!("{THREAD_NAME}{}", hub.executors);
+        hub.executors += 1;
+        drop(hub);
+        let worker_of_thread = Arc::clone(worker);
+        worker.spawn_with_stack(&name, Some(EXECUTOR_STACK_BYTES), move || {
+            run(&worker_of_thread);
+        });
+    }
+}
+
 fn run(worker: &Arc<Worker>) {
     while let Some(job) = next(worker) {
         let execution = Arc::clone(&job.execution);

@@ -12,7 +12,7 @@
 //! What is where: `main_loop` reads the connection and never waits for anything else; `hub` is what it shares with the
 //! executors (channels, executions, the queue) and the one place where a guest waits; `executor` runs guests one after the
 //! other, each in a new instance; `hostcalls` and `wasi` are what a guest can call; `compiler` is the other role;
-//! `process` is all that touches the process itself.
+//! `process` is all that touches the process itself, and `lockdown` has the operating system keep everything else from it.
 #![deny(missing_docs, unsafe_code)]
 
 mod artefact;
@@ -28,10 +28,13 @@ mod guest_memory;
 mod hostcalls;
 mod hub;
 mod imports;
+mod lockdown;
 mod main_loop;
 mod modules;
 mod output;
 mod process;
+#[doc(hidden)]
+pub mod testing;
 mod wasi;
 mod wasi_poll;
 mod worker;

@@ -74,7 +74,7 @@ pub(crate) fn get(worker: &Worker, module: ModuleId, codegen: Codegen) -> Result
     let Some(artefact) = artefact else {
         return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };
-    artefact.loaded.get_or_init(|| artefact.load(worker)).clone()
+    artefact.loaded.get_or_init(|| worker.second_stage.load(|| artefact.load(worker))).clone()
 }
 
 fn tasks(module: &Module) -> Vec<String> {

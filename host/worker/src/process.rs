@@ -4,21 +4,25 @@
 //!    standard output; standard error stays, for the host keeps its last lines.
 //! 2. The kernel is asked to kill this process when its parent ends, and the parent is compared with the host that the
 //!    hello names, in case it ended before.
-//! 3. When the connection ends the process exits at once, whatever its threads are doing.
+//! 3. What was inherited is given up, and what is not needed is locked away ([`lockdown`](crate::lockdown)).
+//! 4. When the connection ends the process exits at once, whatever its threads are doing.
 
 use std::error::Error;
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Signal, getppid, nice, set_parent_process_death_signal};
 use rustix::stdio;
-use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, register_current_executable};
-use sandgate_wire::message::HostHello;
+use sandgate_wire::frame::FrameReader;
+use sandgate_wire::launch::{COMPILER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable};
+use sandgate_wire::message::{Compile, HostHello};
 use sandgate_wire::transport::{Descriptors, UnixReceiveHalf, UnixSendHalf, unix_socket};
 
-use crate::worker::WorkerError;
+use crate::lockdown::{self, Budget, Enclosure, Plan, Role};
+use crate::worker::{Worker, WorkerError};
 use crate::{compiler, main_loop, worker};
 
 /// Codes that a worker or compiler process exits with.
@@ -47,13 +51,19 @@ pub mod exit_code {
 pub fn run_if_worker() {
     let role = std::env::args_os().nth(1).unwrap_or_default();
     let result = if role == WORKER_ARGUMENT {
-        serve()
+        let prints = std::env::args_os().nth(2).is_some_and(|argument| argument == PRINT_SECCOMP_ARGUMENT);
+        if prints { print_seccomp() } else { serve() }
     } else if role == COMPILER_ARGUMENT {
         compile()
     } else {
         register_current_executable();
         return;
     };
+    exit(result)
+}
+
+/// Ends the process with the code that says how it went.
+pub(crate) fn exit(result: Result<(), WorkerError>) -> ! {
     let code = match result {
         Ok(()) => exit_code::DONE,
         Err(error) => {
@@ -71,37 +81,78 @@ pub(crate) fn abort(message: &str) -> ! {
 }
 
 fn serve() -> Result<(), WorkerError> {
-    end_on_panic();
-    let (send, receive) = connection()?;
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
-    let (worker, mut reader) = worker::start(Box::new(send), Box::new(receive), on_hello)?;
+    let (worker, mut reader) = start_worker()?;
     // The process exits next; nothing is joined or freed.
     main_loop::run(&worker, &mut reader).map(drop)
 }
 
+/// The worker of this process, locked in, once it has said hello.
+pub(crate) fn start_worker() -> Result<(Arc<Worker>, FrameReader), WorkerError> {
+    end_on_panic();
+    let (send, receive, surroundings) = connection()?;
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
+    worker::start(Box::new(send), Box::new(receive), Some(&surroundings))
+}
+
 fn compile() -> Result<(), WorkerError> {
     end_on_panic();
-    let (send, receive) = connection()?;
+    let (send, receive, surroundings) = connection()?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
-    compiler::run(Box::new(send), Box::new(receive))
+    compiler::run(Box::new(send), Box::new(receive), Some(&surroundings))
 }
 
-fn on_hello(hello: &HostHello) -> Result<(), WorkerError> {
-    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
-    let host = hello.host_pid;
-    if parent != host {
-        return Err(WorkerError::NotOurHost { parent, host });
-    }
-    if hello.nice != 0 {
-        nice(hello.nice).map_err(system("lower its priority"))?;
-    }
-    Ok(())
+/// The process around a worker or a compiler.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    connection: RawFd,
 }
 
-fn connection() -> Result<(UnixSendHalf, UnixReceiveHalf), WorkerError> {
+impl Surroundings {
+    /// Looks whether the hello is from whoever started this process, and takes its place among others.
+    pub(crate) fn greet(&self, hello: &HostHello) -> Result<(), WorkerError> {
+        let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
+        let host = hello.host_pid;
+        if parent != host {
+            return Err(WorkerError::NotOurHost { parent, host });
+        }
+        if hello.nice != 0 {
+            nice(hello.nice).map_err(system("lower its priority"))?;
+        }
+        Ok(())
+    }
+
+    /// Locks a worker in. It has one thread, and `open` are the descriptors that it has beside its connection.
+    pub(crate) fn enclose(&self, hello: &HostHello, open: &[RawFd]) -> Result<Enclosure, WorkerError> {
+        let directories = &hello.grants.directories;
+        lockdown::enclose(&Plan {
+            role: Role::Worker { has_directories: !directories.is_empty(), one_module: hello.one_module },
+            policy: &hello.policy,
+            directories,
+            keep: &[&[self.connection], open].concat(),
+            host_pid: Some(hello.host_pid),
+            budget: Budget::of_worker(hello),
+        })
+    }
+
+    /// Locks a compiler in. It has one thread, and `open` are the descriptors that came with its request.
+    pub(crate) fn enclose_compiler(&self, request: &Compile, open: &[RawFd]) -> Result<Enclosure, WorkerError> {
+        lockdown::enclose(&Plan {
+            role: Role::Compiler,
+            policy: &request.policy,
+            directories: &[],
+            keep: &[&[self.connection], open].concat(),
+            host_pid: None,
+            budget: Budget::of_compiler(&request.limits),
+        })
+    }
+}
+
+fn connection() -> Result<(UnixSendHalf, UnixReceiveHalf, Surroundings), WorkerError> {
     let socket =
         move_standard_input().map_err(|source| WorkerError::System { what: "take over its connection", source })?;
-    Ok(unix_socket(socket, Descriptors::Accept))
+    let surroundings = Surroundings { connection: socket.as_raw_fd() };
+    let (send, receive) = unix_socket(socket, Descriptors::Accept);
+    Ok((send, receive, surroundings))
 }
 
 fn move_standard_input() -> io::Result<OwnedFd> {
@@ -110,6 +161,14 @@ fn move_standard_input() -> io::Result<OwnedFd> {
     stdio::dup2_stdin(&null)?;
     stdio::dup2_stdout(&null)?;
     Ok(socket)
+}
+
+/// For whoever wants to know what a worker may do.
+fn print_seccomp() -> Result<(), WorkerError> {
+    let mut list = Vec::new();
+    lockdown::print_calls(&mut list)
+        .and_then(|()| io::stdout().write_all(&list))
+        .map_err(|source| WorkerError::System { what: "print its list", source })
 }
 
 /// A thread that is gone would leave others waiting for it.
@@ -129,7 +188,7 @@ fn code(error: &WorkerError) -> i32 {
     match error {
         WorkerError::NoHello(_) | WorkerError::NotOurHost { .. } => exit_code::NO_HOST,
         WorkerError::Frame(_) | WorkerError::Decode(_) | WorkerError::Violation(_) => exit_code::PROTOCOL,
-        WorkerError::Engine(_) | WorkerError::System { .. } => exit_code::SYSTEM,
+        WorkerError::Engine(_) | WorkerError::System { .. } | WorkerError::BelowPolicy { .. } => exit_code::SYSTEM,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The worker around its threads: what they share, how they start, how they end.
 //!
-//! 1. The host's hello is read, the engine is made, and our hello answers.
-//! 2. The calling thread reads the connection ([`main_loop`](crate::main_loop)) until it ends or the host asked for the
+//! 1. The host's hello is read, what guests were granted is opened, and the engine is made.
+//! 2. A worker that is a process locks itself in ([`lockdown`](crate::lockdown)): all but the last step with one thread,
+//!    the last once the threads are there that every worker has. Then our hello answers, with what is in force.
+//! 3. The calling thread reads the connection ([`main_loop`](crate::main_loop)) until it ends or the host asked for the
 //!    end and all is done. A writer thread writes what the transport has no room for; executors come as executions do.
-//! 3. [`run`] stops what still runs and joins its threads. A worker process does not: it just exits.
+//! 4. [`run`] stops what still runs and joins its threads. A worker process does not: it just exits.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,8 +16,8 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::grants::Grants;
-use sandgate_wire::isolation::Report;
-use sandgate_wire::message::{Codegen, DecodeError, HostHello, WorkerHello};
+use sandgate_wire::isolation::{Layer, Report};
+use sandgate_wire::message::{Codegen, DecodeError, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
 use wasmtime::{Engine, Linker};
@@ -24,8 +26,10 @@ use crate::clock::{self, Clock};
 use crate::execution::{Execution, Stop};
 use crate::guest::Guest;
 use crate::hub::{Hub, Violation};
+use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
-use crate::{engine, imports, main_loop};
+use crate::process::Surroundings;
+use crate::{engine, executor, imports, main_loop};
 
 /// Why a worker ended as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,12 @@ pub enum WorkerError {
     /// The engine cannot run here.
     #[error("engine cannot be made")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The system does not keep from a compiler what it has to. A worker leaves the decision to its host.
+    #[error("system does not keep enough from the process: {}", .missing.join("; "))]
+    BelowPolicy {
+        /// Each layer that is required, with what became of it.
+        missing: Vec<String>,
+    },
     /// The system refused something.
     #[error("worker failed to {what}")]
     System {
@@ -92,7 +102,10 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) modules: Mutex<HashMap<(ModuleId, Codegen), Arc<Artefact>>>,
     pub(crate) grants: Grants,
+    /// The gateway's id.
+    pub(crate) gateway: String,
     pub(crate) max_executions: usize,
+    pub(crate) second_stage: SecondStage,
     /// Where guests' monotonic clock begins.
     pub(crate) started: Instant,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -103,17 +116,20 @@ pub(crate) struct Worker {
 /// # Errors
 /// See [`WorkerError`]; all but the first few mean that the host broke the protocol.
 pub fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Result<Ended, WorkerError> {
-    let (worker, mut reader) = start(send, receive, |_| Ok(()))?;
+    let (worker, mut reader) = start(send, receive, None)?;
     let ended = main_loop::run(&worker, &mut reader);
     worker.shut_down();
     ended
 }
 
-/// Shakes hands and starts what every worker has.
+/// Executors of a worker that takes one module and starts no thread once it is loaded. With more than that it may.
+const MAX_READY_EXECUTORS: usize = 256;
+
+/// Shakes hands and starts what every worker has. With a process around it, locks that in.
 pub(crate) fn start(
     send: Box<dyn SendHalf>,
     receive: Box<dyn ReceiveHalf>,
-    on_hello: impl FnOnce(&HostHello) -> Result<(), WorkerError>,
+    surroundings: Option<&Surroundings>,
 ) -> Result<(Arc<Worker>, FrameReader), WorkerError> {
     let mut reader = FrameReader::new(receive);
     let hello = match reader.read_frame()?.map(ToWorker::decode) {
@@ -121,16 +137,22 @@ pub(crate) fn start(
         Some(Err(error)) => return Err(WorkerError::NoHello(Some(error))),
         _ => return Err(WorkerError::NoHello(None)),
     };
-    on_hello(&hello)?;
+    if let Some(surroundings) = surroundings {
+        surroundings.greet(&hello)?;
+    }
+    // What is opened for guests is opened here, before the lock-down takes the paths away. Its descriptors go into `open`.
+    let open = Vec::new();
     let outbox = Arc::new(Outbox::new(send));
     let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
     let engine = engine::for_worker(max_executions).map_err(|error| WorkerError::Engine(error.into()))?;
     let linker = imports::linker(&engine).map_err(|error| WorkerError::Engine(error.into()))?;
-    let answer = WorkerHello {
-        package_version: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: std::process::id(),
-        engine: engine::compatibility(&engine),
-        isolation: Report::default(),
+    let engine_hash = engine::compatibility(&engine);
+    let enclosure = surroundings.map(|surroundings| surroundings.enclose(&hello, &open)).transpose()?;
+    let all_executors = hello.one_module && max_executions <= MAX_READY_EXECUTORS;
+    let second_stage = if hello.one_module {
+        SecondStage::after_one_module(all_executors && hello.grants.directories.is_empty())
+    } else {
+        SecondStage::never()
     };
     let worker = Arc::new(Worker {
         engine,
@@ -141,14 +163,31 @@ pub(crate) fn start(
         clock: Clock::default(),
         modules: Mutex::default(),
         grants: hello.grants,
+        gateway: hello.gateway,
         max_executions,
+        second_stage,
         started: Instant::now(),
         threads: Mutex::default(),
     });
     let outbox = Arc::clone(&worker.outbox);
     worker.spawn("writer", move || outbox.run_writer());
+    let isolation = enclosure.map_or(Report::default(), Enclosure::seal);
+    if isolation.is_enforced(Layer::Seccomp) {
+        worker.second_stage.arm();
+    }
+    let answer = WorkerHello {
+        package_version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        engine: engine_hash,
+        isolation,
+    };
     // A host that is gone already is noticed by the reader.
     let _ = worker.outbox.push(ToHost::Hello(answer).encode());
+    if all_executors {
+        // While the host reads. The first module comes after this, since this thread reads it.
+        clock::start(&worker);
+        executor::provide_all(&worker);
+    }
     Ok((worker, reader))
 }
 
