@@ -4,6 +4,7 @@
 //! its own.
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod exit;
 mod map;
 mod print;
@@ -27,6 +28,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Doctor(doctor::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -34,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     let result = match Arguments::parse().command {
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
     };

@@ -33,6 +33,7 @@ mod main_loop;
 mod modules;
 mod output;
 mod process;
+pub mod self_test;
 #[doc(hidden)]
 pub mod testing;
 mod wasi;

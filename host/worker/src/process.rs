@@ -23,7 +23,7 @@ use sandgate_wire::transport::{Descriptors, UnixReceiveHalf, UnixSendHalf, unix_
 
 use crate::lockdown::{self, Budget, Enclosure, Plan, Role};
 use crate::worker::{Worker, WorkerError};
-use crate::{compiler, main_loop, worker};
+use crate::{compiler, main_loop, self_test, worker};
 
 /// Codes that a worker or compiler process exits with.
 pub mod exit_code {
@@ -49,6 +49,7 @@ pub mod exit_code {
 /// // The program itself follows.
 /// ```
 pub fn run_if_worker() {
+    self_test::run_if_probe();
     let role = std::env::args_os().nth(1).unwrap_or_default();
     let result = if role == WORKER_ARGUMENT {
         let prints = std::env::args_os().nth(2).is_some_and(|argument| argument == PRINT_SECCOMP_ARGUMENT);

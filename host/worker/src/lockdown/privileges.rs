@@ -19,7 +19,9 @@ pub(super) fn renounce() -> State {
 
 /// Landlock and seccomp bring `no_new_privs` along, asked for or not; the report says what is.
 pub(super) fn correct(report: &mut Report) {
-    if no_new_privs().unwrap_or(false)
+    // Not asked of the kernel: behind seccomp that would be a forbidden call.
+    let brought_along = report.is_enforced(Layer::Landlock) || report.is_enforced(Layer::Seccomp);
+    if brought_along
         && let Some((_, state)) = report.layers.iter_mut().find(|(layer, _)| *layer == Layer::NoNewPrivileges)
     {
         *state = State::Enforced("not asked for; landlock and seccomp bring it along".to_owned());
