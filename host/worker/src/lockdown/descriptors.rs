@@ -28,5 +28,8 @@ pub(super) fn close_others(keep: &[RawFd]) -> State {
     if variables > 0 {
         return State::Partial(format!("{variables} variables of the environment are left; the host is to clear it"));
     }
-    State::Enforced(format!("the connection, `/dev/null`, last words and {} more; no environment", keep.len().saturating_sub(1)))
+    State::Enforced(format!(
+        "the connection, `/dev/null`, last words and {} more; no environment",
+        keep.len().saturating_sub(1)
+    ))
 }
