@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::Limits;
@@ -180,6 +181,16 @@ pub enum ExecError {
         gateway: String,
         /// Why.
         reason: String,
+    },
+    /// The gateway's worker is to be replaced, and no new one could be started.
+    #[error("gateway `{gateway}` has no worker; the next call after {retry_after:?} tries again")]
+    NoWorker {
+        /// The gateway.
+        gateway: String,
+        /// When it is tried again.
+        retry_after: Duration,
+        /// Why the last attempt failed.
+        source: Arc<GatewayError>,
     },
     /// The module is not acceptable.
     #[error("module `{module}` was rejected: {reason}")]

@@ -11,8 +11,9 @@ use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::{ChannelId, Outcome, ToHost};
 
-use crate::connection::{Connection, Lookup};
+use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Role};
+use crate::table::Lookup;
 
 /// Messages of one channel that arrive in one go before their consumer is told.
 const MAX_UNTOLD: usize = 64;
@@ -149,7 +150,7 @@ fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, close: Close) -> Re
     Ok(())
 }
 
-fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
+fn done(connection: &Arc<Connection>, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
     let Lookup::Found(endpoint) = connection.lookup(channel) else {
         return Err(format!("execution {channel} does not run, so it cannot end"));
     };
@@ -168,6 +169,7 @@ fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result
         connection.output.end(&endpoint);
     }
     endpoint.end_for_good(outcome);
+    connection.execution_ended();
     Ok(())
 }
 

@@ -7,4 +7,5 @@ mod hostile;
 mod inside_values;
 mod output;
 mod queues;
+mod recycling;
 mod termination;

@@ -6,7 +6,7 @@ use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 
 use crate::artefact::ArtefactStore;
 use crate::call::Call;
-use crate::connection::Connection;
+use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
 use crate::error::{ExecError, SendError, StatusError};
 use crate::fake_worker::{
@@ -59,7 +59,7 @@ fn what_does_not_begin_with_a_hello_is_no_worker() {
             "header `[62, 61, 73, 68, 3a, 20, 73, 61, 6e, 64, 67, 61, 74, 65, 3a, 20]` is not one of this protocol",
         ),
         (strange_hello(b"SANDGAME", 1), "peer is not a sandgate process"),
-        (strange_hello(b"SANDGATE", 7), "peer speaks version 7 of the protocol, this side version 1"),
+        (strange_hello(b"SANDGATE", 7), "peer speaks version 7 of the protocol, this side version 2"),
         (frame(kind::HELLO, 0, 0, b"SANDGATE"), "peer is not a sandgate process"),
         (longer, "message of kind 1 is malformed"),
         (bytes_of(&done(1, Outcome::Returned)), "it did not begin with a hello"),
@@ -78,8 +78,8 @@ fn an_environment_that_no_frame_holds_is_an_error() {
     let spec = Spec::popen().env("LARGE", "x".repeat(300 * 1024));
     let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
     let transport = (Box::new(send) as _, Box::new(receive) as _);
-    let artefacts = ArtefactStore::shared(None);
-    let error = Connection::start("gw0".to_owned(), spec, transport, None, output, artefacts).unwrap_err();
+    let common = Common::new(output, ArtefactStore::shared(None, None), None);
+    let error = Connection::start("gw0".to_owned(), spec, transport, None, common).unwrap_err();
     assert!(error.to_string().starts_with("id and environment of 3072"), "{error}");
 }
 
