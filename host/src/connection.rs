@@ -8,7 +8,7 @@
 //! The reader thread turns frames into calls on endpoints ([`crate::reader`]); this file has what both it and the users
 //! need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
@@ -245,10 +245,16 @@ impl Connection {
     /// Kills the worker's process. Never blocks.
     pub(crate) fn kill_process(&self) {
         self.life.lock().killed = true;
-        match &self.process {
-            Some(process) => process.kill(),
-            None => self.outbox.shutdown(),
+        self.kill_and_hang_up();
+    }
+
+    /// Kills the process and hangs up, so that a child it may have left with the connection cannot keep the reader. What the
+    /// worker had sent before is still read.
+    fn kill_and_hang_up(&self) {
+        if let Some(process) = &self.process {
+            process.kill();
         }
+        self.outbox.shutdown();
     }
 
     /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
@@ -272,6 +278,8 @@ impl Connection {
             let mut table = self.table.lock();
             table.open = false;
             let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
+            table.makers = HashMap::new();
+            table.made = HashMap::new();
             table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
             endpoints
         };
@@ -453,10 +461,7 @@ impl Connection {
             // Its own outcome is the kill; its siblings lose their worker.
             endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
             self.life.lock().condemned = true;
-            match &self.process {
-                Some(process) => process.kill(),
-                None => self.outbox.shutdown(),
-            }
+            self.kill_and_hang_up();
         }
     }
 

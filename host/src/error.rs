@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use sandgate_wire::Limits;
 use sandgate_wire::outcome::{Outcome, Rejection, WorkerLoss};
+use sandgate_wire::text::printable;
+
+use crate::vetting;
 
 /// A value could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +22,11 @@ pub struct CodecError {
 }
 
 impl CodecError {
+    /// Decoders quote what they could not use, and that is a guest's.
     pub(crate) fn new(message: impl Into<String>) -> CodecError {
-        CodecError { message: message.into() }
+        let mut message = message.into();
+        vetting::cap(&mut message, vetting::MAX_TEXT_BYTES);
+        CodecError { message: printable(&message) }
     }
 }
 

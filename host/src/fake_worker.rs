@@ -263,6 +263,21 @@ impl Stage {
         });
     }
 
+    /// As [`settle`](Self::settle), past messages of the host's that `skips` knows.
+    pub(crate) fn settle_past(&mut self, skips: impl Fn(&ToWorker<'_>) -> bool) {
+        let connection = Arc::clone(self.connection());
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| connection.worker_status(PATIENCE).expect("an answer to STATUS"));
+            while self.worker.next("STATUS", |message| match message {
+                Some(ToWorker::Status) => false,
+                Some(other) if skips(&other) => true,
+                other => panic!("STATUS was expected, not {other:?}"),
+            }) {}
+            self.worker.send(&ToHost::Status(WorkerStatus::default()));
+            asking.join().unwrap();
+        });
+    }
+
     /// Waits until the connection is over.
     pub(crate) fn loss(&self) -> WorkerLoss {
         self.connection().wait_ended(Deadline::after(PATIENCE)).expect("the connection ends")

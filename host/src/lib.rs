@@ -70,6 +70,7 @@ mod table;
 mod termination;
 mod usage;
 mod value;
+mod vetting;
 mod worker_binary;
 mod workers;
 

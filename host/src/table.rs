@@ -25,8 +25,10 @@ pub(crate) struct Table {
     pub(crate) past: HashMap<ChannelId, Weak<Endpoint>>,
     /// The highest id the worker gave out.
     pub(crate) newest_of_worker: u64,
-    /// How many of the endpoints are of channels that guests made.
-    pub(crate) of_worker: usize,
+    /// Of each channel that a guest made and that is open, the execution that made it.
+    pub(crate) makers: HashMap<ChannelId, ChannelId>,
+    /// How many open channels each of these executions has made.
+    pub(crate) made: HashMap<ChannelId, u32>,
     pub(crate) open: bool,
 }
 
@@ -47,16 +49,28 @@ impl Table {
             draining: false,
             past: HashMap::new(),
             newest_of_worker: 0,
-            of_worker: 0,
+            makers: HashMap::new(),
+            made: HashMap::new(),
             open: true,
         }
     }
 
     /// Closes the table of a worker that is to end and has nothing left of the host's. Says so once.
     pub(crate) fn close_if_drained(&mut self) -> bool {
-        let drained = self.draining && self.open && self.endpoints.len() == self.of_worker;
+        let drained = self.draining && self.open && self.endpoints.len() == self.makers.len();
         self.open &= !drained;
         drained
+    }
+
+    /// A channel that a guest made is not open any more.
+    fn unmake(&mut self, id: ChannelId) {
+        let Some(maker) = self.makers.remove(&id) else { return };
+        if let Some(made) = self.made.get_mut(&maker) {
+            *made -= 1;
+            if *made == 0 {
+                self.made.remove(&maker);
+            }
+        }
     }
 
     /// Whether the host or the worker gave out this id. The host's other workers may have had some of those in between.
@@ -97,8 +111,13 @@ impl Connection {
         if id.side() != Side::Worker || id.0 <= table.newest_of_worker {
             return Err(format!("channel id {id} out of order"));
         }
-        if table.of_worker >= MAX_GUEST_CHANNELS {
+        if table.makers.len() >= MAX_GUEST_CHANNELS {
             return Err(format!("more than {MAX_GUEST_CHANNELS} channels of guests"));
+        }
+        // The worker, which counts a channel for longer, lets no guest get there.
+        let most = parent.limits.channels;
+        if table.made.get(&parent.id).is_some_and(|made| *made >= most) {
+            return Err(format!("execution {} has more than {most} channels", parent.id));
         }
         table.newest_of_worker = id.0;
         drop(table);
@@ -106,7 +125,8 @@ impl Connection {
         let endpoint = Endpoint::of_guest(id, &parent);
         let mut table = self.table.lock();
         table.endpoints.insert(id, endpoint);
-        table.of_worker += 1;
+        table.makers.insert(id, parent.id);
+        *table.made.entry(parent.id).or_default() += 1;
         Ok(())
     }
 
@@ -114,9 +134,7 @@ impl Connection {
     pub(crate) fn forget(&self, id: ChannelId) {
         let mut table = self.table.lock();
         let endpoint = table.endpoints.remove(&id);
-        if endpoint.is_some() && id.side() == Side::Worker {
-            table.of_worker -= 1;
-        }
+        table.unmake(id);
         if let Some(endpoint) = &endpoint {
             table.past.insert(id, Arc::downgrade(endpoint));
         }
@@ -157,7 +175,7 @@ impl Connection {
         if !table.open {
             return Err(closed("its worker is gone"));
         }
-        if table.endpoints.len() - table.of_worker >= MAX_CONNECTION_CHANNELS {
+        if table.endpoints.len() - table.makers.len() >= MAX_CONNECTION_CHANNELS {
             return Err(closed(&format!("it has {MAX_CONNECTION_CHANNELS} open channels")));
         }
         // Under the table's lock, so that a lower id is never unknown while a higher one is known.

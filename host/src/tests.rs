@@ -8,4 +8,5 @@ mod inside_values;
 mod output;
 mod queues;
 mod recycling;
+mod taken_over;
 mod termination;

@@ -156,7 +156,11 @@ fn callbacks_and_queues_see_no_replacement() {
     multi.send_each(&1_u32).expect("all take it");
     let events: Vec<_> = (0..12).map(|_| queue.get_timeout(LIMIT).expect("an item or an end").1).collect();
     assert_eq!(events.iter().filter(|event| matches!(event, Event::Item(2))).count(), 6, "{events:?}");
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::End(it) if it.is_success())).count(), 6, "{events:?}");
+    assert_eq!(
+        events.iter().filter(|event| matches!(event, Event::End(it) if it.is_success())).count(),
+        6,
+        "{events:?}"
+    );
     let report = group.terminate(LIMIT);
     assert!(report.is_clean() && report.gateways.len() == 1, "{report:?}");
 }
