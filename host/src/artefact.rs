@@ -74,12 +74,17 @@ pub(crate) fn memory(name: &str) -> io::Result<OwnedFd> {
 struct Key([u8; 32]);
 
 impl Key {
-    fn of(module: &Module, engine: &str, codegen: Codegen) -> Key {
+    fn of(module: &Module, engine: &str, codegen: Codegen, tenant: Option<&str>) -> Key {
         let mut hash = Sha256::new();
         hash.update(FILE_MAGIC);
         hash.update(module.id().0);
         hash.update(engine);
         hash.update(codegen.name());
+        if let Some(tenant) = tenant {
+            // Of a fixed length, so that no tenant's name together with an engine's makes another's.
+            hash.update(b"tenant");
+            hash.update(Sha256::digest(tenant));
+        }
         Key(hash.finalize().into())
     }
 
@@ -111,6 +116,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) limits: &'a ModuleLimits,
     pub(crate) profile: Profile,
     pub(crate) policy: &'a Policy,
+    /// Whom it is for: nobody else gets it, or learns that it is there.
+    pub(crate) tenant: Option<&'a str>,
     /// The executable that becomes the compiler, if the caller names one.
     pub(crate) worker: Option<&'a Path>,
     /// Until when the caller waits.
@@ -127,15 +134,19 @@ impl Wanted<'_> {
     }
 }
 
+/// The stores of this process, by directory and tenant.
+type Stores = HashMap<(Option<PathBuf>, Option<Arc<str>>), Arc<ArtefactStore>>;
+
 /// Locked by the one caller that looks or compiles.
 type Slot = Mutex<Option<Arc<Artefact>>>;
 
 impl ArtefactStore {
-    /// The store of a directory, or of memory alone. All groups of a process that name the same directory share it.
-    pub(crate) fn shared(directory: Option<PathBuf>) -> Arc<ArtefactStore> {
-        static STORES: OnceLock<Mutex<HashMap<Option<PathBuf>, Arc<ArtefactStore>>>> = OnceLock::new();
+    /// The store of a directory, or of memory alone. All groups of a process that name the same directory and the same tenant
+    /// share it.
+    pub(crate) fn shared(directory: Option<PathBuf>, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
+        static STORES: OnceLock<Mutex<Stores>> = OnceLock::new();
         let mut stores = STORES.get_or_init(Mutex::default).lock();
-        let store = stores.entry(directory.clone());
+        let store = stores.entry((directory.clone(), tenant));
         Arc::clone(store.or_insert_with(|| Arc::new(ArtefactStore { directory, slots: Mutex::default() })))
     }
 
@@ -146,7 +157,7 @@ impl ArtefactStore {
         file.write_all(b"native code").expect("memory takes bytes");
         let artefact = Artefact::seal(file.into()).expect("memory can be sealed");
         let store = ArtefactStore { directory: None, slots: Mutex::default() };
-        let slot = store.slots.lock().slot(Key::of(module, engine, Codegen::default()));
+        let slot = store.slots.lock().slot(Key::of(module, engine, Codegen::default(), None));
         *slot.lock() = Some(Arc::new(artefact));
         Arc::new(store)
     }
@@ -161,7 +172,7 @@ impl ArtefactStore {
 
     /// The artefact of a module. Blocks while it is compiled, here or by another process of this machine.
     pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
-        let key = Key::of(wanted.module, wanted.engine, wanted.codegen);
+        let key = Key::of(wanted.module, wanted.engine, wanted.codegen, wanted.tenant);
         let slot = self.slots.lock().slot(key);
         let mut artefact = match wanted.deadline.at() {
             None => slot.lock(),
@@ -342,7 +353,20 @@ mod tests {
 
     fn keys() -> (Key, Key) {
         let module = Module::from_bytes(*b"module").unwrap();
-        (Key::of(&module, "engine a", Codegen::default()), Key::of(&module, "engine b", Codegen::default()))
+        let of = |engine| Key::of(&module, engine, Codegen::default(), None);
+        (of("engine a"), of("engine b"))
+    }
+
+    #[test]
+    fn tenants_share_neither_keys_nor_memory() {
+        let module = Module::from_bytes(*b"module").unwrap();
+        let keys = [None, Some(""), Some("a"), Some("b")].map(|it| Key::of(&module, "e", Codegen::default(), it));
+        for (position, key) in keys.iter().enumerate() {
+            assert!(!keys[..position].contains(key), "key {position} is another's");
+        }
+        let store = |tenant: Option<&str>| ArtefactStore::shared(None, tenant.map(Arc::from));
+        assert!(Arc::ptr_eq(&store(Some("a")), &store(Some("a"))));
+        assert!(!Arc::ptr_eq(&store(Some("a")), &store(Some("b"))) && !Arc::ptr_eq(&store(Some("a")), &store(None)));
     }
 
     #[test]

@@ -65,7 +65,8 @@ impl Channel {
         &self.handle.endpoint
     }
 
-    /// The channel's number, unique within its gateway.
+    /// The channel's number, unique within its gateway. A number that is even is of a channel that a guest made, and a gateway
+    /// that [replaces its worker](crate::Recycle) can have it again.
     pub fn id(&self) -> u64 {
         self.endpoint().id.0
     }
@@ -77,7 +78,7 @@ impl Channel {
 
     /// The gateway this channel leads to.
     pub fn gateway(&self) -> Gateway {
-        Gateway::new(Arc::clone(&self.endpoint().connection))
+        self.endpoint().connection.gateway()
     }
 
     // ---- sending ----
@@ -303,7 +304,10 @@ pub(crate) fn message_for(
         return Err(SendError::TooManyChannels { count: channels.len(), maximum: MAX_MESSAGE_CHANNELS });
     }
     if let Some(foreign) = channels.iter().find(|channel| !Arc::ptr_eq(&channel.endpoint().connection, connection)) {
-        let theirs = foreign.gateway_id().to_owned();
+        let mut theirs = foreign.gateway_id().to_owned();
+        if theirs == connection.id {
+            theirs.push_str(" (of its replaced worker)");
+        }
         return Err(SendError::ForeignChannel { ours: connection.id.clone(), theirs });
     }
     Ok(Message { bytes, channels: channels.iter().map(|channel| channel.endpoint().id).collect() })

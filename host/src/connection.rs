@@ -9,8 +9,8 @@
 //! need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
 use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
-use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
 
 use crate::artefact::{Artefact, ArtefactStore, Wanted};
 use crate::call::Call;
@@ -35,6 +35,9 @@ use crate::output::OutputRouter;
 use crate::process::Process;
 use crate::reader;
 use crate::spec::Spec;
+use crate::table::Table;
+use crate::usage::Usage;
+use crate::workers::Owner;
 
 /// How long a worker may take to end after its connection has.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
@@ -50,28 +53,36 @@ pub(crate) struct Connection {
     pub(crate) spec: Spec,
     pub(crate) outbox: Outbox,
     pub(crate) output: Arc<OutputRouter>,
+    pub(crate) owner: Owner,
     process: Option<Process>,
     artefacts: Arc<ArtefactStore>,
-    table: Mutex<Table>,
+    tenant: Option<Arc<str>>,
+    pub(crate) usage: Mutex<Usage>,
+    pub(crate) table: Mutex<Table>,
     life: Mutex<Life>,
     life_changed: Condvar,
     loaded: Mutex<HashSet<(ModuleId, Codegen)>>,
     status: Mutex<StatusSlot>,
     status_changed: Condvar,
-    next_channel: AtomicU64,
+    pub(crate) next_channel: Arc<AtomicU64>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
-struct Table {
-    endpoints: HashMap<ChannelId, Arc<Endpoint>>,
-    /// Those that are past, while somebody still holds them: a message may yet name them.
-    past: HashMap<ChannelId, Weak<Endpoint>>,
-    /// The highest id the worker gave out.
-    newest_of_worker: u64,
-    /// How many of the endpoints are of channels that guests made.
-    of_worker: usize,
-    open: bool,
+/// What the workers of one gateway have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    pub(crate) output: Arc<OutputRouter>,
+    pub(crate) artefacts: Arc<ArtefactStore>,
+    pub(crate) tenant: Option<Arc<str>>,
+    /// The next id of the host's channels: one is never used twice in a gateway.
+    next_channel: Arc<AtomicU64>,
+}
+
+impl Common {
+    pub(crate) fn new(output: Arc<OutputRouter>, artefacts: Arc<ArtefactStore>, tenant: Option<Arc<str>>) -> Common {
+        let next_channel = Arc::new(AtomicU64::new(ChannelId::first(Side::Host).0));
+        Common { output, artefacts, tenant, next_channel }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +92,8 @@ struct Life {
     terminating: bool,
     /// The host itself killed it.
     killed: bool,
+    /// It is about to be killed, for what one execution did.
+    condemned: bool,
     /// The connection is over. Known before the first channel ends of it.
     over: bool,
     /// How it ended, once all channels have.
@@ -94,14 +107,6 @@ struct StatusSlot {
     last: WorkerStatus,
 }
 
-/// What a table says about an id.
-pub(crate) enum Lookup {
-    Found(Arc<Endpoint>),
-    /// It existed once; frames for it are late, which is normal.
-    Past,
-    Never,
-}
-
 impl Connection {
     /// Connects to a worker over a transport and starts the two threads that serve it. Does not wait for its hello.
     pub(crate) fn start(
@@ -109,8 +114,7 @@ impl Connection {
         spec: Spec,
         (send, receive): (Box<dyn SendHalf>, Box<dyn ReceiveHalf>),
         process: Option<Process>,
-        output: Arc<OutputRouter>,
-        artefacts: Arc<ArtefactStore>,
+        common: Common,
     ) -> std::io::Result<Arc<Connection>> {
         let hello = HostHello {
             gateway: id.clone(),
@@ -130,22 +134,19 @@ impl Connection {
         }
         let connection = Arc::new(Connection {
             outbox: Outbox::bounded(send, MAX_CONTROLS),
-            output,
+            output: common.output,
+            owner: Owner::default(),
             process,
-            artefacts,
-            table: Mutex::new(Table {
-                endpoints: HashMap::new(),
-                past: HashMap::new(),
-                newest_of_worker: 0,
-                of_worker: 0,
-                open: true,
-            }),
+            artefacts: common.artefacts,
+            tenant: common.tenant,
+            usage: Mutex::default(),
+            table: Mutex::new(Table::new()),
             life: Mutex::default(),
             life_changed: Condvar::new(),
             loaded: Mutex::default(),
             status: Mutex::default(),
             status_changed: Condvar::new(),
-            next_channel: AtomicU64::new(ChannelId::first(Side::Host).0),
+            next_channel: common.next_channel,
             threads: Mutex::default(),
             id,
             spec,
@@ -185,15 +186,21 @@ impl Connection {
             if let Err(after) = deadline.wait(&self.life_changed, &mut life) {
                 drop(life);
                 self.kill_process();
-                let mut loss = self.wait_ended(Deadline::after(Duration::from_secs(5))).unwrap_or(WorkerLoss {
-                    gateway: self.id.clone(),
-                    pid: self.pid(),
-                    cause: LossCause::Unknown { message: "it cannot be killed".to_owned() },
-                    stderr_tail: String::new(),
-                });
+                let ended = self.wait_ended(Deadline::after(Duration::from_secs(5)));
+                let mut loss = ended.unwrap_or_else(|| self.unknown_loss("it cannot be killed"));
                 loss.cause = LossCause::Unresponsive { message: format!("no hello within {after:?}") };
                 return Err(loss);
             }
+        }
+    }
+
+    /// What there is to say of a worker whose end is not known.
+    pub(crate) fn unknown_loss(&self, text: &str) -> WorkerLoss {
+        WorkerLoss {
+            gateway: self.id.clone(),
+            pid: self.pid(),
+            cause: LossCause::Unknown { message: text.to_owned() },
+            stderr_tail: String::new(),
         }
     }
 
@@ -229,6 +236,12 @@ impl Connection {
         self.life.lock().terminating
     }
 
+    /// Whether it is there, and nobody has asked it to end or killed it.
+    pub(crate) fn takes_executions(&self) -> bool {
+        let life = self.life.lock();
+        life.hello.is_some() && !(life.over || life.terminating || life.killed || life.condemned)
+    }
+
     /// Asks the worker to end: with `kill`, at once. Never blocks.
     pub(crate) fn request_terminate(&self, kill: bool) {
         self.life.lock().terminating = true;
@@ -238,15 +251,21 @@ impl Connection {
     /// Kills the worker's process. Never blocks.
     pub(crate) fn kill_process(&self) {
         self.life.lock().killed = true;
-        match &self.process {
-            Some(process) => process.kill(),
-            None => self.outbox.shutdown(),
+        self.kill_and_hang_up();
+    }
+
+    /// Kills the process and hangs up, so that a child it may have left with the connection cannot keep the reader. What the
+    /// worker had sent before is still read.
+    fn kill_and_hang_up(&self) {
+        if let Some(process) = &self.process {
+            process.kill();
         }
+        self.outbox.shutdown();
     }
 
     /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
     /// Called once, by the reader thread.
-    pub(crate) fn finish(&self, violation: Option<LossCause>) {
+    pub(crate) fn finish(self: &Arc<Self>, violation: Option<LossCause>) {
         let unread = || LossCause::Unresponsive { message: "it does not read what it is sent".to_owned() };
         let violation = violation.or_else(|| self.outbox.overflowed().then(unread));
         self.outbox.shutdown();
@@ -265,6 +284,8 @@ impl Connection {
             let mut table = self.table.lock();
             table.open = false;
             let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
+            table.makers = HashMap::new();
+            table.made = HashMap::new();
             table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
             endpoints
         };
@@ -292,6 +313,9 @@ impl Connection {
         // Locked, so that nobody who is about to wait misses this.
         drop(self.status.lock());
         self.status_changed.notify_all();
+        if let Some(workers) = self.owner.get() {
+            workers.worker_ended(self);
+        }
     }
 
     /// Waits for the connection's threads; they end when the worker has.
@@ -314,102 +338,6 @@ impl Connection {
 
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
         self.process.as_ref().and_then(Process::resident_bytes)
-    }
-
-    // ---- channels ----
-
-    pub(crate) fn lookup(&self, id: ChannelId) -> Lookup {
-        let table = self.table.lock();
-        match table.endpoints.get(&id) {
-            Some(endpoint) => Lookup::Found(Arc::clone(endpoint)),
-            None if table.existed(id, &self.next_channel) => Lookup::Past,
-            None => Lookup::Never,
-        }
-    }
-
-    fn past(&self, id: ChannelId) -> Option<Arc<Endpoint>> {
-        self.table.lock().past.get(&id)?.upgrade()
-    }
-
-    /// The endpoint of a past channel is gone for good.
-    pub(crate) fn dropped(&self, id: ChannelId) {
-        self.table.lock().past.remove(&id);
-    }
-
-    /// The worker says that the execution `parent` made a channel.
-    pub(crate) fn opened_by_worker(&self, id: ChannelId, parent: ChannelId) -> Result<(), String> {
-        let parent = match self.lookup(parent) {
-            Lookup::Found(parent) if parent.role == Role::Execution => parent,
-            _ => return Err(format!("channel {id} of an execution {parent} that does not run")),
-        };
-        let mut table = self.table.lock();
-        if id.side() != Side::Worker || id.0 <= table.newest_of_worker {
-            return Err(format!("channel id {id} out of order"));
-        }
-        if table.of_worker >= MAX_GUEST_CHANNELS {
-            return Err(format!("more than {MAX_GUEST_CHANNELS} channels of guests"));
-        }
-        table.newest_of_worker = id.0;
-        drop(table);
-        // Nobody else learns of the id before this thread, which reads the worker, has gone on.
-        let endpoint = Endpoint::of_guest(id, &parent);
-        let mut table = self.table.lock();
-        table.endpoints.insert(id, endpoint);
-        table.of_worker += 1;
-        Ok(())
-    }
-
-    /// Takes a channel out of the table; its endpoint lives on in its handles.
-    pub(crate) fn forget(&self, id: ChannelId) {
-        let mut table = self.table.lock();
-        let endpoint = table.endpoints.remove(&id);
-        if endpoint.is_some() && id.side() == Side::Worker {
-            table.of_worker -= 1;
-        }
-        if let Some(endpoint) = &endpoint {
-            table.past.insert(id, Arc::downgrade(endpoint));
-        }
-        drop(table);
-        drop(endpoint);
-    }
-
-    /// The channel of an id that stood in a message. One that has ended and left nothing is an ended channel.
-    pub(crate) fn claim(self: &Arc<Self>, id: ChannelId) -> Option<Channel> {
-        match self.lookup(id) {
-            Lookup::Found(endpoint) => Some(Channel::new(&endpoint)),
-            Lookup::Past => {
-                if let Some(endpoint) = self.past(id) {
-                    return Some(Channel::new(&endpoint));
-                }
-                let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, self.spec.limits().clone());
-                endpoint.end(Outcome::Closed);
-                Some(Channel::new(&endpoint))
-            }
-            Lookup::Never => None,
-        }
-    }
-
-    /// Makes a channel that belongs to no execution.
-    pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
-        let endpoint = self.register(Role::Plain, self.spec.limits().clone())?;
-        let _ = self.outbox.push_urgent(ToWorker::Open(endpoint.id).encode());
-        Ok(Channel::new(&endpoint))
-    }
-
-    fn register(self: &Arc<Self>, role: Role, limits: Limits) -> Result<Arc<Endpoint>, ExecError> {
-        let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };
-        let mut table = self.table.lock();
-        if !table.open {
-            return Err(closed("its worker is gone"));
-        }
-        if table.endpoints.len() - table.of_worker >= MAX_CONNECTION_CHANNELS {
-            return Err(closed(&format!("it has {MAX_CONNECTION_CHANNELS} open channels")));
-        }
-        // Under the table's lock, so that a lower id is never unknown while a higher one is known.
-        let id = ChannelId(self.next_channel.fetch_add(2, Ordering::Relaxed));
-        let endpoint = Endpoint::new(id, Arc::clone(self), role, limits);
-        table.endpoints.insert(id, Arc::clone(&endpoint));
-        Ok(endpoint)
     }
 
     // ---- executions ----
@@ -488,6 +416,7 @@ impl Connection {
             limits: self.spec.module_limits(),
             profile: self.spec.taken_profile(),
             policy: self.spec.policy(),
+            tenant: self.tenant.as_deref(),
             worker: self.spec.worker_path(),
             deadline,
         })
@@ -537,10 +466,8 @@ impl Connection {
             tracing::warn!(gateway = %self.id, "execution {} is not over {grace:?} after its kill", endpoint.id);
             // Its own outcome is the kill; its siblings lose their worker.
             endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
-            match &self.process {
-                Some(process) => process.kill(),
-                None => self.outbox.shutdown(),
-            }
+            self.life.lock().condemned = true;
+            self.kill_and_hang_up();
         }
     }
 
@@ -577,21 +504,8 @@ impl Connection {
         self.status_changed.notify_all();
         Ok(())
     }
-
-    pub(crate) fn open_channels(&self) -> usize {
-        self.table.lock().endpoints.len()
-    }
 }
 
 fn is_crash(cause: &LossCause) -> bool {
     !matches!(cause, LossCause::Exited { code: 0 } | LossCause::Unknown { .. })
-}
-
-impl Table {
-    fn existed(&self, id: ChannelId, next_of_host: &AtomicU64) -> bool {
-        match id.side() {
-            Side::Host => id.0 < next_of_host.load(Ordering::Relaxed),
-            Side::Worker => id.0 != 0 && id.0 <= self.newest_of_worker,
-        }
-    }
 }

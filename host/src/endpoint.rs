@@ -533,6 +533,15 @@ impl Endpoint {
     }
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// Messages that wait here and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.queue.len(), state.queue.iter().map(|message| message.bytes.len() as u64).sum())
+    }
+}
+
 impl Drop for Endpoint {
     fn drop(&mut self) {
         self.connection.dropped(self.id);

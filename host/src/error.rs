@@ -6,13 +6,16 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::Limits;
 use sandgate_wire::isolation::{Layer, State};
 use sandgate_wire::outcome::{Outcome, Rejection, WorkerLoss};
+use sandgate_wire::text::printable;
 
-use crate::process::printable;
+use crate::vetting;
+
 
 /// A value could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +25,11 @@ pub struct CodecError {
 }
 
 impl CodecError {
+    /// Decoders quote what they could not use, and that is a guest's.
     pub(crate) fn new(message: impl Into<String>) -> CodecError {
-        CodecError { message: message.into() }
+        let mut message = message.into();
+        vetting::cap(&mut message, vetting::MAX_TEXT_BYTES);
+        CodecError { message: printable(&message) }
     }
 }
 
@@ -184,6 +190,16 @@ pub enum ExecError {
         gateway: String,
         /// Why.
         reason: String,
+    },
+    /// The gateway's worker is to be replaced, and no new one could be started.
+    #[error("gateway `{gateway}` has no worker; the next call after {retry_after:?} tries again")]
+    NoWorker {
+        /// The gateway.
+        gateway: String,
+        /// When it is tried again.
+        retry_after: Duration,
+        /// Why the last attempt failed.
+        source: Arc<GatewayError>,
     },
     /// The module is not acceptable.
     #[error("module `{module}` was rejected: {reason}")]

@@ -20,7 +20,7 @@ use sandgate_wire::{ChannelId, Limits, Outcome, ToHost, ToWorker};
 
 use crate::artefact::ArtefactStore;
 use crate::channel::Channel;
-use crate::connection::Connection;
+use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 use crate::module::Module;
@@ -32,9 +32,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a test waits for what must not come.
 pub(crate) const MOMENT: Duration = Duration::from_millis(20);
 
-const ENGINE: &str = "fake engine";
+pub(crate) const ENGINE: &str = "fake engine";
 
 /// The worker's end of a connection.
+#[derive(Debug)]
 pub(crate) struct FakeWorker {
     socket: UnixStream,
     frames: FrameReader,
@@ -96,7 +97,7 @@ pub(crate) fn with_channels(ids: &[u64], bytes: &[u8]) -> Vec<u8> {
 }
 
 impl FakeWorker {
-    fn new(socket: OwnedFd) -> FakeWorker {
+    pub(crate) fn new(socket: OwnedFd) -> FakeWorker {
         let (_, receive) = unix_socket(socket.try_clone().unwrap(), Descriptors::Accept);
         let waiting = socket.try_clone().unwrap();
         let socket = UnixStream::from(socket);
@@ -219,10 +220,12 @@ impl Stage {
         let (ours, theirs) = socket_pair().unwrap();
         let (send, receive) = unix_socket(ours, Descriptors::Refuse);
         let id = spec.given_id().unwrap_or("gw0").to_owned();
+        let spec = spec.id(id.clone());
         let output = OutputRouter::new(id.clone(), sink);
         let artefacts = ArtefactStore::holding(&module(), ENGINE);
         let transport = (Box::new(send) as _, Box::new(receive) as _);
-        let connection = Connection::start(id, spec, transport, None, output, artefacts).unwrap();
+        let common = Common::new(output, artefacts, None);
+        let connection = Connection::start(id, spec, transport, None, common).unwrap();
         Stage { worker: FakeWorker::new(theirs), connection: Some(connection) }
     }
 
@@ -231,7 +234,7 @@ impl Stage {
     }
 
     pub(crate) fn gateway(&self) -> Gateway {
-        Gateway::new(Arc::clone(self.connection()))
+        self.connection().gateway()
     }
 
     /// A running execution.
@@ -255,6 +258,21 @@ impl Stage {
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| connection.worker_status(PATIENCE).expect("an answer to STATUS"));
             self.worker.expect(&ToWorker::Status);
+            self.worker.send(&ToHost::Status(WorkerStatus::default()));
+            asking.join().unwrap();
+        });
+    }
+
+    /// As [`settle`](Self::settle), past messages of the host's that `skips` knows.
+    pub(crate) fn settle_past(&mut self, skips: impl Fn(&ToWorker<'_>) -> bool) {
+        let connection = Arc::clone(self.connection());
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| connection.worker_status(PATIENCE).expect("an answer to STATUS"));
+            while self.worker.next("STATUS", |message| match message {
+                Some(ToWorker::Status) => false,
+                Some(other) if skips(&other) => true,
+                other => panic!("STATUS was expected, not {other:?}"),
+            }) {}
             self.worker.send(&ToHost::Status(WorkerStatus::default()));
             asking.join().unwrap();
         });

@@ -1,11 +1,10 @@
-//! [`Gateway`]: one worker process, as its users see it.
+//! [`Gateway`]: one worker process, or one after the other, as its users see it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::isolation::Report;
-use sandgate_wire::message::WorkerStatus;
 use sandgate_wire::outcome::LossCause;
 use serde::Serialize;
 
@@ -15,18 +14,23 @@ use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::{ExecError, StatusError};
 use crate::module::Module;
+use crate::recycle::Recycled;
 use crate::spec::Spec;
 use crate::termination::{GatewayReport, terminate_all};
+use crate::workers::Workers;
 
 /// How long [`Gateway::status`] waits for the worker.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A worker process and the way to it. Clones are the same gateway.
 ///
+/// With [`Recycle`](crate::Recycle) it replaces its worker and stays the same gateway, with the same id and place in its
+/// group. Its workers are then the one that takes executions and those that it replaced and that finish what they run.
+///
 /// A gateway lives until it is terminated, with its group at the latest; dropping a handle of it does nothing.
 #[derive(Clone)]
 pub struct Gateway {
-    connection: Arc<Connection>,
+    workers: Arc<Workers>,
 }
 
 /// What a gateway is doing; see [`Gateway::status`].
@@ -37,60 +41,70 @@ pub struct GatewayStatus {
     pub running: u32,
     /// Executions that wait for a place.
     pub queued: u32,
-    /// Executions that have ended since the worker started.
+    /// Executions that have ended since the gateway was made.
     pub finished: u64,
     /// Channels that are open, those of executions included, as the worker says.
     pub channels: u32,
     /// Channels that the host has not settled yet.
     pub host_channels: usize,
-    /// Resident memory of the worker process in bytes, if the system tells.
+    /// Resident memory of the gateway's worker processes in bytes, if the system tells.
     pub memory_bytes: Option<u64>,
-    /// The worker's process id.
+    /// The worker's process id; `None` while it is lost and not replaced yet.
     pub pid: Option<u32>,
+    /// Workers that were started, the first included.
+    pub workers_started: u64,
+    /// How often the worker was replaced, and why.
+    pub recycled: Recycled,
 }
 
 impl Gateway {
-    pub(crate) fn new(connection: Arc<Connection>) -> Gateway {
-        Gateway { connection }
+    pub(crate) fn new(workers: Arc<Workers>) -> Gateway {
+        Gateway { workers }
     }
 
-    pub(crate) fn connection(&self) -> &Arc<Connection> {
-        &self.connection
+    pub(crate) fn workers(&self) -> &Arc<Workers> {
+        &self.workers
+    }
+
+    /// The worker that takes executions, or the last one that did.
+    pub(crate) fn connection(&self) -> Arc<Connection> {
+        self.workers.current()
     }
 
     /// The gateway's id, unique within its group.
     pub fn id(&self) -> &str {
-        &self.connection.id
+        self.workers.id()
     }
 
     /// What it was made from, its id included.
     pub fn spec(&self) -> &Spec {
-        &self.connection.spec
+        self.workers.spec()
     }
 
-    /// The worker's process id.
+    /// The process id of the worker that takes executions, or of the last one that did.
     pub fn pid(&self) -> Option<u32> {
-        self.connection.pid()
+        self.connection().pid()
     }
 
     /// What the operating system keeps from the worker, layer by layer, as the worker found it before it had seen any
     /// guest's code. Empty if the worker has not said hello.
     pub fn isolation(&self) -> Report {
-        self.connection.isolation()
+        self.connection().isolation()
     }
 
-    /// Whether the worker is there. A gateway whose worker has died stays in its group until that is terminated.
+    /// Whether the worker is there, or the next execution starts another one. A gateway whose worker has died stays in its
+    /// group until that is terminated.
     pub fn is_alive(&self) -> bool {
-        self.connection.is_alive()
+        self.workers.is_alive()
     }
 
-    /// How the worker's process ended, once it has.
+    /// How the process of the worker ended that takes executions, or was the last one that did, once it has.
     pub fn exit_cause(&self) -> Option<LossCause> {
-        self.connection.exit_cause()
+        self.connection().exit_cause()
     }
 
     /// Runs the module's `main` and returns its channel. Blocks only while the module is compiled, which happens once and
-    /// takes 300 s at most; see [`Call::compile_timeout`].
+    /// takes 300 s at most (see [`Call::compile_timeout`]), and while the worker is replaced, for the spec's `hello=` at most.
     ///
     /// # Errors
     /// [`ExecError`]; nothing was run then. All that goes wrong later is the channel's outcome.
@@ -119,15 +133,16 @@ impl Gateway {
     /// # Errors
     /// [`ExecError`].
     pub fn remote_exec_with(&self, module: &Module, call: &Call) -> Result<Channel, ExecError> {
-        self.connection.execute(module, call)
+        self.workers.execute(module, call)
     }
 
-    /// Makes a channel that belongs to no execution; a task gets its other end inside a value.
+    /// Makes a channel that belongs to no execution; a task gets its other end inside a value. It belongs to the worker of
+    /// this moment, and keeps a worker that is replaced until it is closed.
     ///
     /// # Errors
-    /// [`ExecError::GatewayClosed`].
+    /// [`ExecError::GatewayClosed`]; [`ExecError::NoWorker`].
     pub fn new_channel(&self) -> Result<Channel, ExecError> {
-        self.connection.new_channel()
+        self.workers.new_channel()
     }
 
     /// Asks the worker what it is doing. Blocks until it answers, 5 s at most.
@@ -143,43 +158,39 @@ impl Gateway {
     /// # Errors
     /// [`StatusError`].
     pub fn status_timeout(&self, timeout: Duration) -> Result<GatewayStatus, StatusError> {
-        let WorkerStatus { running, queued, channels, finished } = self.connection.worker_status(timeout)?;
-        let (memory_bytes, pid) = (self.connection.resident_bytes(), self.pid());
-        let host_channels = self.connection.open_channels();
-        Ok(GatewayStatus { running, queued, finished, channels, host_channels, memory_bytes, pid })
+        self.workers.status(timeout)
     }
 
-    /// Asks the worker to end once its tasks have, and takes the gateway out of its group. Does not block; nobody forces
-    /// it to end before the group is terminated or dropped.
+    /// Asks the workers to end once their tasks have, and takes the gateway out of its group; none is started any more. Does
+    /// not block; nobody forces them to end before the group is terminated or dropped.
     pub fn exit(&self) {
-        if !self.connection.is_terminating() {
-            self.connection.request_terminate(false);
-        }
+        self.workers.exit();
     }
 
-    /// Ends the worker: its channels are closed, its tasks have most of `timeout` to finish, then they are interrupted,
-    /// and at the deadline the process is killed. When this returns the process is gone and reaped, and every task has
+    /// Ends the workers, all under one deadline: their channels are closed, its tasks have most of `timeout` to finish, then they are interrupted,
+    /// and at the deadline the processes are killed. When this returns they are gone and reaped, and every task has
     /// its outcome. A timeout of zero kills at once; [`Duration::MAX`] waits for the tasks for ever.
     pub fn terminate(&self, timeout: Duration) -> GatewayReport {
         let mut reports = terminate_all(std::slice::from_ref(self), Deadline::after(timeout));
         reports.remove(0)
     }
 
-    /// Kills the worker's process at once. Does not block; every task ends as killed.
+    /// Kills the workers' processes at once. Does not block; every task ends as killed. With
+    /// [`after_loss`](crate::Recycle::after_loss) the next execution has a new worker.
     pub fn kill(&self) {
-        self.connection.kill_process();
+        self.workers.kill();
     }
 
-    /// Waits until the worker is gone; false if it is not within `timeout`.
+    /// Waits until the workers that the gateway has at this moment are gone; false if they are not within `timeout`.
     pub fn join(&self, timeout: Duration) -> bool {
-        self.connection.wait_ended(Deadline::after(timeout)).is_some()
+        self.workers.join(Deadline::after(timeout))
     }
 }
 
 impl PartialEq for Gateway {
     /// Whether both are handles of the same gateway.
     fn eq(&self, other: &Gateway) -> bool {
-        Arc::ptr_eq(&self.connection, &other.connection)
+        Arc::ptr_eq(&self.workers, &other.workers)
     }
 }
 
@@ -188,6 +199,6 @@ impl Eq for Gateway {}
 impl fmt::Debug for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.is_alive() { "alive" } else { "gone" };
-        write!(f, "<Gateway id={} {state}, {} channels>", self.id(), self.connection.open_channels())
+        write!(f, "<Gateway id={} {state}, {} channels>", self.id(), self.connection().open_channels())
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::artefact::ArtefactStore;
 use crate::call::Call;
-use crate::connection::Connection;
+use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
 use crate::error::{ExecError, GatewayError, LaunchError, MissingLayers, SpecError};
 use crate::gateway::Gateway;
@@ -23,9 +23,11 @@ use crate::module::Module;
 use crate::multi::MultiChannel;
 use crate::output::{OutputRouter, OutputSink};
 use crate::process::{Launch, launch};
+use crate::recycle::Recycle;
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
 use crate::worker_binary;
+use crate::workers::{Launcher, Workers, end_now};
 
 /// How long a group that is dropped lets its tasks finish, unless its builder says otherwise.
 pub const DEFAULT_DROP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -59,6 +61,7 @@ pub struct GroupBuilder {
     output: OutputSink,
     cache: Option<PathBuf>,
     drop_timeout: Duration,
+    tenant: Option<Arc<str>>,
 }
 
 impl Default for GroupBuilder {
@@ -69,6 +72,7 @@ impl Default for GroupBuilder {
             output: OutputSink::default(),
             cache: ArtefactStore::default_directory(),
             drop_timeout: DEFAULT_DROP_TIMEOUT,
+            tenant: None,
         }
     }
 }
@@ -110,12 +114,32 @@ impl GroupBuilder {
         self
     }
 
+    /// Whom the group works for. A process belongs to one group, and so to one tenant for all its life.
+    ///
+    /// What is not shared between tenants: worker processes; compiler processes, which serve one module each anyway; compiled
+    /// modules, in memory and on disk, so that a tenant cannot tell from the time that `remote_exec` takes whether another one
+    /// runs the same module. The gateways' workers are replaced as [`Recycle::for_tenant`] says, unless a spec or
+    /// [`defaults`](Self::defaults) says otherwise.
+    ///
+    /// What is shared: the machine. Its processors, caches and memory tell a patient observer what else they are used for;
+    /// tenants that must not learn that need machines of their own. This process is shared as well: its memory holds the
+    /// messages of all, and callbacks of all groups run on the same threads. The cache's directory is: one tenant's modules can
+    /// crowd out another's, which then are compiled again. Groups without a tenant share all of it, as one tenant does.
+    #[must_use]
+    pub fn tenant(mut self, name: impl Into<String>) -> GroupBuilder {
+        self.tenant = Some(name.into().into());
+        self
+    }
+
     /// A group without gateways.
-    pub fn build(self) -> Group {
+    pub fn build(mut self) -> Group {
+        if self.tenant.is_some() {
+            self.defaults = self.defaults.or(&Spec::popen().recycle(Recycle::for_tenant()));
+        }
         Group {
             members: boxcar::Vec::new(),
             next_id: Mutex::default(),
-            artefacts: ArtefactStore::shared(self.cache.clone()),
+            artefacts: ArtefactStore::shared(self.cache.clone(), self.tenant.clone()),
             making: Mutex::default(),
             terminated: AtomicBool::new(false),
             options: self,
@@ -212,10 +236,10 @@ impl Group {
     fn start_all(&self, specs: Vec<Spec>) -> Result<Vec<Gateway>, GatewayError> {
         // The time to say hello runs for each from its own start, so that many silent workers take no longer than one.
         let started: Vec<_> =
-            specs.into_iter().map(|spec| (Deadline::after(spec.hello_deadline()), self.start(spec))).collect();
-        let ready = started.into_iter().map(|(deadline, connection)| {
-            let gateway = Gateway::new(connection?);
-            check_hello(&gateway, deadline).map(|()| gateway)
+            specs.into_iter().map(|spec| (Deadline::after(spec.hello_deadline()), self.start(&spec))).collect();
+        let ready = started.into_iter().map(|(deadline, gateway)| {
+            let gateway = gateway?;
+            check_hello(&gateway.connection(), deadline).map(|()| gateway)
         });
         // All are waited for, also when one has failed: then the others are ended.
         let (ready, failed): (Vec<_>, Vec<_>) = ready.partition(Result::is_ok);
@@ -229,20 +253,17 @@ impl Group {
         }
     }
 
-    fn start(&self, spec: Spec) -> Result<Arc<Connection>, GatewayError> {
+    fn start(&self, spec: &Spec) -> Result<Gateway, GatewayError> {
         let id = spec.given_id().unwrap_or_default().to_owned();
-        let failed = |source| GatewayError::Launch { id: id.clone(), source };
-        let resources = |error| failed(LaunchError::Resources(error));
-        let program = worker_binary::find(spec.worker_path()).map_err(failed)?;
-        let (ours, theirs) = socket_pair().map_err(resources)?;
-        let directory = spec.directory().map(ToOwned::to_owned);
-        let argument = sandgate_wire::launch::WORKER_ARGUMENT;
-        let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
-        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-        let output = OutputRouter::new(id.clone(), self.options.output.clone());
-        let transport = (Box::new(send) as _, Box::new(receive) as _);
-        let artefacts = Arc::clone(&self.artefacts);
-        Connection::start(id.clone(), spec, transport, Some(process), output, artefacts).map_err(resources)
+        let output = OutputRouter::new(id, self.options.output.clone());
+        let common = Common::new(output, Arc::clone(&self.artefacts), self.options.tenant.clone());
+        let first = Popen.launch(spec, &common)?;
+        Ok(Gateway::new(Workers::new(first, Arc::new(Popen), common)))
+    }
+
+    /// Whom the group works for, if [`GroupBuilder::tenant`] said so.
+    pub fn tenant(&self) -> Option<&str> {
+        self.options.tenant.as_deref()
     }
 
     // ---- members ----
@@ -251,7 +272,7 @@ impl Group {
     /// see [`Gateway::is_alive`].
     pub fn iter(&self) -> impl Iterator<Item = &Gateway> {
         let members = self.members.iter().map(|(_, member)| &member.gateway);
-        members.filter(|gateway| !gateway.connection().is_terminating())
+        members.filter(|gateway| !gateway.workers().is_ending())
     }
 
     /// How many members there are.
@@ -321,7 +342,7 @@ impl Group {
         // Those that an earlier call has reported and that are gone need no second look.
         let members = members
             .into_iter()
-            .filter(|member| !member.reported.load(Ordering::Acquire) || !member.gateway.connection().has_ended());
+            .filter(|member| !member.reported.load(Ordering::Acquire) || !member.gateway.workers().have_ended());
         let (mine, gateways): (Vec<bool>, Vec<Gateway>) =
             members.map(|member| (!member.reported.swap(true, Ordering::AcqRel), member.gateway.clone())).unzip();
         let reports = terminate_all(&gateways, deadline).into_iter().zip(mine);
@@ -329,8 +350,28 @@ impl Group {
     }
 }
 
-fn check_hello(gateway: &Gateway, deadline: Deadline) -> Result<(), GatewayError> {
-    let connection = gateway.connection();
+/// Starts workers as processes of this machine.
+#[derive(Debug)]
+struct Popen;
+
+impl Launcher for Popen {
+    fn launch(&self, spec: &Spec, common: &Common) -> Result<Arc<Connection>, GatewayError> {
+        let id = spec.given_id().unwrap_or_default().to_owned();
+        let failed = |source| GatewayError::Launch { id: id.clone(), source };
+        let resources = |error| failed(LaunchError::Resources(error));
+        let program = worker_binary::find(spec.worker_path()).map_err(failed)?;
+        let (ours, theirs) = socket_pair().map_err(resources)?;
+        let directory = spec.directory().map(ToOwned::to_owned);
+        let argument = sandgate_wire::launch::WORKER_ARGUMENT;
+        let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
+        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
+        let transport = (Box::new(send) as _, Box::new(receive) as _);
+        Connection::start(id.clone(), spec.clone(), transport, Some(process), common.clone()).map_err(resources)
+    }
+}
+
+/// Waits for a worker's hello and refuses a worker that is not what it has to be; nothing of it is left then.
+pub(crate) fn check_hello(connection: &Arc<Connection>, deadline: Deadline) -> Result<(), GatewayError> {
     let ready = connection.wait_ready(deadline);
     let hello = ready.map_err(|loss: WorkerLoss| {
         connection.join();
@@ -338,14 +379,14 @@ fn check_hello(gateway: &Gateway, deadline: Deadline) -> Result<(), GatewayError
     })?;
     let ours = env!("CARGO_PKG_VERSION");
     if hello.package_version != ours {
-        gateway.terminate(Duration::ZERO);
-        let id = gateway.id().to_owned();
+        end_now(connection);
+        let id = connection.id.clone();
         return Err(GatewayError::Version { id, theirs: hello.package_version, ours });
     }
-    let below = hello.isolation.below(gateway.spec().policy());
+    let below = hello.isolation.below(connection.spec.policy());
     if !below.is_empty() {
-        gateway.terminate(Duration::ZERO);
-        let id = gateway.id().to_owned();
+        end_now(connection);
+        let id = connection.id.clone();
         let found = below.into_iter().map(|layer| (layer, hello.isolation.state(layer).cloned()));
         return Err(GatewayError::Isolation { id, missing: MissingLayers(found.collect()) });
     }

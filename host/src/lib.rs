@@ -66,9 +66,13 @@ mod queue;
 mod reader;
 mod recycle;
 mod spec;
+mod table;
 mod termination;
+mod usage;
 mod value;
+mod vetting;
 mod worker_binary;
+mod workers;
 
 #[cfg(test)]
 mod fake_worker;
@@ -90,7 +94,7 @@ pub use module::Module;
 pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
 pub use output::{MAX_LINE_BYTES, OutputLine, OutputSink};
 pub use queue::ReceiveQueue;
-pub use recycle::Recycle;
+pub use recycle::{Recycle, Recycled};
 pub use sandgate_wire::ModuleId;
 pub use sandgate_wire::grants::{Clock, Directory, ExecutionGrants, Grants, Random};
 pub use sandgate_wire::isolation;
@@ -101,3 +105,4 @@ pub use sandgate_wire::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKi
 pub use sandgate_wire::profile::{Feature, Profile};
 pub use spec::{DEFAULT_EXECUTIONS, DEFAULT_GRACE, Spec};
 pub use termination::{Ending, GatewayReport, TerminationReport};
+pub use workers::MAX_DRAINING_WORKERS;

@@ -9,7 +9,6 @@ use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::ChannelId;
 use sandgate_wire::message::{Output, Stream};
@@ -121,7 +120,7 @@ struct Piece {
 
 #[derive(Debug)]
 enum Part {
-    Bytes { stream: Stream, bytes: Bytes, truncated: bool },
+    Bytes { stream: Stream, bytes: Vec<u8>, truncated: bool },
     End,
 }
 
@@ -146,7 +145,20 @@ impl OutputRouter {
             return;
         }
         let Output { stream, truncated, bytes } = output;
-        self.push(endpoint, Part::Bytes { stream, bytes: Bytes::copy_from_slice(bytes), truncated });
+        let mut state = self.state.lock();
+        // A byte at a time must not take a hundred times its memory.
+        if let Some(Piece { endpoint: last, part: Part::Bytes { stream: same, bytes: waiting, truncated: cut } }) =
+            state.pieces.back_mut()
+            && Arc::ptr_eq(last, endpoint)
+            && *same == stream
+            && !*cut
+        {
+            waiting.extend_from_slice(bytes);
+            *cut = truncated;
+            return;
+        }
+        drop(state);
+        self.push(endpoint, Part::Bytes { stream, bytes: bytes.to_vec(), truncated });
     }
 
     /// An execution that printed has ended: its last lines are complete.
@@ -154,6 +166,14 @@ impl OutputRouter {
         if !matches!(self.sink, OutputSink::Discard) {
             self.push(endpoint, Part::End);
         }
+    }
+
+    /// Pieces that wait, and their bytes.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let bytes = |piece: &Piece| if let Part::Bytes { bytes, .. } = &piece.part { bytes.len() } else { 0 };
+        (state.pieces.len(), state.pieces.iter().map(bytes).sum())
     }
 
     /// Waits until everything that arrived was handed on.

@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
 use sandgate_wire::launch::FORBIDDEN_CALL;
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::transport::wait;
@@ -151,6 +153,12 @@ impl Process {
                     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 }
             }
+            let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            if status.is_ok() {
+                // Whatever it has started and could not take along. While the dead process is not reaped, its id names its
+                // group and nobody else's.
+                let _ = kill_process_group(self.pid, Signal::KILL);
+            }
             let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
             *self.pidfd.lock() = None;
             match status {
@@ -229,14 +237,7 @@ fn forbidden_call(last_words: &str) -> Option<String> {
     fits.then(|| name.to_owned())
 }
 
-/// Escapes what a terminal would act on. Line breaks and tabs stay.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
-}
+pub(crate) use sandgate_wire::text::printable;
 
 #[cfg(test)]
 mod tests {
@@ -266,6 +267,24 @@ mod tests {
         assert!(process.resident_bytes().unwrap() > 0);
         assert_eq!(*process.reap(Duration::ZERO), LossCause::Signaled { signal: 9 });
         assert_eq!(process.resident_bytes(), None);
+    }
+
+    #[test]
+    fn what_a_process_leaves_behind_goes_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("forks");
+        std::fs::write(&script, "#!/bin/sh\n/bin/sleep 1000 &\necho $! >&2\n").unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
+        let launch = Launch { program: script, argument: "-", directory: None };
+        let process = super::launch(launch, theirs).unwrap();
+        assert_eq!(*process.reap(Duration::from_secs(10)), LossCause::Exited { code: 0 });
+        let child = process.take_stderr_tail().trim().to_owned();
+        // Where nobody reaps orphans it stays behind as a dead process.
+        crate::fake_worker::eventually("the child to be gone", || {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat"));
+            stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z"))
+        });
     }
 
     #[test]

@@ -2,6 +2,11 @@
 //!
 //! Everything that arrives is checked: an unknown id, a message in the wrong state, a chunk without credit end the
 //! connection as a protocol violation. Nothing here waits for a user or runs a user's code.
+//!
+//! The rule for a worker that says too little: half a frame, a byte a second and silence are all the same, a worker that has
+//! not said it yet. Such a worker costs the host one frame's buffer, and nobody looks at a clock for its sake. The clocks are
+//! with those who wait: for a hello (`hello=`), for a status, for the end of an execution that was killed (`grace=`) or has
+//! reached its wall time, for the end of a gateway (the timeout of `terminate`). Each ends the process.
 
 use std::sync::Arc;
 
@@ -11,8 +16,10 @@ use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::{ChannelId, Outcome, ToHost};
 
-use crate::connection::{Connection, Lookup};
+use crate::connection::Connection;
 use crate::endpoint::{Endpoint, Role};
+use crate::table::Lookup;
+use crate::vetting;
 
 /// Messages of one channel that arrive in one go before their consumer is told.
 const MAX_UNTOLD: usize = 64;
@@ -70,7 +77,10 @@ pub(crate) fn run(connection: &Arc<Connection>, mut frames: FrameReader) {
 
 fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {
     match ToHost::decode(frame).map_err(|error| error.to_string())? {
-        ToHost::Hello(hello) => connection.hello_arrived(hello),
+        ToHost::Hello(hello) => {
+            vetting::hello(&hello)?;
+            connection.hello_arrived(hello);
+        }
         _ => return Err("it did not begin with a hello".to_owned()),
     }
     Ok(())
@@ -136,20 +146,22 @@ fn on_open(
     }
 }
 
-fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, close: Close) -> Result<(), String> {
+fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, mut close: Close) -> Result<(), String> {
     if endpoint.role == Role::Execution || close.sending_only {
         return Err(format!("channel {} cannot be closed like that", endpoint.id));
     }
     if endpoint.is_over() {
         return Err(format!("channel {} was closed twice", endpoint.id));
     }
+    close.error.iter_mut().for_each(|text| vetting::cap(text, vetting::MAX_TEXT_BYTES));
     if endpoint.peer_closed(close.error) {
         connection.forget(endpoint.id);
     }
     Ok(())
 }
 
-fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
+fn done(connection: &Arc<Connection>, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
+    let outcome = vetting::outcome(outcome);
     let Lookup::Found(endpoint) = connection.lookup(channel) else {
         return Err(format!("execution {channel} does not run, so it cannot end"));
     };
@@ -168,6 +180,7 @@ fn done(connection: &Connection, channel: ChannelId, outcome: Outcome) -> Result
         connection.output.end(&endpoint);
     }
     endpoint.end_for_good(outcome);
+    connection.execution_ended();
     Ok(())
 }
 

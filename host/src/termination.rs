@@ -8,10 +8,12 @@
 //! No step writes to anything that can be full: requests are queued, signals go to a pidfd, and the waiting is on the
 //! reader threads, which depend on nobody's cooperation once the process is dead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
+use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 
@@ -20,18 +22,18 @@ const MAX_INTERRUPT_MARGIN: Duration = Duration::from_millis(250);
 /// How long the system may take to end a process after SIGKILL.
 const REAP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How far one gateway's termination had to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How far one gateway's termination had to go. One that has replaced its worker reports of the one that took the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Ending {
+    /// It was gone before.
+    AlreadyGone,
     /// Its tasks finished and the worker exited.
     Clean,
     /// Its tasks were interrupted, and then the worker exited.
     Interrupted,
     /// The process was killed.
     Killed,
-    /// It was gone before.
-    AlreadyGone,
     /// It cannot be killed: the system has not ended it 5 s after the signal.
     Failed,
 }
@@ -66,35 +68,55 @@ impl TerminationReport {
     }
 }
 
+/// A worker's ending, once it has one.
+type Ended = Option<(Ending, WorkerLoss)>;
+
 /// Ends all of `gateways` by `deadline` and waits until they are gone.
 pub(crate) fn terminate_all(gateways: &[Gateway], deadline: Deadline) -> Vec<GatewayReport> {
-    let mut endings: Vec<Option<(Ending, WorkerLoss)>> = vec![None; gateways.len()];
-    let settle = |endings: &mut Vec<Option<(Ending, WorkerLoss)>>, ending: Ending, deadline: Deadline| {
-        for (gateway, slot) in gateways.iter().zip(endings) {
+    gateways.iter().for_each(|gateway| gateway.workers().begin_ending());
+    // A worker that was just starting is not in anybody's way: it is killed.
+    gateways.iter().for_each(|gateway| gateway.workers().settle());
+    let workers: Vec<Vec<Arc<Connection>>> = gateways.iter().map(|gateway| gateway.workers().all()).collect();
+    let all: Vec<Arc<Connection>> = workers.iter().flatten().cloned().collect();
+    let mut endings = end_all(&all, deadline).into_iter();
+    // One for all: a sink that blocks does not hold up the call once per gateway.
+    let flushed = Deadline::after(MAX_INTERRUPT_MARGIN);
+    let reports = gateways.iter().zip(workers).map(|(gateway, workers)| {
+        let reports =
+            workers.iter().zip(endings.by_ref()).map(|(connection, ending)| report(connection, ending, flushed));
+        // The current worker comes first, and speaks for the gateway unless another one took more.
+        let hardest = reports.reduce(|first, other| if other.ending > first.ending { other } else { first });
+        gateway.workers().join_threads();
+        hardest
+    });
+    reports.flatten().collect()
+}
+
+fn end_all(workers: &[Arc<Connection>], deadline: Deadline) -> Vec<Ended> {
+    let mut endings: Vec<Ended> = vec![None; workers.len()];
+    let settle = |endings: &mut Vec<Ended>, ending: Ending, deadline: Deadline| {
+        for (connection, slot) in workers.iter().zip(endings) {
             if slot.is_none() {
-                *slot = gateway.connection().wait_ended(deadline).map(|loss| (ending, loss));
+                *slot = connection.wait_ended(deadline).map(|loss| (ending, loss));
             }
         }
     };
     let now = Deadline::after(Duration::ZERO);
     settle(&mut endings, Ending::AlreadyGone, now);
-    let each_left = |endings: &[Option<(Ending, WorkerLoss)>], act: fn(&Gateway)| {
-        gateways.iter().zip(endings).filter(|(_, slot)| slot.is_none()).for_each(|(gateway, _)| act(gateway));
+    let each_left = |endings: &[Ended], act: fn(&Connection)| {
+        workers.iter().zip(endings).filter(|(_, slot)| slot.is_none()).for_each(|(connection, _)| act(connection));
     };
-    each_left(&endings, |gateway| gateway.connection().request_terminate(false));
+    each_left(&endings, |connection| connection.request_terminate(false));
     let margin = deadline.left().map_or(Duration::ZERO, |left| (left / 4).min(MAX_INTERRUPT_MARGIN));
     settle(&mut endings, Ending::Clean, deadline.earlier(margin));
-    each_left(&endings, |gateway| gateway.connection().request_terminate(true));
+    each_left(&endings, |connection| connection.request_terminate(true));
     settle(&mut endings, Ending::Interrupted, deadline);
-    each_left(&endings, |gateway| gateway.connection().kill_process());
+    each_left(&endings, Connection::kill_process);
     settle(&mut endings, Ending::Killed, Deadline::after(REAP_DEADLINE));
-    // One for all: a sink that blocks does not hold up the call once per gateway.
-    let flushed = Deadline::after(MAX_INTERRUPT_MARGIN);
-    gateways.iter().zip(endings).map(|(gateway, ending)| report(gateway, ending, flushed)).collect()
+    endings
 }
 
-fn report(gateway: &Gateway, ending: Option<(Ending, WorkerLoss)>, flushed: Deadline) -> GatewayReport {
-    let connection = gateway.connection();
+fn report(connection: &Connection, ending: Ended, flushed: Deadline) -> GatewayReport {
     let (ending, cause) = match ending {
         None => (Ending::Failed, None),
         // A worker that crashed while it was asked to end has not ended cleanly.

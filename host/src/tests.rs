@@ -7,4 +7,6 @@ mod hostile;
 mod inside_values;
 mod output;
 mod queues;
+mod recycling;
+mod taken_over;
 mod termination;

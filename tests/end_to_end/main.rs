@@ -14,4 +14,5 @@ mod launch;
 mod outcomes;
 mod output;
 mod payloads;
+mod recycling;
 mod termination;

@@ -30,6 +30,7 @@ const CASES: &[(&str, fn())] = &[
     ("a worker that was killed", killed_worker),
     ("ids that were refused", duplicate_ids_are_refused_before_anything_is_started),
     ("gateways that ended in a group that goes on", ended_gateways_of_a_living_group),
+    ("workers that were replaced", replaced_workers),
     ("a flood that nobody reads", memory_stays_flat_under_a_flood),
 ];
 
@@ -120,6 +121,18 @@ fn killed_worker() {
     let channel = State::Computes.enter(&group[0]);
     group[0].kill();
     channel.wait_close_timeout(LIMIT).expect_err("its worker is gone");
+}
+
+fn replaced_workers() {
+    let group = group(&["popen//recycle=loss,executions:1", "popen//recycle=loss"]);
+    let kept: Vec<Channel> = (0..3).map(|_| run(&group[0], "silent")).collect();
+    for _ in 0..10 {
+        run(&group[0], "noop").wait_close_timeout(LIMIT).unwrap();
+        let channel = run(&group[1], "silent");
+        group[1].kill();
+        channel.wait_close_timeout(LIMIT).expect_err("its worker is gone");
+    }
+    drop(kept);
 }
 
 fn ended_gateways_of_a_living_group() {

@@ -6,7 +6,7 @@ use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 
 use crate::artefact::ArtefactStore;
 use crate::call::Call;
-use crate::connection::Connection;
+use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
 use crate::error::{ExecError, SendError, StatusError};
 use crate::fake_worker::{
@@ -78,8 +78,8 @@ fn an_environment_that_no_frame_holds_is_an_error() {
     let spec = Spec::popen().env("LARGE", "x".repeat(300 * 1024));
     let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
     let transport = (Box::new(send) as _, Box::new(receive) as _);
-    let artefacts = ArtefactStore::shared(None);
-    let error = Connection::start("gw0".to_owned(), spec, transport, None, output, artefacts).unwrap_err();
+    let common = Common::new(output, ArtefactStore::shared(None, None), None);
+    let error = Connection::start("gw0".to_owned(), spec, transport, None, common).unwrap_err();
     assert!(error.to_string().starts_with("id and environment of 3072"), "{error}");
 }
 

@@ -13,7 +13,8 @@
 //! from sending what the other has no room for; [`assembly`] puts chunks together again; [`outbox`] writes many
 //! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use,
 //! [`grants`] what it is given; [`profile`] and [`module_limits`] say which modules are taken; [`isolation`] says what the
-//! operating system keeps from a worker; [`launch`] says how a worker process is started.
+//! operating system keeps from a worker; [`launch`] says how a worker process is started; [`text`] makes
+//! what others wrote safe to show.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -30,6 +31,7 @@ pub mod module_limits;
 pub mod outbox;
 pub mod outcome;
 pub mod profile;
+pub mod text;
 pub mod transport;
 
 pub use assembly::Message;

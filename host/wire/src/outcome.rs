@@ -1,6 +1,6 @@
 //! How a task ended. Every accepted task ends exactly once, in one of these.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::LimitName;
 use crate::module_limits::ModuleLimitName;
 use crate::profile::Profile;
+use crate::text::Escaping;
 
 /// How an execution, or a channel without one, ended.
 ///
@@ -254,6 +255,8 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Most texts in it are a guest's or a worker's.
+        let f = &mut Escaping(f);
         match self {
             Outcome::Returned => f.write_str("task returned"),
             Outcome::Closed => f.write_str("channel was closed"),
@@ -287,7 +290,7 @@ impl fmt::Display for Outcome {
                 write!(f, "task was {by}{}", if *started { "" } else { " before it started" })
             }
             Outcome::CallbackFailed { message } => write!(f, "callback failed: {message}"),
-            Outcome::WorkerLost { loss } => loss.fmt(f),
+            Outcome::WorkerLost { loss } => write!(f, "{loss}"),
         }
     }
 }
@@ -313,6 +316,7 @@ impl fmt::Display for TrapKind {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut Escaping(f);
         match self {
             Rejection::InvalidModule { message } => {
                 write!(f, "not an acceptable module: {message}")
@@ -371,6 +375,7 @@ impl fmt::Display for TaskList<'_> {
 
 impl fmt::Display for WorkerLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let f = &mut Escaping(f);
         write!(f, "worker of gateway `{}`", self.gateway)?;
         if let Some(pid) = self.pid {
             write!(f, " (pid {pid})")?;

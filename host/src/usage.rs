@@ -1,0 +1,94 @@
+//! How much a worker was used, and its way out when it is replaced: what [`crate::workers`] asks of a connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::connection::Connection;
+use crate::endpoint::Role;
+use crate::gateway::Gateway;
+
+/// Time between two looks at a worker's memory.
+const MEMORY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much a worker was used, by which its gateway decides when to replace it.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    /// Executions that were given to it or are about to be.
+    places_taken: u64,
+    /// Executions that have ended.
+    finished: u64,
+    /// When its memory was looked at last.
+    looked_at: Option<Instant>,
+}
+
+impl Connection {
+    /// The gateway it belongs to.
+    pub(crate) fn gateway(self: &Arc<Self>) -> Gateway {
+        Gateway::new(self.owner.get_or_make(self))
+    }
+
+    /// Counts one more execution; returns how many there are.
+    pub(crate) fn take_place(&self) -> u64 {
+        let mut usage = self.usage.lock();
+        usage.places_taken += 1;
+        usage.places_taken
+    }
+
+    /// The execution was not accepted.
+    pub(crate) fn give_back(&self) {
+        let mut usage = self.usage.lock();
+        usage.places_taken = usage.places_taken.saturating_sub(1);
+    }
+
+    pub(crate) fn places_taken(&self) -> u64 {
+        self.usage.lock().places_taken
+    }
+
+    pub(crate) fn was_used(&self) -> bool {
+        self.places_taken() > 0
+    }
+
+    /// Executions that have ended.
+    pub(crate) fn finished(&self) -> u64 {
+        self.usage.lock().finished
+    }
+
+    /// An execution has ended by the worker's own word.
+    pub(crate) fn execution_ended(self: &Arc<Self>) {
+        self.usage.lock().finished += 1;
+        if let Some(workers) = self.owner.get() {
+            workers.execution_ended(self);
+        }
+    }
+
+    /// Whether its resident memory has reached so many bytes. It is looked at now and then only; in between this is false.
+    pub(crate) fn is_above(&self, bytes: u64) -> bool {
+        let now = Instant::now();
+        {
+            let mut usage = self.usage.lock();
+            if usage.looked_at.is_some_and(|last| now.saturating_duration_since(last) < MEMORY_PAUSE) {
+                return false;
+            }
+            usage.looked_at = Some(now);
+        }
+        self.resident_bytes().is_some_and(|resident| resident >= bytes)
+    }
+
+    /// Executions that have not ended.
+    pub(crate) fn executions(&self) -> usize {
+        let table = self.table.lock();
+        table.endpoints.values().filter(|endpoint| endpoint.role == Role::Execution).count()
+    }
+
+    /// Lets the worker end as soon as nothing of the host's is open: no execution, and no channel that the host made.
+    /// Nothing is closed early. Never blocks.
+    pub(crate) fn drain(&self) {
+        let mut table = self.table.lock();
+        table.draining = true;
+        let idle = table.close_if_drained();
+        drop(table);
+        if idle {
+            self.request_terminate(false);
+        }
+    }
+}
