@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use sandgate_wire::ModuleId;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::message::{Compile, Compiled};
+use sandgate_wire::message::{Codegen, Compile, Compiled};
 use sandgate_wire::module_limits::Shape;
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -36,6 +36,17 @@ pub struct Compilation {
     pub artefact: Vec<u8>,
 }
 
+/// Compiles a module to interruptible code, by the default limits and the minimal profile.
+///
+/// # Errors
+/// The reason why no worker would run it.
+///
+/// # Panics
+/// See [`compile_with`].
+pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
+    compile_with(module, Codegen::default())
+}
+
 /// Compiles a module.
 ///
 /// # Errors
@@ -43,15 +54,15 @@ pub struct Compilation {
 ///
 /// # Panics
 /// Cranelift may; a module can do that on purpose. Run it in a process that can be lost.
-pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
+pub fn compile_with(module: &[u8], codegen: Codegen) -> Result<Compilation, Rejection> {
     let failed = |error: wasmtime::Error| Rejection::Compilation { message: ending::engine_text(&error) };
     check_kind(module)?;
-    let engine = engine::for_compiler().map_err(failed)?;
+    let engine = engine::for_compiler(codegen).map_err(failed)?;
     Module::validate(&engine, module)
         .map_err(|error| Rejection::InvalidModule { message: ending::engine_text(&error) })?;
     check_imports(module)?;
     Ok(Compilation {
-        engine: engine::compatibility(&engine),
+        engine: engine::compatibility(&engine::for_compiler(Codegen::default()).map_err(failed)?),
         artefact: engine.precompile_module(module).map_err(failed)?,
     })
 }
@@ -93,7 +104,7 @@ pub(crate) fn run(
 fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled, WorkerError> {
     let system = |what| move |source| WorkerError::System { what, source };
     let module = read(module, request).map_err(system("read the module"))?;
-    let compiled = module.and_then(|module| compile(&module));
+    let compiled = module.and_then(|module| compile_with(&module, request.codegen));
     match compiled {
         Ok(Compilation { engine, artefact: bytes }) => {
             artefact.write_all_at(&bytes, 0).map_err(system("write the artefact"))?;

@@ -43,6 +43,6 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use compiler::{Compilation, compile};
+pub use compiler::{Compilation, compile, compile_with};
 pub use process::{exit_code, run_if_worker};
 pub use worker::{Ended, WorkerError, run};

@@ -4,7 +4,7 @@
 mod abi;
 mod compiling;
 mod ending;
-mod host;
+pub(crate) mod host;
 mod lifecycle;
 mod limits;
 mod stopping;
