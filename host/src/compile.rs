@@ -61,6 +61,7 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), 
         bytes: module.bytes().len() as u64,
         codegen: wanted.codegen,
         limits: wanted.limits.clone(),
+        profile: wanted.profile,
         policy: wanted.policy.clone(),
     });
     let theirs = output.try_clone().map_err(CompileError::Memory)?;
