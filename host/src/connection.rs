@@ -485,6 +485,7 @@ impl Connection {
             module,
             engine: &engine,
             codegen,
+            tenant: None,
             limits: self.spec.module_limits(),
             profile: self.spec.taken_profile(),
             policy: self.spec.policy(),

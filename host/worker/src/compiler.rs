@@ -12,9 +12,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::message::{Codegen, Compile, Compiled};
-use sandgate_wire::module_limits::Shape;
+use sandgate_wire::module_limits::{ModuleLimitName, Shape};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, ModuleLimits, Outbox, Profile, ToHost, ToWorker};
@@ -24,6 +25,9 @@ use crate::preflight::{self, Checked};
 use crate::process::Surroundings;
 use crate::worker::WorkerError;
 use crate::{bulk, ending, engine};
+
+/// Stack of the thread that compiles. Only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 /// A module's native code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub fn compile_within(
     limits: &ModuleLimits,
     profile: Profile,
 ) -> Result<Compilation, Rejection> {
-    let failed = |error: wasmtime::Error| Rejection::Compilation { message: ending::engine_text(&error) };
+    let failed = |error: wasmtime::Error| failed(&error, limits);
     let Checked { shape, bulk_bodies } = preflight::check(module, limits, profile)?;
     // Code without checks is not interrupted anywhere.
     let bulk_bodies = if codegen == Codegen::Unchecked { &[] } else { &bulk_bodies[..] };
@@ -81,6 +85,19 @@ pub fn compile_within(
     let engine = engine::for_compiler(codegen).map_err(failed)?;
     let artefact = engine.precompile_module(&rewritten).map_err(failed)?;
     Ok(Compilation { engine: engine::compatibility(&default), artefact, shape })
+}
+
+fn failed(error: &wasmtime::Error, limits: &ModuleLimits) -> Rejection {
+    let is_out_of_memory = error.chain().any(|cause| {
+        let system = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let rustix = cause.downcast_ref::<Errno>().copied();
+        system == Some(Errno::NOMEM.raw_os_error()) || rustix == Some(Errno::NOMEM)
+    });
+    if is_out_of_memory {
+        let value = limits.compile_memory_bytes;
+        return Rejection::ModuleLimit { limit: ModuleLimitName::CompileMemory, found: 0, value, item: String::new() };
+    }
+    Rejection::Compilation { message: ending::engine_text(error) }
 }
 
 /// The compiler process over the two halves of a transport.
@@ -109,12 +126,20 @@ pub(crate) fn run(
     if let Some(enclosure) = enclosure {
         enclosure.seal_or_refuse()?;
     }
-    let compiled = answer(&request, &File::from(module), &File::from(artefact))?;
+    let compiled = on_large_stack(move || answer(&request, &File::from(module), &File::from(artefact)))??;
     let _ = outbox.push(ToHost::Compiled(compiled).encode());
     outbox.flush();
     outbox.shutdown();
     let _ = writer.join();
     Ok(())
+}
+
+/// Runs the compiler where its recursion over deeply nested code has room.
+fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkerError> {
+    let thread = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK_BYTES).spawn(body);
+    let thread = thread.map_err(|source| WorkerError::System { what: "start a thread", source })?;
+    // A panic has ended the process before.
+    thread.join().map_err(|_| WorkerError::System { what: "compile", source: io::Error::other("it panicked") })
 }
 
 fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled, WorkerError> {
