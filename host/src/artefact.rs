@@ -6,38 +6,34 @@
 //!              └ one caller per module looks or compiles; the others wait for it
 //! ```
 //!
-//! The host copies an artefact's bytes and checks their hash. It never maps, parses or deserialises them.
+//! The host copies an artefact's bytes and checks their hash. It never maps, parses or deserialises them. What the module
+//! turned out to be stands with it, and is held against the limits and the profile of each caller.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::message::Codegen;
+use sandgate_wire::module_limits::{ModuleLimitName, Shape};
+use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{ModuleLimits, Profile};
 use sha2::{Digest, Sha256};
 
-use crate::compile::compile;
+use crate::cache::Directory;
+use crate::compile::{check, compile};
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
 
-/// Opens an artefact file; changes with its layout.
-const FILE_MAGIC: [u8; 8] = *b"SGARTEF1";
-/// Most artefacts kept in memory by one process.
+/// Most artefacts kept in memory by one process, and most bytes of them. Workers that have them keep them.
 const MAX_IN_MEMORY: usize = 256;
-/// How long another process may take to make an artefact before this one makes its own.
-const LOCK_DEADLINE: Duration = Duration::from_secs(60);
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-/// Names the directory of the artefact cache.
-pub const CACHE_VARIABLE: &str = "SANDGATE_CACHE";
+const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 
 /// A compiled module in sealed memory.
 #[derive(Debug)]
@@ -59,6 +55,10 @@ impl Artefact {
         self.memory.try_clone()
     }
 
+    pub(crate) fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -71,24 +71,22 @@ pub(crate) fn memory(name: &str) -> io::Result<OwnedFd> {
 
 /// What an artefact is made from; it is used for nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key([u8; 32]);
+pub(crate) struct Key(pub(crate) [u8; 32]);
 
 impl Key {
-    fn of(module: &Module, engine: &str, codegen: Codegen, tenant: Option<&str>) -> Key {
+    pub(crate) fn of(module: &Module, engine: &str, codegen: Codegen, tenant: Option<&str>) -> Key {
         let mut hash = Sha256::new();
-        hash.update(FILE_MAGIC);
-        hash.update(module.id().0);
-        hash.update(engine);
-        hash.update(codegen.name());
-        if let Some(tenant) = tenant {
-            // Of a fixed length, so that no tenant's name together with an engine's makes another's.
-            hash.update(b"tenant");
-            hash.update(Sha256::digest(tenant));
+        let (has_tenant, tenant) = ([u8::from(tenant.is_some())], tenant.unwrap_or_default());
+        let parts = [&module.id().0[..], engine.as_bytes(), codegen.name().as_bytes(), &has_tenant, tenant.as_bytes()];
+        // A worker says what its engine is called, so it must not be able to write into the other parts.
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
         }
         Key(hash.finalize().into())
     }
 
-    fn hex(self) -> String {
+    pub(crate) fn hex(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -96,14 +94,21 @@ impl Key {
 /// The artefacts of one process, and the directory it shares with others.
 #[derive(Debug)]
 pub(crate) struct ArtefactStore {
-    directory: Option<PathBuf>,
+    directory: Option<Directory>,
     slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    by_key: HashMap<Key, (u64, Arc<Slot>)>,
+    by_key: HashMap<Key, Held>,
     clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    used: u64,
+    bytes: u64,
+    slot: Arc<Slot>,
 }
 
 /// A compiled module that somebody asks for.
@@ -113,11 +118,11 @@ pub(crate) struct Wanted<'a> {
     /// The engine it is for.
     pub(crate) engine: &'a str,
     pub(crate) codegen: Codegen,
+    /// For whom it is compiled: one tenant's artefacts serve no other.
+    pub(crate) tenant: Option<&'a str>,
     pub(crate) limits: &'a ModuleLimits,
     pub(crate) profile: Profile,
     pub(crate) policy: &'a Policy,
-    /// Whom it is for: nobody else gets it, or learns that it is there.
-    pub(crate) tenant: Option<&'a str>,
     /// The executable that becomes the compiler, if the caller names one.
     pub(crate) worker: Option<&'a Path>,
     /// Until when the caller waits.
@@ -129,7 +134,11 @@ impl Wanted<'_> {
         ExecError::Compile { module: self.module.name().to_owned(), source }
     }
 
-    fn timed_out(&self) -> ExecError {
+    pub(crate) fn rejected(&self, reason: Rejection) -> ExecError {
+        ExecError::Rejected { module: self.module.name().to_owned(), reason }
+    }
+
+    pub(crate) fn timed_out(&self) -> ExecError {
         self.failed(CompileError::Timeout(self.deadline.timeout()))
     }
 }
@@ -138,16 +147,30 @@ impl Wanted<'_> {
 type Stores = HashMap<(Option<PathBuf>, Option<Arc<str>>), Arc<ArtefactStore>>;
 
 /// Locked by the one caller that looks or compiles.
-type Slot = Mutex<Option<Arc<Artefact>>>;
+type Slot = Mutex<Known>;
+
+/// What is known of a module.
+#[derive(Debug, Default)]
+struct Known {
+    made: Option<(Arc<Artefact>, Shape)>,
+    /// Why it was not compiled the last time, and under which limits.
+    refused: Option<(Rejection, ModuleLimits, Profile)>,
+}
 
 impl ArtefactStore {
     /// The store of a directory, or of memory alone. All groups of a process that name the same directory and the same tenant
-    /// share it.
-    pub(crate) fn shared(directory: Option<PathBuf>, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
+    /// share it, and the last of them says how many bytes it may hold.
+    pub(crate) fn shared(directory: Option<PathBuf>, bytes: u64, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
         static STORES: OnceLock<Mutex<Stores>> = OnceLock::new();
         let mut stores = STORES.get_or_init(Mutex::default).lock();
-        let store = stores.entry((directory.clone(), tenant));
-        Arc::clone(store.or_insert_with(|| Arc::new(ArtefactStore { directory, slots: Mutex::default() })))
+        let store = stores.entry((directory.clone(), tenant)).or_insert_with(|| {
+            let directory = directory.map(|path| Directory::new(path, bytes));
+            Arc::new(ArtefactStore { directory, slots: Mutex::default() })
+        });
+        if let Some(directory) = &store.directory {
+            directory.set_bound(bytes);
+        }
+        Arc::clone(store)
     }
 
     /// A store that holds a ready-made artefact for one module, so that no compiler is needed.
@@ -158,55 +181,81 @@ impl ArtefactStore {
         let artefact = Artefact::seal(file.into()).expect("memory can be sealed");
         let store = ArtefactStore { directory: None, slots: Mutex::default() };
         let slot = store.slots.lock().slot(Key::of(module, engine, Codegen::default(), None));
-        *slot.lock() = Some(Arc::new(artefact));
+        slot.lock().made = Some((Arc::new(artefact), Shape::default()));
         Arc::new(store)
-    }
-
-    /// The directory used when nothing else is said: `$SANDGATE_CACHE`, else `sandgate` in the user's cache directory.
-    pub(crate) fn default_directory() -> Option<PathBuf> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        set(CACHE_VARIABLE)
-            .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("sandgate")))
-            .or_else(|| set("HOME").map(|home| home.join(".cache/sandgate")))
     }
 
     /// The artefact of a module. Blocks while it is compiled, here or by another process of this machine.
     pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
+        let found = wanted.module.bytes().len() as u64;
+        if found > wanted.limits.module_bytes {
+            let (limit, value) = (ModuleLimitName::ModuleBytes, wanted.limits.module_bytes);
+            return Err(wanted.rejected(Rejection::ModuleLimit { limit, found, value, item: String::new() }));
+        }
         let key = Key::of(wanted.module, wanted.engine, wanted.codegen, wanted.tenant);
         let slot = self.slots.lock().slot(key);
-        let mut artefact = match wanted.deadline.at() {
+        let mut known = match wanted.deadline.at() {
             None => slot.lock(),
             Some(at) => slot.try_lock_until(at).ok_or_else(|| wanted.timed_out())?,
         };
-        if let Some(artefact) = &*artefact {
+        if let Some((artefact, shape)) = &known.made {
+            check(shape, wanted).map_err(|reason| wanted.rejected(reason))?;
             return Ok(Arc::clone(artefact));
         }
-        let made = Arc::new(self.find_or_compile(key, wanted)?);
-        *artefact = Some(Arc::clone(&made));
-        Ok(made)
+        if let Some((reason, limits, profile)) = &known.refused
+            && limits == wanted.limits
+            && *profile == wanted.profile
+        {
+            return Err(wanted.rejected(reason.clone()));
+        }
+        let (artefact, shape) = match self.find_or_compile(key, wanted) {
+            Ok(made) => made,
+            Err(error) => {
+                if let ExecError::Rejected { reason, .. } = &error
+                    && will_be_said_again(reason)
+                {
+                    known.refused = Some((reason.clone(), wanted.limits.clone(), wanted.profile));
+                }
+                return Err(error);
+            }
+        };
+        let artefact = Arc::new(artefact);
+        *known = Known { made: Some((Arc::clone(&artefact), shape.clone())), refused: None };
+        drop(known);
+        self.slots.lock().holds(key, artefact.bytes());
+        check(&shape, wanted).map_err(|reason| wanted.rejected(reason))?;
+        Ok(artefact)
     }
 
-    fn find_or_compile(&self, key: Key, wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
+    fn find_or_compile(&self, key: Key, wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecError> {
         let Some(directory) = &self.directory else { return compile(wanted) };
         // A cache that cannot be used costs time, not the task.
-        let entry = match CacheEntry::lock(directory, key, Deadline::after(LOCK_DEADLINE).sooner(wanted.deadline)) {
+        let entry = match directory.entry(key, wanted.deadline) {
             Ok(entry) => entry,
             Err(error) => {
-                tracing::warn!("artefact cache `{}` is not used: {error}", directory.display());
+                tracing::warn!("artefact cache `{}` is not used: {error}", directory.path().display());
                 return compile(wanted);
             }
         };
         match entry.read() {
-            Ok(Some(artefact)) => return Ok(artefact),
+            Ok(Some(found)) => return Ok(found),
             Ok(None) => {}
-            Err(error) => tracing::warn!("artefact `{}` is made anew: {error}", entry.path.display()),
+            Err(error) => tracing::warn!("artefact `{}` is made anew: {error}", entry.path().display()),
         }
-        let artefact = compile(wanted)?;
-        if let Err(error) = entry.write(&artefact) {
-            tracing::warn!("artefact `{}` is not kept: {error}", entry.path.display());
+        let (artefact, shape) = compile(wanted)?;
+        if let Err(error) = entry.write(&artefact, &shape) {
+            tracing::warn!("artefact `{}` is not kept: {error}", entry.path().display());
         }
-        Ok(artefact)
+        drop(entry);
+        directory.has_grown_by(artefact.bytes());
+        Ok((artefact, shape))
     }
+}
+
+/// Whether a compiler would refuse the module for the same reason again, however busy the machine is.
+fn will_be_said_again(reason: &Rejection) -> bool {
+    use ModuleLimitName::{CompileMemory, CompileTime};
+    !matches!(reason, Rejection::Compilation { .. } | Rejection::ModuleLimit { limit: CompileTime | CompileMemory, .. })
 }
 
 impl Slots {
@@ -214,113 +263,27 @@ impl Slots {
         self.clock += 1;
         let clock = self.clock;
         if self.by_key.len() >= MAX_IN_MEMORY && !self.by_key.contains_key(&key) {
-            let oldest = self.by_key.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            oldest.map(|oldest| self.by_key.remove(&oldest));
+            self.forget_oldest(key);
         }
-        let (used, slot) = self.by_key.entry(key).or_default();
-        *used = clock;
-        Arc::clone(slot)
-    }
-}
-
-/// One file of the cache, locked against other processes.
-struct CacheEntry {
-    path: PathBuf,
-    key: Key,
-    lock: File,
-}
-
-impl CacheEntry {
-    fn lock(directory: &Path, key: Key, deadline: Deadline) -> io::Result<CacheEntry> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let metadata = fs::metadata(directory)?;
-        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-            return Err(io::Error::other("others than this user can write to it"));
-        }
-        let path = directory.join(format!("{}.artefact", key.hex()));
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(path.with_extension("lock"))?;
-        let entry = CacheEntry { path, key, lock };
-        entry.wait_for_turn(deadline)?;
-        Ok(entry)
+        let held = self.by_key.entry(key).or_default();
+        held.used = clock;
+        Arc::clone(&held.slot)
     }
 
-    /// Waits until the artefact is there, or nobody else is making it.
-    fn wait_for_turn(&self, deadline: Deadline) -> io::Result<()> {
-        loop {
-            match self.lock.try_lock() {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(error)) => return Err(error),
-                // Whole artefacts appear at once, so one that is there can be read without the lock.
-                Err(TryLockError::WouldBlock) if self.path.exists() => return Ok(()),
-                Err(TryLockError::WouldBlock) if deadline.left().is_some_and(|left| left.is_zero()) => {
-                    let waited = deadline.timeout();
-                    return Err(io::Error::other(format!("another process has held its lock for {waited:?}")));
-                }
-                // The system tells nobody when a lock is free, short of waiting for it for ever.
-                Err(TryLockError::WouldBlock) => std::thread::park_timeout(LOCK_PAUSE),
-            }
+    /// This slot has an artefact of so many bytes now, for which others may have to go.
+    fn holds(&mut self, key: Key, bytes: u64) {
+        if let Some(held) = self.by_key.get_mut(&key) {
+            held.bytes = bytes;
+        }
+        while self.by_key.len() > 1 && self.by_key.values().map(|held| held.bytes).sum::<u64>() > MAX_IN_MEMORY_BYTES {
+            self.forget_oldest(key);
         }
     }
 
-    /// The artefact, if there is one and it is what was written.
-    fn read(&self) -> io::Result<Option<Artefact>> {
-        let mut file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut header = [0; 72];
-        file.read_exact(&mut header)?;
-        let (magic, rest) = header.split_at(8);
-        let (key, digest) = rest.split_at(32);
-        if magic != FILE_MAGIC || key != self.key.0 {
-            return Err(io::Error::other("it is not the artefact that its name says"));
-        }
-        let mut copy = File::from(memory("sandgate-artefact")?);
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 128 * 1024];
-        loop {
-            let count = file.read(&mut buffer)?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&buffer[..count]);
-            copy.write_all(&buffer[..count])?;
-        }
-        if hash.finalize().as_slice() != digest {
-            return Err(io::Error::other("its bytes have changed"));
-        }
-        Artefact::seal(copy.into()).map(Some)
-    }
-
-    /// Writes the artefact; whoever reads sees all of it or nothing.
-    fn write(&self, artefact: &Artefact) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(&[0; 72])?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 128 * 1024];
-        let mut at = 0;
-        loop {
-            let count = rustix::io::pread(&artefact.memory, &mut buffer, at)?;
-            if count == 0 {
-                break;
-            }
-            hash.update(&buffer[..count]);
-            file.write_all(&buffer[..count])?;
-            at += count as u64;
-        }
-        let mut header = FILE_MAGIC.to_vec();
-        header.extend_from_slice(&self.key.0);
-        header.extend_from_slice(&hash.finalize());
-        rustix::io::pwrite(&file, &header, 0)?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        Ok(())
+    fn forget_oldest(&mut self, but: Key) {
+        let others = self.by_key.iter().filter(|(key, _)| **key != but);
+        let oldest = others.min_by_key(|(_, held)| held.used).map(|(key, _)| *key);
+        oldest.map(|oldest| self.by_key.remove(&oldest));
     }
 }
 
@@ -338,91 +301,17 @@ pub(crate) fn module_memory(module: &Module) -> Result<OwnedFd, CompileError> {
 mod tests {
     use super::*;
 
-    fn artefact(bytes: &[u8]) -> Artefact {
-        let mut file = File::from(memory("test").unwrap());
-        file.write_all(bytes).unwrap();
-        Artefact::seal(file.into()).unwrap()
-    }
-
-    fn content(artefact: &Artefact) -> Vec<u8> {
-        let mut buffer = vec![0; 1 << 20];
-        let count = rustix::io::pread(&artefact.memory, &mut buffer, 0).unwrap();
-        buffer.truncate(count);
-        buffer
-    }
-
-    fn keys() -> (Key, Key) {
-        let module = Module::from_bytes(*b"module").unwrap();
-        let of = |engine| Key::of(&module, engine, Codegen::default(), None);
-        (of("engine a"), of("engine b"))
-    }
-
     #[test]
     fn tenants_share_neither_keys_nor_memory() {
         let module = Module::from_bytes(*b"module").unwrap();
-        let keys = [None, Some(""), Some("a"), Some("b")].map(|it| Key::of(&module, "e", Codegen::default(), it));
+        let tenants = [None, Some(""), Some("\0"), Some("a"), Some("b")];
+        let keys = tenants.map(|it| Key::of(&module, "e", Codegen::default(), it));
         for (position, key) in keys.iter().enumerate() {
             assert!(!keys[..position].contains(key), "key {position} is another's");
         }
-        let store = |tenant: Option<&str>| ArtefactStore::shared(None, tenant.map(Arc::from));
+        let store = |tenant: Option<&str>| ArtefactStore::shared(None, 0, tenant.map(Arc::from));
         assert!(Arc::ptr_eq(&store(Some("a")), &store(Some("a"))));
         assert!(!Arc::ptr_eq(&store(Some("a")), &store(Some("b"))) && !Arc::ptr_eq(&store(Some("a")), &store(None)));
-    }
-
-    #[test]
-    fn what_was_written_is_read_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let (key, other) = keys();
-        let entry = CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap();
-        assert!(entry.read().unwrap().is_none());
-        entry.write(&artefact(b"native code")).unwrap();
-        assert_eq!(content(&entry.read().unwrap().unwrap()), b"native code");
-        let second = CacheEntry::lock(directory.path(), other, Deadline::NEVER).unwrap();
-        assert!(second.read().unwrap().is_none(), "an artefact serves its own engine only");
-        fs::copy(&entry.path, &second.path).unwrap();
-        assert!(second.read().is_err(), "renaming does not help");
-    }
-
-    #[test]
-    fn a_changed_or_cut_file_is_not_used() {
-        let directory = tempfile::tempdir().unwrap();
-        let entry = CacheEntry::lock(directory.path(), keys().0, Deadline::NEVER).unwrap();
-        entry.write(&artefact(b"native code")).unwrap();
-        let good = fs::read(&entry.path).unwrap();
-        for cut in 0..good.len() {
-            fs::write(&entry.path, &good[..cut]).unwrap();
-            assert!(entry.read().is_err(), "cut after {cut} bytes");
-        }
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            fs::write(&entry.path, &bad).unwrap();
-            assert!(entry.read().is_err(), "byte {at} changed");
-        }
-    }
-
-    #[test]
-    fn a_lock_that_nobody_gives_back_is_no_matter_once_the_artefact_is_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let key = keys().0;
-        let maker = CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap();
-        std::thread::scope(|scope| {
-            let waiting = scope
-                .spawn(|| CacheEntry::lock(directory.path(), key, Deadline::NEVER).unwrap().read().unwrap().unwrap());
-            maker.write(&artefact(b"native code")).unwrap();
-            assert_eq!(content(&waiting.join().unwrap()), b"native code");
-        });
-        fs::remove_file(&maker.path).unwrap();
-        let error = CacheEntry::lock(directory.path(), key, Deadline::after(Duration::ZERO)).err().unwrap();
-        assert!(error.to_string().contains("another process has held its lock"), "{error}");
-    }
-
-    #[test]
-    fn a_directory_that_others_can_write_is_not_used() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(CacheEntry::lock(directory.path(), keys().0, Deadline::NEVER).is_err());
     }
 
     #[test]
@@ -437,11 +326,39 @@ mod tests {
         slots.slot(key(MAX_IN_MEMORY));
         assert_eq!(slots.by_key.len(), MAX_IN_MEMORY);
         assert!(slots.by_key.contains_key(&key(0)) && !slots.by_key.contains_key(&key(1)));
+        slots.holds(key(0), MAX_IN_MEMORY_BYTES / 2);
+        slots.holds(key(9), MAX_IN_MEMORY_BYTES / 2);
+        assert_eq!(slots.by_key.len(), MAX_IN_MEMORY);
+        slots.slot(key(0));
+        slots.holds(key(10), 1);
+        assert!(slots.by_key.contains_key(&key(0)) && !slots.by_key.contains_key(&key(9)));
+        slots.holds(key(10), u64::MAX / 2);
+        assert_eq!(slots.by_key.len(), 1, "an artefact that is too large is alone");
+    }
+
+    #[test]
+    fn a_key_is_that_of_all_its_parts() {
+        let module = Module::from_bytes(*b"module").unwrap();
+        let of = |engine, codegen, tenant| Key::of(&module, engine, codegen, tenant);
+        let mut keys = vec![
+            of("a", Codegen::Interruptible, None),
+            of("b", Codegen::Interruptible, None),
+            of("a", Codegen::Metered, None),
+            of("a", Codegen::Interruptible, Some("")),
+            of("a", Codegen::Interruptible, Some("x")),
+            of("ainterruptible", Codegen::Interruptible, None),
+            Key::of(&Module::from_bytes(*b"other").unwrap(), "a", Codegen::Interruptible, None),
+        ];
+        keys.sort_by_key(|key| key.0);
+        keys.dedup();
+        assert_eq!(keys.len(), 7);
     }
 
     #[test]
     fn an_artefact_cannot_be_changed() {
-        let artefact = artefact(b"native code");
+        let mut file = File::from(memory("test").unwrap());
+        file.write_all(b"native code").unwrap();
+        let artefact = Artefact::seal(file.into()).unwrap();
         assert!(rustix::io::write(&artefact.memory, b"x").is_err());
     }
 }

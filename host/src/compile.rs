@@ -1,12 +1,15 @@
 //! Has a module compiled, by a process that does nothing else and is gone afterwards.
 
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
 use sandgate_wire::frame::{Frame, FrameError, FrameReader};
 use sandgate_wire::launch::COMPILER_ARGUMENT;
 use sandgate_wire::message::{Compile, Compiled};
+use sandgate_wire::module_limits::{ModuleLimitName, Shape};
 use sandgate_wire::outcome::{LossCause, Rejection, WorkerLoss};
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
@@ -17,34 +20,127 @@ use crate::error::{CompileError, ExecError, LaunchError};
 use crate::process::{Launch, Process, launch};
 use crate::worker_binary;
 
-/// How long one compilation may take.
-const COMPILE_DEADLINE: Duration = Duration::from_secs(300);
+/// How long a compiler that has answered may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+/// What a compiler that has hit a bug exits with; see `exit_code` of the worker.
+const EXIT_BUG: i32 = 5;
+/// What the kernel ends a process with that has used up its processor time, and what a process that gets no more memory
+/// ends itself with.
+const SIGXCPU: i32 = 24;
+const SIGABRT: i32 = 6;
+/// What a process is ended with that has made a system call it may not make.
+const SIGSYS: i32 = 31;
+/// What the kernel ends processes with when the machine's memory runs out.
+const SIGKILL: i32 = 9;
 
-/// Compiles a module for an engine. Blocks until that is done.
-pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<Artefact, ExecError> {
-    let &Wanted { engine, deadline, module, .. } = wanted;
+/// Compiles a module for an engine. Blocks until that is done, and before it while as many compilations as the machine has
+/// processors are under way.
+pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecError> {
+    let &Wanted { engine, module, .. } = wanted;
     let failed = |source| wanted.failed(source);
-    let deadline = Deadline::after(COMPILE_DEADLINE).sooner(deadline);
-    match ask(wanted, deadline).map_err(failed)? {
-        (Compiled::Done { engine: theirs, shape, .. }, artefact) if theirs == engine => {
-            if let Some(feature) = wanted.profile.lacks(shape.features) {
-                let (feature, profile) = (feature.name().to_owned(), wanted.profile);
-                let reason = Rejection::Feature { feature, profile, offered: true };
-                return Err(ExecError::Rejected { module: module.name().to_owned(), reason });
-            }
-            Ok(artefact)
+    let rejected = |reason| ExecError::Rejected { module: module.name().to_owned(), reason };
+    let _turn = Turn::wait(wanted.deadline).ok_or_else(|| wanted.timed_out())?;
+    let limit = Deadline::after(wanted.limits.compile_time);
+    match ask(wanted, limit.sooner(wanted.deadline)) {
+        Ok(Answer::Compiled(Compiled::Done { engine: theirs, shape, .. }, artefact)) if theirs == engine => {
+            // The compiler has compared them; one that was taken over may have not, for its own module.
+            check(&shape, wanted).map_err(rejected)?;
+            Ok((artefact, shape))
         }
-        (Compiled::Done { engine: theirs, .. }, _) => Err(failed(CompileError::Lost(WorkerLoss {
+        Ok(Answer::Compiled(Compiled::Done { engine: theirs, .. }, _)) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
             pid: None,
             cause: LossCause::ProtocolViolation { message: format!("it compiled for `{theirs}`, not for `{engine}`") },
             stderr_tail: String::new(),
         }))),
-        (Compiled::Rejected(reason), _) => Err(ExecError::Rejected { module: module.name().to_owned(), reason }),
+        Ok(Answer::Compiled(Compiled::Rejected(reason), _)) => Err(rejected(reason)),
+        Ok(Answer::TooLate) if wanted.deadline.left().is_some_and(|left| left.is_zero()) => Err(wanted.timed_out()),
+        Ok(Answer::TooLate) => Err(rejected(over(ModuleLimitName::CompileTime, wanted))),
+        Err(CompileError::Lost(loss)) => match blame(&loss, wanted) {
+            Some(reason) => {
+                tracing::warn!("module `{}` ended its compiler: {loss}", module.name());
+                Err(rejected(reason))
+            }
+            None => Err(failed(CompileError::Lost(loss))),
+        },
+        Err(error) => Err(failed(error)),
     }
 }
 
-fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), CompileError> {
+/// Holds what a module turned out to be against what its caller takes.
+pub(crate) fn check(shape: &Shape, wanted: &Wanted<'_>) -> Result<(), Rejection> {
+    if let Some((limit, found, value)) = wanted.limits.exceeded_by(shape) {
+        return Err(Rejection::ModuleLimit { limit, found, value, item: String::new() });
+    }
+    match wanted.profile.lacks(shape.features) {
+        None => Ok(()),
+        Some(feature) => {
+            let (feature, profile) = (feature.name().to_owned(), wanted.profile);
+            Err(Rejection::Feature { feature, profile, offered: true })
+        }
+    }
+}
+
+/// What the module has done to end its compiler, if that is why it ended.
+fn blame(loss: &WorkerLoss, wanted: &Wanted<'_>) -> Option<Rejection> {
+    match loss.cause {
+        LossCause::Signaled { signal: SIGXCPU } => Some(over(ModuleLimitName::CompileTime, wanted)),
+        LossCause::Signaled { signal: SIGABRT } => Some(over(ModuleLimitName::CompileMemory, wanted)),
+        LossCause::Signaled { signal: SIGSYS | SIGKILL } => None,
+        LossCause::Signaled { signal } => {
+            Some(Rejection::Compilation { message: format!("the compiler crashed on it, with signal {signal}") })
+        }
+        LossCause::Exited { code: EXIT_BUG } => {
+            Some(Rejection::Compilation { message: "it hits a bug in the compiler".to_owned() })
+        }
+        _ => None,
+    }
+}
+
+fn over(limit: ModuleLimitName, wanted: &Wanted<'_>) -> Rejection {
+    let value = match limit {
+        ModuleLimitName::CompileTime => u64::try_from(wanted.limits.compile_time.as_millis()).unwrap_or(u64::MAX),
+        _ => wanted.limits.compile_memory_bytes,
+    };
+    Rejection::ModuleLimit { limit, found: 0, value, item: String::new() }
+}
+
+/// The right to run a compiler.
+struct Turn;
+
+/// Compilers under way in this process.
+static UNDER_WAY: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    /// Waits while as many compilers run as there are processors: more would only take longer, each.
+    fn wait(deadline: Deadline) -> Option<Turn> {
+        let most = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let (count, freed) = &UNDER_WAY;
+        let mut under_way = count.lock();
+        while *under_way >= most {
+            deadline.wait(freed, &mut under_way).ok()?;
+        }
+        *under_way += 1;
+        Some(Turn)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (count, freed) = &UNDER_WAY;
+        *count.lock() -= 1;
+        freed.notify_one();
+    }
+}
+
+/// What came of a compiler.
+enum Answer {
+    Compiled(Compiled, Artefact),
+    /// It was not done by the deadline and is killed.
+    TooLate,
+}
+
+fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> {
     let &Wanted { module, worker, .. } = wanted;
     let resources = |error: std::io::Error| CompileError::Launch(LaunchError::Resources(error));
     let input = module_memory(module)?;
@@ -61,6 +157,7 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), 
         bytes: module.bytes().len() as u64,
         codegen: wanted.codegen,
         limits: wanted.limits.clone(),
+        profile: wanted.profile,
         policy: wanted.policy.clone(),
     });
     let theirs = output.try_clone().map_err(CompileError::Memory)?;
@@ -69,10 +166,10 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), 
     let mut frames = FrameReader::new(Box::new(receive));
     let Some(answer) = answer(&mut frames, listening.as_fd(), deadline).map_err(resources)? else {
         process.kill();
-        return Err(CompileError::Timeout(deadline.timeout()));
+        return Ok(Answer::TooLate);
     };
     // Only when it is gone can nobody write the artefact any more.
-    let ended = process.reap(Duration::from_secs(2)).clone();
+    let ended = process.reap(END_PATIENCE).clone();
     let compiled = answer.map_err(|violation| lost(&process, violation, ended))?;
     let artefact = Artefact::seal(output).map_err(CompileError::Memory)?;
     if let Compiled::Done { bytes, .. } = compiled
@@ -81,7 +178,7 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<(Compiled, Artefact), 
         let message = format!("it announced {bytes} bytes and wrote {}", artefact.bytes());
         return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
     }
-    Ok((compiled, artefact))
+    Ok(Answer::Compiled(compiled, artefact))
 }
 
 /// The compiler's answer, or what is wrong with it; `None` if it is not there by the deadline. A compiler that has read a
@@ -124,8 +221,6 @@ fn lost(process: &Process, violation: Option<String>, ended: LossCause) -> Compi
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-
-    use sandgate_wire::module_limits::Shape;
 
     use super::*;
 

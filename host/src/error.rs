@@ -16,7 +16,6 @@ use sandgate_wire::text::printable;
 
 use crate::vetting;
 
-
 /// A value could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -104,7 +104,8 @@ impl Gateway {
     }
 
     /// Runs the module's `main` and returns its channel. Blocks only while the module is compiled, which happens once and
-    /// takes 300 s at most (see [`Call::compile_timeout`]), and while the worker is replaced, for the spec's `hello=` at most.
+    /// takes no longer than the spec's `compile-time=` (see [`Call::compile_timeout`]), and while the worker is replaced, for
+    /// the spec's `hello=` at most.
     ///
     /// # Errors
     /// [`ExecError`]; nothing was run then. All that goes wrong later is the channel's outcome.

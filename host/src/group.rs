@@ -26,8 +26,8 @@ use crate::process::{Launch, launch};
 use crate::recycle::Recycle;
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
-use crate::worker_binary;
 use crate::workers::{Launcher, Workers, end_now};
+use crate::{cache, worker_binary};
 
 /// How long a group that is dropped lets its tasks finish, unless its builder says otherwise.
 pub const DEFAULT_DROP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -60,6 +60,7 @@ pub struct GroupBuilder {
     defaults: Spec,
     output: OutputSink,
     cache: Option<PathBuf>,
+    cache_bytes: u64,
     drop_timeout: Duration,
     tenant: Option<Arc<str>>,
 }
@@ -70,7 +71,8 @@ impl Default for GroupBuilder {
             default_spec: Spec::popen(),
             defaults: Spec::popen(),
             output: OutputSink::default(),
-            cache: ArtefactStore::default_directory(),
+            cache: cache::default_directory(),
+            cache_bytes: cache::DEFAULT_CACHE_BYTES,
             drop_timeout: DEFAULT_DROP_TIMEOUT,
             tenant: None,
         }
@@ -107,6 +109,14 @@ impl GroupBuilder {
         self
     }
 
+    /// Bytes that the directory of compiled modules may hold; what was not used for the longest time goes first. Groups of
+    /// one process that share a directory share this, and the last that is built counts. Default: 2 GiB.
+    #[must_use]
+    pub fn cache_bytes(mut self, bytes: u64) -> GroupBuilder {
+        self.cache_bytes = bytes;
+        self
+    }
+
     /// How long the drop of the group lets its tasks finish. Default: 1 s.
     #[must_use]
     pub fn drop_timeout(mut self, timeout: Duration) -> GroupBuilder {
@@ -139,7 +149,7 @@ impl GroupBuilder {
         Group {
             members: boxcar::Vec::new(),
             next_id: Mutex::default(),
-            artefacts: ArtefactStore::shared(self.cache.clone(), self.tenant.clone()),
+            artefacts: ArtefactStore::shared(self.cache.clone(), self.cache_bytes, self.tenant.clone()),
             making: Mutex::default(),
             terminated: AtomicBool::new(false),
             options: self,

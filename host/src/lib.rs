@@ -47,6 +47,7 @@
 
 mod artefact;
 mod budget;
+pub mod cache;
 mod call;
 mod callback;
 mod channel;
@@ -79,8 +80,8 @@ mod fake_worker;
 #[cfg(test)]
 mod tests;
 
-pub use artefact::CACHE_VARIABLE;
 pub use budget::MAX_VALUE_DEPTH;
+pub use cache::CACHE_VARIABLE;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};
 pub use error::{

@@ -8,6 +8,7 @@
 )]
 
 mod channels;
+mod compiling;
 mod host_killed;
 mod kill;
 mod launch;

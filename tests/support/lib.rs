@@ -6,6 +6,7 @@
 
 mod census;
 mod command;
+mod cpython;
 mod fixtures;
 mod host;
 mod remote;
@@ -15,6 +16,7 @@ mod watched;
 
 pub use census::{Census, Child, assert_no_leaks, children_of};
 pub use command::{Running, output, start};
+pub use cpython::cpython;
 pub use fixtures::{guest, guests_dir, repository, worker};
 pub use host::{Host, start_host};
 pub use remote::{LIMIT, Ops, builder, group, module, popen, run, run_with, spec};

@@ -18,6 +18,7 @@ use crate::isolation::{Policy, Report};
 use crate::limits::Limits;
 use crate::module_limits::{ModuleLimits, Shape};
 use crate::outcome::{KilledBy, Outcome, Rejection};
+use crate::profile::Profile;
 
 /// Opens both sides' first message, so that neither takes a stranger for its peer.
 pub const MAGIC: [u8; 8] = *b"SANDGATE";
@@ -190,6 +191,8 @@ pub struct Compile {
     pub codegen: Codegen,
     /// What it may be and what the compilation may cost.
     pub limits: ModuleLimits,
+    /// The features it may need.
+    pub profile: Profile,
     /// What the compiler is to have the operating system keep from it.
     pub policy: Policy,
 }

@@ -106,9 +106,10 @@ fn golden_bytes_to_the_worker() {
         compile_time: Duration::new(8, 9),
         compile_memory_bytes: 10,
     };
+    let (codegen, profile) = (Codegen::Interruptible, Profile::MINIMAL.with(Feature::TailCall));
     let policy = Policy::all(Demand::Prefer);
-    let compile = Compile { module: id, bytes: 1, codegen: Codegen::Interruptible, limits: module_limits, policy };
-    let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &[1; 11]].concat();
+    let compile = Compile { module: id, bytes: 1, codegen, limits: module_limits, profile, policy };
+    let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4], &[1; 11]].concat();
     check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &body));
 }
 

@@ -1,31 +1,33 @@
 //! Turns one module into an artefact. As a process of its own it reads one COMPILE, answers it, and is done.
 //!
 //! 1. The module's size and digest are checked.
-//! 2. What is no core module is refused, with a word on what it seems to be. Nothing is ever deserialised here.
-//! 3. The module is validated against the one set of features, and its imports are compared with what workers offer.
+//! 2. Its [`preflight`]: what is no core module, over a limit, or beyond the profile is refused. Nothing is ever
+//!    deserialised here.
+//! 3. Operations on much memory are made interruptible ([`bulk`]).
 //! 4. Cranelift compiles it. If that brings the process down, the host reports it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use sandgate_wire::ModuleId;
+use rustix::io::Errno;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::message::{Compile, Compiled};
-use sandgate_wire::module_limits::Shape;
+use sandgate_wire::message::{Codegen, Compile, Compiled};
+use sandgate_wire::module_limits::{ModuleLimitName, Shape};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
-use sandgate_wire::{Outbox, ToHost, ToWorker};
+use sandgate_wire::{ModuleId, ModuleLimits, Outbox, Profile, ToHost, ToWorker};
 use sha2::{Digest, Sha256};
-use wasmparser::{Encoding, FuncType, Parser, Payload, TypeRef, ValType};
-use wasmtime::{Engine, Module};
 
+use crate::preflight::{self, Checked};
 use crate::process::Surroundings;
 use crate::worker::WorkerError;
-use crate::{ending, engine, imports};
+use crate::{bulk, ending, engine};
+
+/// Stack of the thread that compiles. Only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 /// A module's native code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,26 +36,68 @@ pub struct Compilation {
     pub engine: String,
     /// The artefact.
     pub artefact: Vec<u8>,
+    /// What the module turned out to be.
+    pub shape: Shape,
 }
 
-/// Compiles a module.
+/// Compiles a module to interruptible code, by the default limits and the minimal profile.
+///
+/// # Errors
+/// See [`compile_within`].
+///
+/// # Panics
+/// See [`compile_within`].
+pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
+    compile_with(module, Codegen::default())
+}
+
+/// Compiles a module in this way, by the default limits and the minimal profile.
+///
+/// # Errors
+/// See [`compile_within`].
+///
+/// # Panics
+/// See [`compile_within`].
+pub fn compile_with(module: &[u8], codegen: Codegen) -> Result<Compilation, Rejection> {
+    compile_within(module, codegen, &ModuleLimits::default(), Profile::MINIMAL)
+}
+
+/// Compiles a module. What the compilation itself may cost is for the process around it to see to.
 ///
 /// # Errors
 /// The reason why no worker would run it.
 ///
 /// # Panics
 /// Cranelift may; a module can do that on purpose. Run it in a process that can be lost.
-pub fn compile(module: &[u8]) -> Result<Compilation, Rejection> {
-    let failed = |error: wasmtime::Error| Rejection::Compilation { message: ending::engine_text(&error) };
-    check_kind(module)?;
-    let engine = engine::for_compiler().map_err(failed)?;
-    Module::validate(&engine, module)
-        .map_err(|error| Rejection::InvalidModule { message: ending::engine_text(&error) })?;
-    check_imports(module)?;
-    Ok(Compilation {
-        engine: engine::compatibility(&engine),
-        artefact: engine.precompile_module(module).map_err(failed)?,
-    })
+pub fn compile_within(
+    module: &[u8],
+    codegen: Codegen,
+    limits: &ModuleLimits,
+    profile: Profile,
+) -> Result<Compilation, Rejection> {
+    let failed = |error: wasmtime::Error| failed(&error, limits);
+    let Checked { shape, bulk_bodies } = preflight::check(module, limits, profile)?;
+    // Code without checks is not interrupted anywhere.
+    let bulk_bodies = if codegen == Codegen::Unchecked { &[] } else { &bulk_bodies[..] };
+    let rewritten =
+        bulk::rewrite(module, bulk_bodies).map_err(|error| Rejection::Compilation { message: error.to_string() })?;
+    let default = engine::for_compiler(Codegen::default()).map_err(failed)?;
+    let engine = engine::for_compiler(codegen).map_err(failed)?;
+    let artefact = engine.precompile_module(&rewritten).map_err(failed)?;
+    Ok(Compilation { engine: engine::compatibility(&default), artefact, shape })
+}
+
+fn failed(error: &wasmtime::Error, limits: &ModuleLimits) -> Rejection {
+    let is_out_of_memory = error.chain().any(|cause| {
+        let system = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        let rustix = cause.downcast_ref::<Errno>().copied();
+        system == Some(Errno::NOMEM.raw_os_error()) || rustix == Some(Errno::NOMEM)
+    });
+    if is_out_of_memory {
+        let value = limits.compile_memory_bytes;
+        return Rejection::ModuleLimit { limit: ModuleLimitName::CompileMemory, found: 0, value, item: String::new() };
+    }
+    Rejection::Compilation { message: ending::engine_text(error) }
 }
 
 /// The compiler process over the two halves of a transport.
@@ -82,7 +126,7 @@ pub(crate) fn run(
     if let Some(enclosure) = enclosure {
         enclosure.seal_or_refuse()?;
     }
-    let compiled = answer(&request, &File::from(module), &File::from(artefact))?;
+    let compiled = on_large_stack(move || answer(&request, &File::from(module), &File::from(artefact)))??;
     let _ = outbox.push(ToHost::Compiled(compiled).encode());
     outbox.flush();
     outbox.shutdown();
@@ -90,15 +134,23 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// Runs the compiler where its recursion over deeply nested code has room.
+fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkerError> {
+    let thread = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK_BYTES).spawn(body);
+    let thread = thread.map_err(|source| WorkerError::System { what: "start a thread", source })?;
+    // A panic has ended the process before.
+    thread.join().map_err(|_| WorkerError::System { what: "compile", source: io::Error::other("it panicked") })
+}
+
 fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled, WorkerError> {
     let system = |what| move |source| WorkerError::System { what, source };
     let module = read(module, request).map_err(system("read the module"))?;
-    let compiled = module.and_then(|module| compile(&module));
+    let compiled = module.and_then(|module| compile_within(&module, request.codegen, &request.limits, request.profile));
     match compiled {
-        Ok(Compilation { engine, artefact: bytes }) => {
+        Ok(Compilation { engine, artefact: bytes, shape }) => {
             artefact.write_all_at(&bytes, 0).map_err(system("write the artefact"))?;
             let bytes = bytes.len() as u64;
-            Ok(Compiled::Done { engine, bytes, shape: Shape::default() })
+            Ok(Compiled::Done { engine, bytes, shape })
         }
         Err(rejection) => Ok(Compiled::Rejected(rejection)),
     }
@@ -121,91 +173,4 @@ fn read(file: &File, request: &Compile) -> io::Result<Result<Vec<u8>, Rejection>
 
 fn invalid<T>(message: String) -> Result<T, Rejection> {
     Err(Rejection::InvalidModule { message })
-}
-
-/// Refuses everything that does not begin as a core module does.
-fn check_kind(bytes: &[u8]) -> Result<(), Rejection> {
-    if let Some(rest) = bytes.strip_prefix(b"\0asm") {
-        return match rest {
-            [1, 0, 0, 0, ..] => Ok(()),
-            [_, _, 1, 0, ..] => {
-                invalid("this is a component; sandgate runs core modules: build for `wasm32-wasip1`".to_owned())
-            }
-            _ => invalid("unknown version of WebAssembly".to_owned()),
-        };
-    }
-    let what = if bytes.is_empty() {
-        "an empty file"
-    } else if Engine::detect_precompiled(bytes).is_some() {
-        "compiled native code, which is never taken from outside"
-    } else if bytes.starts_with(b"\x7fELF") {
-        "an ELF file"
-    } else if bytes.trim_ascii_start().starts_with(b"(") {
-        "WebAssembly text; translate it to binary first"
-    } else {
-        "no WebAssembly"
-    };
-    invalid(format!("this is {what}"))
-}
-
-/// Compares imports with what workers offer, by name and by type. The module is valid.
-fn check_imports(module: &[u8]) -> Result<(), Rejection> {
-    let mut types = Vec::new();
-    for payload in Parser::new(0).parse_all(module) {
-        let payload = payload.or_else(|error| invalid(error.to_string()))?;
-        match payload {
-            Payload::Version { encoding, .. } if encoding != Encoding::Module => {
-                return invalid("this is no core module".to_owned());
-            }
-            Payload::TypeSection(section) => {
-                types = section
-                    .into_iter_err_on_gc_types()
-                    .collect::<Result<Vec<_>, _>>()
-                    .or_else(|error| invalid(error.to_string()))?;
-            }
-            Payload::ImportSection(section) => {
-                let mut checked = HashMap::new();
-                for import in section.into_imports() {
-                    let import = import.or_else(|error| invalid(error.to_string()))?;
-                    if let Some(ty) = checked.insert((import.module, import.name), import.ty)
-                        && ty == import.ty
-                    {
-                        continue;
-                    }
-                    check_import(import.module, import.name, import.ty, &types)?;
-                }
-            }
-            Payload::CodeSectionStart { .. } => break,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn check_import(module: &str, name: &str, import: TypeRef, types: &[FuncType]) -> Result<(), Rejection> {
-    let Some((parameters, results)) = imports::signature(module, name) else {
-        return Err(imports::unknown(module, name));
-    };
-    let found = match import {
-        TypeRef::Func(index) => usize::try_from(index).ok().and_then(|index| types.get(index)),
-        _ => None,
-    };
-    let fits = found.is_some_and(|ty| letters(ty.params()) == parameters && letters(ty.results()) == results);
-    if fits {
-        return Ok(());
-    }
-    let import = ending::capped(&format!("{module}::{name}"), 256);
-    invalid(format!("import `{import}` is of another type than what workers offer"))
-}
-
-/// A list of types as the tables of imports write it.
-fn letters(types: &[ValType]) -> String {
-    types
-        .iter()
-        .map(|ty| match ty {
-            ValType::I32 => 'i',
-            ValType::I64 => 'I',
-            _ => '?',
-        })
-        .collect()
 }

@@ -1,17 +1,30 @@
-//! One engine configuration for both roles: what the compiler emits is what the worker loads.
+//! The engine configurations, the same for both roles: what the compiler emits is what the worker loads.
+//!
+//! There is one engine per [`Codegen`]. A worker makes that of the default when it starts and another when it is first
+//! needed; that needs nothing which a locked-down process is refused.
 
 use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 
+use sandgate_wire::message::Codegen;
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{Config, Engine, Linker, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
 
-/// Bytes of stack that a guest may use.
-pub(crate) const MAX_WASM_STACK_BYTES: usize = 1 << 20;
+use crate::guest::Guest;
+use crate::imports;
 
-/// Stack of a thread that runs guests: theirs, and ample room for host functions below it. A guest that finds less than
-/// [`MAX_WASM_STACK_BYTES`] would end the process instead of itself.
-pub(crate) const EXECUTOR_STACK_BYTES: usize = MAX_WASM_STACK_BYTES + (2 << 20);
+/// Changes whenever artefacts mean something else although wasmtime's own hash stays: with the rewriting of modules, and
+/// with the configurations of engines that are not the default's.
+const REVISION: &str = "sandgate 2";
+
+/// The least and the most stack of a guest; between them, powers of two.
+const MIN_WASM_STACK_BYTES: u64 = 64 << 10;
+const MAX_WASM_STACK_BYTES: u64 = 8 << 20;
+
+/// Stack of an executor beyond what its guest may use: ample room for host functions. A guest that finds less than its own
+/// would end the process instead of itself.
+const HOST_STACK_BYTES: usize = 2 << 20;
 
 /// Most tables of a module.
 pub(crate) const MAX_TABLES: usize = 2;
@@ -20,19 +33,96 @@ pub(crate) const MAX_TABLES: usize = 2;
 /// cannot be had without a bound.
 const MAX_TABLE_ELEMENTS: usize = 1_000_000;
 
-/// The engine of a worker, with room for this many instances set aside.
-///
+/// The engines of one worker.
+pub(crate) struct Engines {
+    max_executions: usize,
+    stack_bytes: usize,
+    interruptible: Serving,
+    metered: OnceLock<Serving>,
+    unchecked: OnceLock<Serving>,
+}
+
+/// An engine and all that guests can import from it.
+pub(crate) struct Serving {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Guest>,
+}
+
+impl Engines {
+    /// With room for this many instances set aside, and this much stack for each of them, rounded up to a power of two.
+    ///
+    /// # Errors
+    /// When the processor lacks something the configuration needs.
+    pub(crate) fn new(max_executions: usize, stack_bytes: u64) -> wasmtime::Result<Engines> {
+        let stack_bytes = rounded_stack(stack_bytes);
+        Ok(Engines {
+            max_executions,
+            stack_bytes,
+            interruptible: Serving::new(Codegen::Interruptible, max_executions, stack_bytes)?,
+            metered: OnceLock::new(),
+            unchecked: OnceLock::new(),
+        })
+    }
+
+    /// The engine that runs what was compiled in this way, made if this is its first use.
+    pub(crate) fn get(&self, codegen: Codegen) -> &Serving {
+        let made = match codegen {
+            Codegen::Interruptible => return &self.interruptible,
+            Codegen::Metered => &self.metered,
+            Codegen::Unchecked => &self.unchecked,
+        };
+        made.get_or_init(|| match Serving::new(codegen, self.max_executions, self.stack_bytes) {
+            Ok(serving) => serving,
+            // The default's, which asks for the same of the processor, could be made.
+            Err(error) => crate::process::abort(&format!("no engine for {} code: {error:#}", codegen.name())),
+        })
+    }
+
+    /// Makes the guests of every engine look whether they are to stop.
+    ///
+    /// An engine that is made just now is no matter: its guests look once more when they have armed their stop.
+    pub(crate) fn increment_epochs(&self) {
+        self.interruptible.engine.increment_epoch();
+        for serving in [&self.metered, &self.unchecked].into_iter().filter_map(OnceLock::get) {
+            serving.engine.increment_epoch();
+        }
+    }
+
+    /// Stack of a thread that runs guests.
+    pub(crate) fn thread_stack_bytes(&self) -> usize {
+        self.stack_bytes + HOST_STACK_BYTES
+    }
+}
+
+impl Serving {
+    fn new(codegen: Codegen, max_executions: usize, stack_bytes: usize) -> wasmtime::Result<Serving> {
+        let mut config = config(codegen);
+        // Nothing runs on a stack of the engine's own, but it checks that its guests would fit there.
+        config.max_wasm_stack(stack_bytes).async_stack_size(stack_bytes.max(2 << 20));
+        let on_demand = config.clone();
+        let engine = match pool(max_executions) {
+            None => Engine::new(&config)?,
+            Some(pool) => {
+                config.allocation_strategy(pool);
+                // So many instances that there is no room for all of them: then each is made when it is needed.
+                Engine::new(&config).or_else(|_| Engine::new(&on_demand))?
+            }
+        };
+        Ok(Serving { linker: imports::linker(&engine)?, engine })
+    }
+}
+
+/// The stack that a guest which asks for so much is given.
+fn rounded_stack(bytes: u64) -> usize {
+    let rounded = bytes.clamp(MIN_WASM_STACK_BYTES, MAX_WASM_STACK_BYTES).next_power_of_two();
+    usize::try_from(rounded).unwrap_or(1 << 20)
+}
+
 /// Measured: an instance of a module with 17 pages and one data segment is made, run and freed in 8.5 µs from the pool and
 /// in 32 µs without; the pool itself takes less than 0.1 ms, for 1 instance as for 64. Keeping freed pages resident made
 /// it slower: zeroing 1 MiB takes longer than mapping it anew.
-///
-/// # Errors
-/// When the processor lacks something the configuration needs.
-pub(crate) fn for_worker(max_executions: usize) -> wasmtime::Result<Engine> {
-    let mut config = config();
-    let Ok(instances) = u32::try_from(max_executions) else {
-        return Engine::new(&config);
-    };
+fn pool(max_executions: usize) -> Option<PoolingAllocationConfig> {
+    let instances = u32::try_from(max_executions).ok()?;
     let tables = u32::try_from(MAX_TABLES).unwrap_or(1);
     let mut pool = PoolingAllocationConfig::new();
     // Sizes and guards of memories stay at their defaults, which are the best tried ones.
@@ -46,25 +136,27 @@ pub(crate) fn for_worker(max_executions: usize) -> wasmtime::Result<Engine> {
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_core_instance_size(1 << 20)
         .max_unused_warm_slots(instances);
-    config.allocation_strategy(pool);
-    // So many instances that there is no room for all of them: then each is made when it is needed.
-    Engine::new(&config).or_else(|_| for_compiler())
+    Some(pool)
 }
 
 /// The engine of a compiler, which makes no instances.
 ///
 /// # Errors
 /// When the processor lacks something the configuration needs.
-pub(crate) fn for_compiler() -> wasmtime::Result<Engine> {
-    Engine::new(&config())
+pub(crate) fn for_compiler(codegen: Codegen) -> wasmtime::Result<Engine> {
+    Engine::new(&config(codegen))
 }
 
-/// Exactly what rustc emits for `wasm32-wasip1`, and fixed-width SIMD. All else is off, whatever wasmtime's defaults say.
-fn config() -> Config {
+/// What rustc emits for `wasm32-wasip1`, and every feature that a profile can name. All else is off, whatever wasmtime's
+/// defaults say. Which of them a module may use is for its preflight to decide, so that an artefact serves every profile.
+fn config(codegen: Codegen) -> Config {
+    let metered = codegen == Codegen::Metered;
     let mut config = Config::new();
     config
-        .epoch_interruption(true)
-        .max_wasm_stack(MAX_WASM_STACK_BYTES)
+        .epoch_interruption(codegen != Codegen::Unchecked)
+        .consume_fuel(metered)
+        .cranelift_nan_canonicalization(metered)
+        .relaxed_simd_deterministic(metered)
         .cranelift_opt_level(OptLevel::Speed)
         // Guests' debug information is never parsed, whatever the environment says.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -74,21 +166,24 @@ fn config() -> Config {
         .wasm_multi_value(true)
         .wasm_extended_const(true)
         .wasm_simd(true)
-        .wasm_relaxed_simd(false)
-        .wasm_tail_call(false)
+        .wasm_relaxed_simd(true)
+        .wasm_tail_call(true)
+        .wasm_wide_arithmetic(true)
         .wasm_multi_memory(false)
         .wasm_memory64(false)
         .wasm_custom_page_sizes(false)
-        .wasm_wide_arithmetic(false)
         .wasm_stack_switching(false)
         .wasm_component_model(false);
     config
 }
 
-/// Changes whenever artefacts of another engine could not be loaded by this one.
-pub(crate) fn compatibility(engine: &Engine) -> String {
+/// Changes whenever artefacts of another build or for another processor could not be loaded here, in whichever way they
+/// were compiled.
+pub(crate) fn compatibility(default: &Engine) -> String {
     let mut hasher = Sha256Hasher(Sha256::new());
-    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.write(REVISION.as_bytes());
+    hasher.write(env!("CARGO_PKG_VERSION").as_bytes());
+    default.precompile_compatibility_hash().hash(&mut hasher);
     hexadecimal(&hasher.0.finalize())
 }
 
@@ -117,12 +212,38 @@ impl Hasher for Sha256Hasher {
 mod tests {
     use super::*;
 
+    const ALL: [Codegen; 3] = [Codegen::Interruptible, Codegen::Metered, Codegen::Unchecked];
+
     #[test]
     fn every_engine_of_one_build_loads_what_the_compiler_makes() {
-        let compiler = compatibility(&for_compiler().unwrap());
+        let compiler = compatibility(&for_compiler(Codegen::Interruptible).unwrap());
         assert_eq!(compiler.len(), 64);
-        for max_executions in [1, 64, 1_000_000] {
-            assert_eq!(compatibility(&for_worker(max_executions).unwrap()), compiler);
+        for (max_executions, stack) in [(1, 0), (64, 1 << 20), (1_000_000, u64::MAX)] {
+            let engines = Engines::new(max_executions, stack).unwrap();
+            assert_eq!(compatibility(&engines.get(Codegen::Interruptible).engine), compiler);
+        }
+        let engines = Engines::new(1, 1 << 20).unwrap();
+        for made in ALL {
+            let artefact = for_compiler(made).unwrap().precompile_module(b"\0asm\x01\0\0\0").unwrap();
+            for used in ALL {
+                let descriptor = crate::tests::host::memory_file(&artefact, true);
+                let loaded = crate::artefact::load(&engines.get(used).engine, descriptor, artefact.len() as u64);
+                assert_eq!(loaded.is_ok(), made == used, "{made:?} in {used:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn stacks_are_powers_of_two() {
+        for (asked, given) in [
+            (0, 64 << 10),
+            (64 << 10, 64 << 10),
+            ((64 << 10) + 1, 128 << 10),
+            (1 << 20, 1 << 20),
+            (5 << 20, 8 << 20),
+            (u64::MAX, 8 << 20),
+        ] {
+            assert_eq!(rounded_stack(asked), given, "{asked}");
         }
     }
 }

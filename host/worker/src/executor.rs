@@ -18,7 +18,6 @@ use wasmtime::{Extern, Store, Trap, UpdateDeadline};
 
 use crate::clock;
 use crate::ending::{self, Exit};
-use crate::engine::EXECUTOR_STACK_BYTES;
 use crate::execution::{Execution, Stop};
 use crate::guest::Guest;
 use crate::hub::{Hub, Job};
@@ -42,7 +41,7 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
     hub.executors += 1;
     drop(hub);
     let worker_of_thread = Arc::clone(worker);
-    worker.spawn_with_stack(&name, Some(EXECUTOR_STACK_BYTES), move || {
+    worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
         run(&worker_of_thread);
     });
 }
@@ -96,7 +95,7 @@ fn execute(worker: &Arc<Worker>, job: Job) {
     let execute = job.execute.clone();
     // Held until the last output is out, for that can take as long as the host likes.
     let _deadline = clock::arm(worker, &execution);
-    let mut store = Store::new(&worker.engine, Guest::new(Arc::clone(worker), job));
+    let mut store = Store::new(&worker.engines.get(execute.codegen).engine, Guest::new(Arc::clone(worker), job));
     let outcome = outcome(&execution, &execute, &mut store);
     let guest = store.data_mut();
     // A stop during the last flush loses output, not the outcome.

@@ -131,6 +131,8 @@ pub(crate) fn unknown(module: &str, name: &str) -> Rejection {
 
 #[cfg(test)]
 mod tests {
+    use sandgate_wire::message::Codegen;
+
     use super::*;
     use crate::engine;
 
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_tables_are_what_the_linker_has() {
-        let engine = engine::for_compiler().unwrap();
+        let engine = engine::for_compiler(Codegen::default()).unwrap();
         let linker = linker(&engine).unwrap();
         for (module, functions) in [(WASI, &WASI_FUNCTIONS[..]), (IMPORT_MODULE, &ABI_FUNCTIONS)] {
             for (name, parameters, results) in functions {

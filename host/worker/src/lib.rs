@@ -16,6 +16,7 @@
 #![deny(missing_docs, unsafe_code)]
 
 mod artefact;
+mod bulk;
 mod channel;
 mod clock;
 mod compiler;
@@ -32,6 +33,7 @@ mod lockdown;
 mod main_loop;
 mod modules;
 mod output;
+mod preflight;
 mod process;
 pub mod self_test;
 #[doc(hidden)]
@@ -43,6 +45,6 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use compiler::{Compilation, compile};
+pub use compiler::{Compilation, compile, compile_with, compile_within};
 pub use process::{exit_code, run_if_worker};
 pub use worker::{Ended, WorkerError, run};

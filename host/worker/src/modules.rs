@@ -41,14 +41,15 @@ impl Artefact {
         Artefact { descriptor: Mutex::new(Some(descriptor)), bytes, loaded: OnceLock::new() }
     }
 
-    fn load(&self, worker: &Worker) -> Result<Arc<LoadedModule>, Rejection> {
+    fn load(&self, worker: &Worker, codegen: Codegen) -> Result<Arc<LoadedModule>, Rejection> {
         let descriptor = self.descriptor.lock().take().expect("the cell that calls this runs it once");
+        let serving = worker.engines.get(codegen);
         let refused = |message| Rejection::Instantiation { message };
-        let module = artefact::load(&worker.engine, descriptor, self.bytes).map_err(|error| {
+        let module = artefact::load(&serving.engine, descriptor, self.bytes).map_err(|error| {
             let cause = std::error::Error::source(&error);
             refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
         })?;
-        let instance_pre = imports::link(&worker.linker, &module)?;
+        let instance_pre = imports::link(&serving.linker, &module)?;
         Ok(Arc::new(LoadedModule { tasks: tasks(&module), instance_pre }))
     }
 }
@@ -74,7 +75,8 @@ pub(crate) fn get(worker: &Worker, module: ModuleId, codegen: Codegen) -> Result
     let Some(artefact) = artefact else {
         return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };
-    artefact.loaded.get_or_init(|| worker.second_stage.load(|| artefact.load(worker))).clone()
+    let load = || worker.second_stage.load(|| artefact.load(worker, codegen));
+    artefact.loaded.get_or_init(load).clone()
 }
 
 fn tasks(module: &Module) -> Vec<String> {

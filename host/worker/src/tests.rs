@@ -2,9 +2,11 @@
 //! the reader sees guest and expectation together.
 
 mod abi;
+mod bulk;
 mod compiling;
 mod ending;
-mod host;
+pub(crate) mod host;
 mod lifecycle;
 mod limits;
+mod module_limits;
 mod stopping;

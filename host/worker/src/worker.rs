@@ -20,16 +20,15 @@ use sandgate_wire::isolation::{Layer, Report};
 use sandgate_wire::message::{Codegen, DecodeError, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
-use wasmtime::{Engine, Linker};
 
 use crate::clock::{self, Clock};
+use crate::engine::{self, Engines};
 use crate::execution::{Execution, Stop};
-use crate::guest::Guest;
 use crate::hub::{Hub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
-use crate::{engine, executor, imports, main_loop};
+use crate::{executor, main_loop};
 
 /// Why a worker ended as it should.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +92,7 @@ impl From<Violation> for WorkerError {
 
 /// What all threads of a worker share.
 pub(crate) struct Worker {
-    pub(crate) engine: Engine,
-    pub(crate) linker: Linker<Guest>,
+    pub(crate) engines: Engines,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) hub: Mutex<Hub>,
     /// Executors wait here for the queue of the hub.
@@ -144,9 +142,9 @@ pub(crate) fn start(
     let open = Vec::new();
     let outbox = Arc::new(Outbox::new(send));
     let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
-    let engine = engine::for_worker(max_executions).map_err(|error| WorkerError::Engine(error.into()))?;
-    let linker = imports::linker(&engine).map_err(|error| WorkerError::Engine(error.into()))?;
-    let engine_hash = engine::compatibility(&engine);
+    let engines = Engines::new(max_executions, hello.limits.stack_bytes);
+    let engines = engines.map_err(|error| WorkerError::Engine(error.into()))?;
+    let engine_hash = engine::compatibility(&engines.get(Codegen::default()).engine);
     let enclosure = surroundings.map(|surroundings| surroundings.enclose(&hello, &open)).transpose()?;
     let all_executors = hello.one_module && max_executions <= MAX_READY_EXECUTORS;
     let second_stage = if hello.one_module {
@@ -155,8 +153,7 @@ pub(crate) fn start(
         SecondStage::never()
     };
     let worker = Arc::new(Worker {
-        engine,
-        linker,
+        engines,
         hub: Mutex::new(Hub::new(Arc::clone(&outbox))),
         outbox,
         work: Condvar::new(),
@@ -262,7 +259,7 @@ impl Worker {
         let hub = self.hub.lock();
         execution.waker.notify_all();
         drop(hub);
-        self.engine.increment_epoch();
+        self.engines.increment_epochs();
     }
 
     /// Ends the connection if the host asked for it and all is done.

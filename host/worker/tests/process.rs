@@ -17,10 +17,10 @@ use sandgate_wire::grants::{ExecutionGrants, Grants};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, current_executable_is_worker};
 use sandgate_wire::message::{Codegen, Compile, Compiled, Encoded, Entry, Execute, HostHello};
-use sandgate_wire::module_limits::{ModuleLimits, Shape};
+
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
-use sandgate_wire::{ChannelId, Limits, ModuleId, Outbox, Outcome, ToHost, ToWorker};
+use sandgate_wire::{ChannelId, Limits, ModuleId, ModuleLimits, Outbox, Outcome, Profile, ToHost, ToWorker};
 use sandgate_worker::exit_code;
 use sha2::{Digest, Sha256};
 
@@ -258,6 +258,7 @@ fn compile(wasm: &[u8], module: ModuleId) -> (Compiled, Vec<u8>) {
         bytes: wasm.len() as u64,
         codegen: Codegen::default(),
         limits: ModuleLimits::default(),
+        profile: Profile::MINIMAL,
         policy: Policy::default(),
     };
     let descriptors: Vec<OwnedFd> = vec![memory_file(wasm).into(), artefact.try_clone().unwrap().into()];
@@ -279,9 +280,9 @@ fn a_compiler_compiles() {
     let wasm = wat::parse_str(TALKATIVE).unwrap();
     let (compiled, artefact) = compile(&wasm, digest(&wasm));
     let here = sandgate_worker::compile(&wasm).unwrap();
-    let engine = here.engine;
+    let (engine, shape) = (here.engine, here.shape);
     let bytes = here.artefact.len() as u64;
-    assert_eq!(compiled, Compiled::Done { engine, bytes, shape: Shape::default() });
+    assert_eq!(compiled, Compiled::Done { engine, bytes, shape });
     assert_eq!(artefact, here.artefact);
 }
 

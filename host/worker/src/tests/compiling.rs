@@ -1,10 +1,12 @@
 //! What the compiler and the loader refuse, and what they say.
 
+use sandgate_wire::message::Codegen;
 use sandgate_wire::outcome::Rejection;
-use sandgate_wire::{ModuleId, Outcome};
+use sandgate_wire::profile::Feature;
+use sandgate_wire::{ModuleId, ModuleLimits, Outcome, Profile};
 
 use super::host::*;
-use crate::compile;
+use crate::{compile, compile_within};
 
 fn refused(module: &[u8]) -> Rejection {
     match compile(module) {
@@ -33,7 +35,6 @@ fn what_is_no_module_is_called_by_its_name() {
         (b"\x7fELF\x02\x01\x01\0 and so on", "ELF"),
         (&artefact, "native code"),
         (&random, "no WebAssembly"),
-        (&wat::parse_str("(component)").unwrap(), "component"),
         (&good[..good.len() - 3], "unexpected end"),
         (b"\0asm\x01\0\0\0\xff\xff", ""),
     ] {
@@ -41,25 +42,68 @@ fn what_is_no_module_is_called_by_its_name() {
     }
 }
 
+/// The feature that is named, and whether a profile has it.
+fn feature(text: &str, profile: Profile) -> (String, bool) {
+    let module = wat::parse_str(text).unwrap();
+    match compile_within(&module, Codegen::default(), &ModuleLimits::default(), profile) {
+        Err(Rejection::Feature { feature, offered, .. }) => (feature, offered),
+        other => panic!("{text}: {:?}", other.map(|done| done.shape)),
+    }
+}
+
 #[test]
 fn proposals_that_are_off_are_named() {
-    for (text, says) in [
+    let everything = Feature::ALL.into_iter().fold(Profile::MINIMAL, Profile::with);
+    for (text, name) in [
         ("(module (memory 1 1 shared))", "threads"),
-        ("(module (memory i64 1))", "memory64"),
-        ("(module (memory 1) (memory 1))", "multi"),
-        ("(module (func $f return_call $f))", "tail call"),
-        ("(module (tag))", "exceptions"),
-        ("(module (type (struct)))", "gc"),
         (
-            "(module (func (param v128) (result v128) local.get 0 local.get 0 local.get 0 f32x4.relaxed_madd))",
-            "relaxed SIMD",
+            "(module (memory 1) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))))",
+            "threads",
         ),
-        ("(module (func (param i64 i64) (result i64 i64) local.get 0 local.get 1 i64.mul_wide_u))", "wide arithmetic"),
+        ("(module (memory i64 1))", "memory64"),
+        ("(module (table i64 1 funcref))", "memory64"),
+        ("(module (memory 1) (memory 1))", "multi-memory"),
+        ("(module (memory 1 (pagesize 1)))", "custom-page-sizes"),
+        ("(module (tag))", "exceptions"),
+        ("(module (tag) (func (throw 0)))", "exceptions"),
+        ("(module (func try catch_all end))", "legacy-exceptions"),
+        ("(module (type (struct)))", "gc"),
+        ("(module (rec (type $a (func (param (ref null $a))))))", "gc"),
+        ("(module (type $a (array i8)) (func (drop (array.new_default $a (i32.const 100000)))))", "gc"),
+        ("(module (func (param externref)))", "gc"),
+        ("(module (type $f (func)) (func (param (ref null $f)) (call_ref $f (local.get 0))))", "function-references"),
+        ("(module (type $f (func)) (type $c (cont $f)) (func (drop (cont.new $c (ref.null $f)))))", "stack-switching"),
+        ("(component)", "component-model"),
     ] {
-        check(&wat::parse_str(text).unwrap(), says);
+        assert_eq!(feature(text, everything), (name.to_owned(), false), "{text}");
     }
-    let simd = "(module (func (param v128) (result v128) (i32x4.add (local.get 0) (local.get 0))))";
-    assert!(compile(&wat::parse_str(simd).unwrap()).is_ok());
+}
+
+#[test]
+fn features_are_asked_for_by_name() {
+    for (feature_asked, text) in [
+        (Feature::Simd, "(module (func (param v128) (result v128) (i32x4.add (local.get 0) (local.get 0))))"),
+        (Feature::Simd, "(module (global v128 (v128.const i64x2 0 0)))"),
+        (Feature::Simd, "(module (func (local v128)))"),
+        (
+            Feature::RelaxedSimd,
+            "(module (func (param v128) (result v128) local.get 0 local.get 0 local.get 0 f32x4.relaxed_madd))",
+        ),
+        (Feature::TailCall, "(module (func $f return_call $f))"),
+        (
+            Feature::WideArithmetic,
+            "(module (func (param i64 i64) (result i64 i64) local.get 0 local.get 1 i64.mul_wide_u))",
+        ),
+    ] {
+        let enough = Profile::MINIMAL.with(feature_asked);
+        for codegen in [Codegen::Interruptible, Codegen::Metered, Codegen::Unchecked] {
+            let module = wat::parse_str(text).unwrap();
+            let compiled = compile_within(&module, codegen, &ModuleLimits::default(), enough).unwrap();
+            assert_eq!(compiled.shape.features, enough, "{text}");
+        }
+        let first = if feature_asked == Feature::RelaxedSimd { Feature::Simd } else { feature_asked };
+        assert_eq!(feature(text, Profile::MINIMAL), (first.name().to_owned(), true), "{text}");
+    }
 }
 
 #[test]

@@ -338,7 +338,7 @@ impl Drop for Host {
     }
 }
 
-pub(super) fn memory_file(bytes: &[u8], sealed: bool) -> OwnedFd {
+pub(crate) fn memory_file(bytes: &[u8], sealed: bool) -> OwnedFd {
     let descriptor = memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     let mut file = File::from(descriptor);
     file.write_all(bytes).unwrap();
