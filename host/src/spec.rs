@@ -26,7 +26,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `popen` | a process of this machine | required |
 /// | `id=NAME` | the gateway's id | `gw0`, `gw1`, … |
 /// | `nice=N` | added to the worker's nice value | 0 |
-/// | `chdir=PATH` | the worker process's directory, which must exist; guests do not see it | the host's |
+/// | `chdir=PATH` | the directory in which the worker process starts, which must exist; guests do not see it, and a worker that is locked in leaves it | the host's |
 /// | `worker=PATH` | the executable that becomes the worker | see [`LaunchError`](crate::LaunchError) |
 /// | `executions=N` | executions at once; more wait, first come first served | 64 |
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |

@@ -10,6 +10,7 @@
 mod channels;
 mod compiling;
 mod host_killed;
+mod isolation;
 mod kill;
 mod launch;
 mod outcomes;

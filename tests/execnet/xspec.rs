@@ -107,7 +107,9 @@ fn popen_explicit() {
 fn popen_chdir_absolute() {
     let directory = tempfile::tempdir().unwrap();
     let group = builder().build();
-    let gateway = group.make_gateway(spec(&format!("popen//chdir={}", directory.path().display()))).unwrap();
+    let gateway = group
+        .make_gateway(spec(&format!("popen//chdir={}//sandbox:namespaces=off", directory.path().display())))
+        .unwrap();
     let cwd = Watched::new(gateway.pid().unwrap()).link("cwd");
     assert_eq!(Path::new(&cwd), directory.path().canonicalize().unwrap());
 }

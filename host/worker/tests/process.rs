@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,22 @@ use libtest_mimic::{Arguments, Trial};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::grants::{ExecutionGrants, Grants};
-use sandgate_wire::isolation::Policy;
+use sandgate_wire::isolation::{Demand, Layer, Policy, Report};
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT, current_executable_is_worker};
 use sandgate_wire::message::{Codegen, Compile, Compiled, Encoded, Entry, Execute, HostHello};
-
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use sandgate_wire::{ChannelId, Limits, ModuleId, ModuleLimits, Outbox, Outcome, Profile, ToHost, ToWorker};
 use sandgate_worker::exit_code;
 use sha2::{Digest, Sha256};
+
+#[path = "process/lockdown.rs"]
+mod lockdown;
+#[path = "process/native.rs"]
+mod native;
+
+/// The second argument of a worker that runs the native code that its gateway's id names.
+const NATIVE_ARGUMENT: &str = "native";
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -52,14 +59,25 @@ const TALKATIVE: &str = r#"(module
 const ENDLESS: &str = r#"(module (func (export "_start") (loop $again (br $again))))"#;
 
 fn main() {
+    if std::env::args().nth(2).as_deref() == Some(NATIVE_ARGUMENT) {
+        let parent = std::os::unix::process::parent_id();
+        sandgate_worker::testing::run_if_taken_over(|gateway| native::attack(gateway, parent));
+    }
     sandgate_worker::run_if_worker();
     assert!(current_executable_is_worker());
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 12] = [
         ("a worker process runs a guest", a_worker_runs_a_guest),
         ("no process outlives its connection", no_process_outlives_its_connection),
         ("strangers are refused", strangers_are_refused),
         ("a compiler process compiles", a_compiler_compiles),
         ("a compiler process refuses", a_compiler_refuses),
+        ("a compiler process that is not locked in as it must be refuses", a_compiler_keeps_to_the_policy),
+        ("native code is stopped", lockdown::attacks),
+        ("native code is stopped in the second stage", lockdown::attacks_in_the_second_stage),
+        ("each layer by itself", lockdown::each_layer_by_itself),
+        ("what is reported is so", lockdown::what_is_reported_is_so),
+        ("inherited descriptors are closed", lockdown::inherited_descriptors_are_closed),
+        ("as an ordinary user", lockdown::as_an_ordinary_user),
     ];
     let trials = tests
         .map(|(name, test)| {
@@ -76,45 +94,67 @@ struct Process {
     child: Child,
     outbox: Arc<Outbox>,
     reader: FrameReader,
+    report: Option<Report>,
+}
+
+fn start(argument: &str) -> Process {
+    start_with(&[argument], false)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this program is its own host; every process is waited for")]
-fn start(argument: &str) -> Process {
+fn start_with(arguments: &[&str], has_environment: bool) -> Process {
     let (ours, theirs) = socket_pair().unwrap();
+    let canary = has_environment.then_some(("CANARY", "a secret of the host's"));
     let child = Command::new(std::env::current_exe().unwrap())
-        .arg(argument)
-        .env("CANARY", "a secret of the host's")
+        .args(arguments)
+        .env_clear()
+        .envs(canary)
         .stdin(theirs)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-    Process { child, outbox: Arc::new(Outbox::new(Box::new(send))), reader: FrameReader::new(Box::new(receive)) }
+    let outbox = Arc::new(Outbox::new(Box::new(send)));
+    Process { child, outbox, reader: FrameReader::new(Box::new(receive)), report: None }
+}
+
+fn hello(policy: Policy) -> HostHello {
+    HostHello {
+        gateway: "test".to_owned(),
+        host_pid: std::process::id(),
+        max_executions: 4,
+        nice: 1,
+        grants: Grants::default(),
+        policy,
+        limits: Limits::default(),
+        one_module: false,
+    }
 }
 
 fn start_worker(host_pid: u32) -> Process {
     let mut process = start(WORKER_ARGUMENT);
-    process.send(
-        ToWorker::Hello(HostHello {
-            gateway: "test".to_owned(),
-            host_pid,
-            max_executions: 4,
-            nice: 1,
-            grants: Grants::default(),
-            policy: Policy::default(),
-            limits: Limits::default(),
-            one_module: false,
-        })
-        .encode(),
-    );
+    let hello = HostHello { host_pid, ..hello(Policy::default()) };
     if host_pid == std::process::id() {
-        process.next(|message| matches!(message, ToHost::Hello(_)).then_some(()));
+        process.greet(&hello);
+    } else {
+        process.send(ToWorker::Hello(hello).encode());
     }
     process
 }
 
 impl Process {
+    /// Says hello and waits for the answer.
+    fn greet(&mut self, hello: &HostHello) {
+        self.send(ToWorker::Hello(hello.clone()).encode());
+        self.report = Some(self.next(lockdown::of_hello));
+    }
+
+    /// What the process said of its isolation.
+    fn report(&self) -> &Report {
+        self.report.as_ref().expect("it was greeted")
+    }
+
     fn send(&self, message: Encoded) {
         self.outbox.push(message).unwrap();
     }
@@ -168,6 +208,12 @@ impl Process {
     /// The exit code, how long it took, and what stood on standard error.
     fn end(mut self, what: &str) -> (Option<i32>, Duration, String) {
         let start = Instant::now();
+        let (status, text) = self.status(what);
+        (status.code(), start.elapsed(), text)
+    }
+
+    fn status(&mut self, what: &str) -> (ExitStatus, String) {
+        let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -175,11 +221,10 @@ impl Process {
             assert!(start.elapsed() < DEADLINE, "waited for {what} to end");
             std::thread::yield_now();
         };
-        let took = start.elapsed();
         let mut text = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
         stderr.read_to_string(&mut text).unwrap();
-        (status.code(), took, text)
+        (status, text)
     }
 }
 
@@ -203,8 +248,11 @@ fn a_worker_runs_a_guest() {
     }
     let directory = format!("/proc/{}", process.child.id());
     for descriptor in [0, 1] {
-        let target = fs::read_link(format!("{directory}/fd/{descriptor}")).unwrap();
-        assert_eq!(target.to_str(), Some("/dev/null"));
+        // Only root can look into a worker.
+        match fs::read_link(format!("{directory}/fd/{descriptor}")) {
+            Ok(target) => assert_eq!(target.to_str(), Some("/dev/null")),
+            Err(error) => assert!(!lockdown::is_root(), "{error}"),
+        }
     }
     // An ordinary guest starts no thread of anybody else's.
     let threads: BTreeSet<String> = fs::read_dir(format!("{directory}/task"))
@@ -251,20 +299,7 @@ fn strangers_are_refused() {
 }
 
 fn compile(wasm: &[u8], module: ModuleId) -> (Compiled, Vec<u8>) {
-    let mut process = start(COMPILER_ARGUMENT);
-    let artefact = memory_file(b"");
-    let request = Compile {
-        module,
-        bytes: wasm.len() as u64,
-        codegen: Codegen::default(),
-        limits: ModuleLimits::default(),
-        profile: Profile::MINIMAL,
-        policy: Policy::default(),
-    };
-    let descriptors: Vec<OwnedFd> = vec![memory_file(wasm).into(), artefact.try_clone().unwrap().into()];
-    process.outbox.push_with_descriptors(ToWorker::Compile(request).encode(), descriptors).unwrap();
-    // The second descriptor needs a write of its own, which waits for the writer if there is no room.
-    process.outbox.flush();
+    let (mut process, artefact) = ask_compiler(wasm, module, Policy::default());
     let compiled = process.next(|message| match message {
         ToHost::Compiled(compiled) => Some(compiled),
         _ => None,
@@ -274,6 +309,42 @@ fn compile(wasm: &[u8], module: ModuleId) -> (Compiled, Vec<u8>) {
     let mut bytes = vec![0; artefact.metadata().unwrap().len().try_into().unwrap()];
     artefact.read_exact_at(&mut bytes, 0).unwrap();
     (compiled, bytes)
+}
+
+fn ask_compiler(wasm: &[u8], module: ModuleId, policy: Policy) -> (Process, File) {
+    ask(start(COMPILER_ARGUMENT), wasm, module, policy)
+}
+
+fn ask(process: Process, wasm: &[u8], module: ModuleId, policy: Policy) -> (Process, File) {
+    let artefact = memory_file(b"");
+    let request = Compile {
+        module,
+        bytes: wasm.len() as u64,
+        codegen: Codegen::default(),
+        limits: ModuleLimits::default(),
+        profile: Profile::MINIMAL,
+        policy,
+    };
+    let descriptors: Vec<OwnedFd> = vec![memory_file(wasm).into(), artefact.try_clone().unwrap().into()];
+    process.outbox.push_with_descriptors(ToWorker::Compile(request).encode(), descriptors).unwrap();
+    // The second descriptor needs a write of its own, which waits for the writer if there is no room.
+    process.outbox.flush();
+    (process, artefact)
+}
+
+fn a_compiler_keeps_to_the_policy() {
+    // An environment that was not cleared is what a host can always provide.
+    let wasm = wat::parse_str(TALKATIVE).unwrap();
+    let policy = Policy::default().with(Layer::Descriptors, Demand::Require);
+    let (process, artefact) = ask_compiler(&wasm, digest(&wasm), policy.clone());
+    let (code, _, text) = process.end("a compiler");
+    assert_eq!((code, &text[..]), (Some(exit_code::DONE), ""));
+    assert!(artefact.metadata().unwrap().len() > 0);
+    let (process, artefact) = ask(start_with(&[COMPILER_ARGUMENT], true), &wasm, digest(&wasm), policy);
+    let (code, _, text) = process.end("a compiler with an environment");
+    assert_eq!(code, Some(exit_code::SYSTEM), "{text}");
+    assert!(text.contains("descriptors: partly enforced") && text.contains("`sandbox:descriptors=prefer`"), "{text}");
+    assert_eq!(artefact.metadata().unwrap().len(), 0);
 }
 
 fn a_compiler_compiles() {

@@ -15,6 +15,11 @@ use std::ptr;
 use sandgate_wire::launch::FORBIDDEN_CALL;
 use syscalls::Sysno;
 
+/// Where `siginfo_t` has the code: after two numbers.
+const CODE_OFFSET: usize = 8;
+/// The code of a SIGSYS that a filter sent.
+const SYS_SECCOMP: i32 = 1;
+
 /// Where `siginfo_t` has the number of the call: after three numbers, their padding and an address.
 const SYSCALL_OFFSET: usize = 24;
 
@@ -32,16 +37,20 @@ pub(super) fn report_before_death() -> io::Result<()> {
 }
 
 extern "C" fn on_violation(_signal: i32, info: *const libc::siginfo_t, _context: *mut libc::c_void) {
-    // SAFETY: the kernel passes a whole `siginfo_t`, 128 bytes, and for a SIGSYS of seccomp the call's number stands at this
-    // place, aligned, on every 64-bit architecture. For a SIGSYS of anybody else it is some other number.
-    let number = unsafe { info.cast::<u8>().add(SYSCALL_OFFSET).cast::<i32>().read() };
+    let info = info.cast::<u8>();
+    // SAFETY: the kernel passes a whole `siginfo_t`, 128 bytes, and on every 64-bit architecture the code and, for a SIGSYS
+    // of seccomp, the call's number stand at these places, aligned. For a SIGSYS of anybody else it is another number.
+    let (code, number) =
+        unsafe { (info.add(CODE_OFFSET).cast::<i32>().read(), info.add(SYSCALL_OFFSET).cast::<i32>().read()) };
     let mut words = Words::default();
-    words.push(FORBIDDEN_CALL.as_bytes());
-    match usize::try_from(number).ok().and_then(Sysno::new) {
-        Some(call) => words.push(call.name().as_bytes()),
-        None => words.push_number(number),
+    if code == SYS_SECCOMP {
+        words.push(FORBIDDEN_CALL.as_bytes());
+        match usize::try_from(number).ok().and_then(Sysno::new) {
+            Some(call) => words.push(call.name().as_bytes()),
+            None => words.push_number(number),
+        }
+        words.push(b"`\n");
     }
-    words.push(b"`\n");
     let (bytes, length) = words.get();
     // SAFETY: `write` reads `length` initialised bytes of a local array. The second call is forbidden by the filter, takes
     // no arguments and returns to nobody: the process has ended.
