@@ -22,6 +22,7 @@ use rustix::process::{
 };
 use sandgate_wire::launch::FORBIDDEN_CALL;
 use sandgate_wire::outcome::LossCause;
+pub(crate) use sandgate_wire::text::printable;
 use sandgate_wire::transport::wait;
 
 use crate::error::LaunchError;
@@ -237,8 +238,11 @@ fn forbidden_call(last_words: &str) -> Option<String> {
     fits.then(|| name.to_owned())
 }
 
+<<<<<<< HEAD
 pub(crate) use sandgate_wire::text::printable;
 
+=======
+>>>>>>> 5b030f6 (host: what a taken-over worker says is capped, and shown without effect)
 #[cfg(test)]
 mod tests {
     use super::*;
