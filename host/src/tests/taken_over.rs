@@ -326,7 +326,8 @@ fn output_by_the_byte_takes_no_more_than_its_bytes() {
     stage.worker.raw(&bytes.chunks(1).flat_map(|byte| printed(1, byte)).collect::<Vec<_>>());
     stage.settle_past(|message| matches!(message, ToWorker::OutputCredit(..)));
     let (pieces, waiting) = stage.connection().output.waiting();
-    assert!(pieces <= 2 && waiting >= (64 << 10) - 2, "{pieces} pieces of {waiting} bytes");
+    // How much of it waits depends on when the thread that delivers got its first piece.
+    assert!(pieces <= 2, "{pieces} pieces of {waiting} bytes");
     drop(release);
     stage.worker.send(&done(1, Outcome::Returned));
     task.wait_close_timeout(PATIENCE).unwrap();
