@@ -13,11 +13,6 @@ use sandgate_wire::Limits;
 use sandgate_wire::isolation::{Layer, State};
 use sandgate_wire::outcome::{Outcome, Rejection, WorkerLoss};
 use sandgate_wire::text::printable;
-<<<<<<< HEAD
-=======
-
-use crate::vetting;
->>>>>>> 5b030f6 (host: what a taken-over worker says is capped, and shown without effect)
 
 use crate::vetting;
 

@@ -238,11 +238,6 @@ fn forbidden_call(last_words: &str) -> Option<String> {
     fits.then(|| name.to_owned())
 }
 
-<<<<<<< HEAD
-pub(crate) use sandgate_wire::text::printable;
-
-=======
->>>>>>> 5b030f6 (host: what a taken-over worker says is capped, and shown without effect)
 #[cfg(test)]
 mod tests {
     use super::*;
