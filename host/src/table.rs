@@ -21,6 +21,8 @@ pub(crate) struct Table {
     pub(crate) end_of_host: u64,
     /// The worker is to end when nothing of the host's is open.
     pub(crate) draining: bool,
+    /// Executions that are about to be given to it.
+    pub(crate) pending: usize,
     /// Those that are past, while somebody still holds them: a message may yet name them.
     pub(crate) past: HashMap<ChannelId, Weak<Endpoint>>,
     /// The highest id the worker gave out.
@@ -47,6 +49,7 @@ impl Table {
             first_of_host: u64::MAX,
             end_of_host: 0,
             draining: false,
+            pending: 0,
             past: HashMap::new(),
             newest_of_worker: 0,
             makers: HashMap::new(),
@@ -57,7 +60,8 @@ impl Table {
 
     /// Closes the table of a worker that is to end and has nothing left of the host's. Says so once.
     pub(crate) fn close_if_drained(&mut self) -> bool {
-        let drained = self.draining && self.open && self.endpoints.len() == self.makers.len();
+        let nothing = self.pending == 0 && self.endpoints.len() == self.makers.len();
+        let drained = self.draining && self.open && nothing;
         self.open &= !drained;
         drained
     }

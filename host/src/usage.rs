@@ -27,17 +27,28 @@ impl Connection {
         Gateway::new(self.owner.get_or_make(self))
     }
 
-    /// Counts one more execution; returns how many there are.
+    /// Counts one more execution, which is about to be given to it; returns how many there are. It does not end before
+    /// [`place_used`](Self::place_used), also if it is replaced in between.
     pub(crate) fn take_place(&self) -> u64 {
+        self.table.lock().pending += 1;
         let mut usage = self.usage.lock();
         usage.places_taken += 1;
         usage.places_taken
     }
 
-    /// The execution was not accepted.
-    pub(crate) fn give_back(&self) {
-        let mut usage = self.usage.lock();
-        usage.places_taken = usage.places_taken.saturating_sub(1);
+    /// The execution was given to it, or was not accepted.
+    pub(crate) fn place_used(&self, accepted: bool) {
+        if !accepted {
+            let mut usage = self.usage.lock();
+            usage.places_taken = usage.places_taken.saturating_sub(1);
+        }
+        let mut table = self.table.lock();
+        table.pending -= 1;
+        let drained = table.close_if_drained();
+        drop(table);
+        if drained {
+            self.request_terminate(false);
+        }
     }
 
     pub(crate) fn places_taken(&self) -> u64 {

@@ -146,18 +146,18 @@ impl Workers {
         if recycle == Recycle::default() {
             return self.current().execute(module, call);
         }
-        for _ in 1..ATTEMPTS {
+        let mut attempts = 1..=ATTEMPTS;
+        loop {
+            let last = attempts.next().is_none_or(|attempt| attempt == ATTEMPTS);
             let connection = self.worker_for(call, recycle)?;
-            match connection.execute(module, call) {
-                Err(ExecError::GatewayClosed { .. }) if !connection.takes_executions() => connection.give_back(),
-                Err(error) => {
-                    connection.give_back();
-                    return Err(error);
-                }
-                Ok(channel) => return Ok(channel),
+            let result = connection.execute(module, call);
+            connection.place_used(result.is_ok());
+            match result {
+                // It has died in this moment.
+                Err(ExecError::GatewayClosed { .. }) if !last && !connection.takes_executions() => {}
+                result => return result,
             }
         }
-        self.worker_for(call, recycle)?.execute(module, call)
     }
 
     pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
