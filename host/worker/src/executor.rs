@@ -57,7 +57,7 @@ pub(crate) fn provide_all(worker: &Arc<Worker>) {
         hub.executors += 1;
         drop(hub);
         let worker_of_thread = Arc::clone(worker);
-        worker.spawn_with_stack(&name, Some(EXECUTOR_STACK_BYTES), move || {
+        worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
             run(&worker_of_thread);
         });
     }
