@@ -10,7 +10,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use sandgate_wire::frame::FrameReader;
@@ -122,11 +123,19 @@ pub(crate) fn run(
         .name("writer".to_owned())
         .spawn(move || outbox_of_thread.run_writer())
         .map_err(|source| WorkerError::System { what: "start a thread", source })?;
-    // The module is not looked at before.
+    // All threads are there before the last wall is, and the module is not looked at until it is.
+    let (sealed, is_sealed) = mpsc::channel();
+    let compiling = on_large_stack(move || {
+        let () = is_sealed.recv().ok()?;
+        Some(answer(&request, &File::from(module), &File::from(artefact)))
+    })?;
     if let Some(enclosure) = enclosure {
         enclosure.seal_or_refuse()?;
     }
-    let compiled = on_large_stack(move || answer(&request, &File::from(module), &File::from(artefact)))??;
+    let panicked = || WorkerError::System { what: "compile", source: io::Error::other("it panicked") };
+    sealed.send(()).map_err(|_| panicked())?;
+    // A panic has ended the process before.
+    let compiled = compiling.join().ok().flatten().ok_or_else(panicked)??;
     let _ = outbox.push(ToHost::Compiled(compiled).encode());
     outbox.flush();
     outbox.shutdown();
@@ -135,11 +144,9 @@ pub(crate) fn run(
 }
 
 /// Runs the compiler where its recursion over deeply nested code has room.
-fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkerError> {
+fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, WorkerError> {
     let thread = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK_BYTES).spawn(body);
-    let thread = thread.map_err(|source| WorkerError::System { what: "start a thread", source })?;
-    // A panic has ended the process before.
-    thread.join().map_err(|_| WorkerError::System { what: "compile", source: io::Error::other("it panicked") })
+    thread.map_err(|source| WorkerError::System { what: "start a thread", source })
 }
 
 fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled, WorkerError> {

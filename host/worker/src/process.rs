@@ -17,11 +17,12 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Signal, getppid, nice, set_parent_process_death_signal};
 use rustix::stdio;
 use sandgate_wire::frame::FrameReader;
+use sandgate_wire::isolation::State;
 use sandgate_wire::launch::{COMPILER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable};
 use sandgate_wire::message::{Compile, HostHello};
 use sandgate_wire::transport::{Descriptors, UnixReceiveHalf, UnixSendHalf, unix_socket};
 
-use crate::lockdown::{self, Budget, Enclosure, Plan, Role};
+use crate::lockdown::{self, Budget, Enclosure, Inherited, Plan, Role};
 use crate::worker::{Worker, WorkerError};
 use crate::{compiler, main_loop, self_test, worker};
 
@@ -109,8 +110,9 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Looks whether the hello is from whoever started this process, and takes its place among others.
-    pub(crate) fn greet(&self, hello: &HostHello) -> Result<(), WorkerError> {
+    /// Looks whether the hello is from whoever started this process, takes its place among others, and closes what was
+    /// inherited; what is opened afterwards stays. Returns what came of the last.
+    pub(crate) fn greet(&self, hello: &HostHello) -> Result<State, WorkerError> {
         let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
         let host = hello.host_pid;
         if parent != host {
@@ -119,17 +121,17 @@ impl Surroundings {
         if hello.nice != 0 {
             nice(hello.nice).map_err(system("lower its priority"))?;
         }
-        Ok(())
+        Ok(lockdown::close_inherited(&hello.policy, &[self.connection]))
     }
 
-    /// Locks a worker in. It has one thread, and `open` are the descriptors that it has beside its connection.
-    pub(crate) fn enclose(&self, hello: &HostHello, open: &[RawFd]) -> Result<Enclosure, WorkerError> {
+    /// Locks a worker in, which has one thread. `inherited` is what [`greet`](Self::greet) said.
+    pub(crate) fn enclose(hello: &HostHello, inherited: State) -> Result<Enclosure, WorkerError> {
         let directories = &hello.grants.directories;
         lockdown::enclose(&Plan {
             role: Role::Worker { has_directories: !directories.is_empty(), one_module: hello.one_module },
             policy: &hello.policy,
             directories,
-            keep: &[&[self.connection], open].concat(),
+            inherited: Inherited::Closed(inherited),
             host_pid: Some(hello.host_pid),
             budget: Budget::of_worker(hello),
         })
@@ -141,7 +143,7 @@ impl Surroundings {
             role: Role::Compiler,
             policy: &request.policy,
             directories: &[],
-            keep: &[&[self.connection], open].concat(),
+            inherited: Inherited::Close(&[&[self.connection], open].concat()),
             host_pid: None,
             budget: Budget::of_compiler(&request.limits),
         })

@@ -22,7 +22,7 @@ use sandgate_wire::isolation::{Demand, Layer, Policy, State};
 use sandgate_wire::message::HostHello;
 use sandgate_wire::{Limits, ModuleLimits};
 
-use crate::lockdown::{self, Budget, Plan, Role};
+use crate::lockdown::{self, Budget, Inherited, Plan, Role};
 
 /// The first argument of a process that is a probe; the layer, the probe's position among [`PROBES`] and its own argument
 /// follow.
@@ -161,8 +161,14 @@ fn run(probe: &Probe, argument: &str) -> Result<io::Result<()>, Failure> {
         Role::Compiler => Budget::of_compiler(&ModuleLimits::default()),
         Role::Worker { .. } => Budget::of_worker(&hello()),
     };
-    let plan =
-        Plan { role: probe.role, policy: &policy(probe.layer), directories: &[], keep: &[], host_pid: None, budget };
+    let plan = Plan {
+        role: probe.role,
+        policy: &policy(probe.layer),
+        directories: &[],
+        inherited: Inherited::Close(&[]),
+        host_pid: None,
+        budget,
+    };
     let report = lockdown::enclose(&plan).map_err(|error| Failure::broken(&error))?.seal();
     match report.state(probe.layer) {
         Some(State::Enforced(_)) => Ok(attempt()),

@@ -135,17 +135,14 @@ pub(crate) fn start(
         Some(Err(error)) => return Err(WorkerError::NoHello(Some(error))),
         _ => return Err(WorkerError::NoHello(None)),
     };
-    if let Some(surroundings) = surroundings {
-        surroundings.greet(&hello)?;
-    }
-    // What is opened for guests is opened here, before the lock-down takes the paths away. Its descriptors go into `open`.
-    let open = Vec::new();
+    let inherited = surroundings.map(|surroundings| surroundings.greet(&hello)).transpose()?;
+    // What guests are given is opened here: what was inherited is closed, and the paths are still there.
     let outbox = Arc::new(Outbox::new(send));
     let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
     let engines = Engines::new(max_executions, hello.limits.stack_bytes);
     let engines = engines.map_err(|error| WorkerError::Engine(error.into()))?;
     let engine_hash = engine::compatibility(&engines.get(Codegen::default()).engine);
-    let enclosure = surroundings.map(|surroundings| surroundings.enclose(&hello, &open)).transpose()?;
+    let enclosure = inherited.map(|inherited| Surroundings::enclose(&hello, inherited)).transpose()?;
     let all_executors = hello.one_module && max_executions <= MAX_READY_EXECUTORS;
     let second_stage = if hello.one_module {
         SecondStage::after_one_module(all_executors && hello.grants.directories.is_empty())

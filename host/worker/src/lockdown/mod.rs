@@ -59,6 +59,15 @@ pub(crate) enum Role {
     Compiler,
 }
 
+/// Descriptors that were open when the process started.
+#[derive(Debug)]
+pub(crate) enum Inherited<'a> {
+    /// Only these are kept, beside 0, 1 and 2.
+    Close(&'a [RawFd]),
+    /// It was done before, by [`close_inherited`].
+    Closed(State),
+}
+
 /// What a process is to be locked into.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
@@ -66,8 +75,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) policy: &'a Policy,
     /// The only directories that stay reachable.
     pub(crate) directories: &'a [Directory],
-    /// Descriptors that stay open, beside 0, 1 and 2.
-    pub(crate) keep: &'a [RawFd],
+    /// Step 1, or what came of it.
+    pub(crate) inherited: Inherited<'a>,
     /// The process that must still be the parent at the end, if it is known.
     pub(crate) host_pid: Option<u32>,
     pub(crate) budget: Budget,
@@ -81,6 +90,15 @@ pub(crate) struct Enclosure {
     report: Report,
 }
 
+/// Step 1 by itself, for a process that opens something for its guests before the others. Nothing is open yet but what was
+/// inherited and the descriptors in `keep`.
+pub(crate) fn close_inherited(policy: &Policy, keep: &[RawFd]) -> State {
+    match policy.demand(Layer::Descriptors) {
+        Demand::Off => State::Off,
+        Demand::Require | Demand::Prefer => descriptors::close_others(keep),
+    }
+}
+
 /// Steps 1 to 11. The process has one thread.
 ///
 /// # Errors
@@ -92,7 +110,10 @@ pub(crate) fn enclose(plan: &Plan<'_>) -> Result<Enclosure, WorkerError> {
         let state = if demand(layer) == Demand::Off { State::Off } else { wall() };
         report.layers.push((layer, state));
     };
-    put_up(Layer::Descriptors, &mut || descriptors::close_others(plan.keep));
+    put_up(Layer::Descriptors, &mut || match &plan.inherited {
+        Inherited::Close(keep) => descriptors::close_others(keep),
+        Inherited::Closed(state) => state.clone(),
+    });
     put_up(Layer::ResourceLimits, &mut || rlimits::set(&plan.budget));
     put_up(Layer::OomScore, &mut oom_score::be_the_first_victim);
     // Before a user id of its own: another user's process could be out of the host's reach.
