@@ -278,7 +278,7 @@ mod tests {
         #[test]
         fn arbitrary_chunks_do_not_panic(chunks: Vec<(u8, Vec<u8>)>) {
             let mut assembly = Assembly::default();
-            let mut window = ReceiveWindow::new();
+            let mut window = ReceiveWindow::default();
             for (flags, payload) in &chunks {
                 let _ = assembly.push(Chunk { flags: *flags, payload }, 1000, Some(&mut window));
             }
