@@ -1,10 +1,11 @@
 //! What one task holds, against [`Limits::memory_bytes`](crate::Limits::memory_bytes).
 //!
 //! ```text
-//!  guest:     linear memory + tables                                    refused when it would go over
-//!  messages:  unread, in parts, sent and not taken, output under way    waits for room, or ends the task
+//!  guest:   linear memory + tables                        refused when it would go over
+//!  unread:  messages it was sent, in parts or whole       ends the task
+//!  sent:    messages it sent that nobody took, output     waits for room, or ends the task if there cannot be any
 //!
-//!  guest + max(0, messages - 128 KiB)  ≤  memory_bytes
+//!  guest + max(0, unread + sent - 128 KiB)  ≤  memory_bytes
 //! ```
 //!
 //! The worker keeps one account for each execution, and is the one to refuse. The host keeps another of what it holds
@@ -34,12 +35,13 @@ pub struct Account {
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     guest: u64,
-    messages: u64,
+    unread: u64,
+    sent: u64,
 }
 
 impl Held {
     fn counted(self) -> u64 {
-        self.guest.saturating_add(self.messages.saturating_sub(UNCOUNTED_BYTES))
+        self.guest.saturating_add(self.unread.saturating_add(self.sent).saturating_sub(UNCOUNTED_BYTES))
     }
 }
 
@@ -60,35 +62,48 @@ impl Account {
         held.guest = held.guest.saturating_sub(bytes);
     }
 
-    /// Counts messages, unless that is too much.
-    pub fn try_hold(&self, bytes: u64) -> bool {
-        self.change(|held| held.messages = held.messages.saturating_add(bytes))
-    }
-
-    /// Counts messages that are here already, and says whether they are within the limit.
+    /// Counts what was sent to the task, and says whether it is within its limit.
     #[must_use = "the task may be over its limit"]
-    pub fn hold(&self, bytes: u64) -> bool {
+    pub fn arrived(&self, bytes: u64) -> bool {
         let mut held = self.held.lock();
-        held.messages = held.messages.saturating_add(bytes);
+        held.unread = held.unread.saturating_add(bytes);
         held.counted() <= self.limit
     }
 
-    /// Messages are gone.
-    pub fn release(&self, bytes: u64) {
+    /// The task took what was sent to it, or nobody will.
+    pub fn received(&self, bytes: u64) {
         let mut held = self.held.lock();
-        held.messages = held.messages.saturating_sub(bytes);
+        held.unread = held.unread.saturating_sub(bytes);
     }
 
-    /// Whether messages would fit if there were no others.
-    pub fn could_hold(&self, bytes: u64) -> bool {
-        let guest = self.held.lock().guest;
-        Held { guest, messages: bytes }.counted() <= self.limit
+    /// Counts what the task is about to send, unless that is too much.
+    pub fn try_send(&self, bytes: u64) -> bool {
+        self.change(|held| held.sent = held.sent.saturating_add(bytes))
+    }
+
+    /// Counts what the task has sent, and says whether it is within its limit.
+    #[must_use = "the task may be over its limit"]
+    pub fn sent(&self, bytes: u64) -> bool {
+        let mut held = self.held.lock();
+        held.sent = held.sent.saturating_add(bytes);
+        held.counted() <= self.limit
+    }
+
+    /// What the task sent was taken, or nobody will.
+    pub fn taken(&self, bytes: u64) {
+        let mut held = self.held.lock();
+        held.sent = held.sent.saturating_sub(bytes);
+    }
+
+    /// Whether the task could send this if all that it sent before were taken.
+    pub fn could_send(&self, bytes: u64) -> bool {
+        Held { sent: bytes, ..*self.held.lock() }.counted() <= self.limit
     }
 
     /// What is held, the uncounted included.
     pub fn held(&self) -> u64 {
-        let held = *self.held.lock();
-        held.guest.saturating_add(held.messages)
+        let Held { guest, unread, sent } = *self.held.lock();
+        guest.saturating_add(unread).saturating_add(sent)
     }
 
     fn change(&self, change: impl FnOnce(&mut Held)) -> bool {
@@ -111,13 +126,15 @@ mod tests {
     fn guest_and_messages_share_the_limit() {
         let account = Account::new(1000);
         assert!(account.grow(1000) && !account.grow(1));
-        assert!(account.try_hold(UNCOUNTED_BYTES) && !account.try_hold(1), "a full task can still say so");
-        assert!(account.could_hold(UNCOUNTED_BYTES) && !account.could_hold(UNCOUNTED_BYTES + 1));
+        assert!(account.try_send(UNCOUNTED_BYTES) && !account.try_send(1), "a full task can still say so");
+        assert!(account.could_send(UNCOUNTED_BYTES) && !account.could_send(UNCOUNTED_BYTES + 1));
         account.shrink(500);
-        assert!(account.try_hold(500) && !account.grow(1));
-        account.release(UNCOUNTED_BYTES + 500);
+        assert!(account.try_send(500) && !account.grow(1));
+        account.taken(UNCOUNTED_BYTES + 500);
         assert!(account.grow(500));
         assert_eq!(account.held(), 1000);
-        assert!(!account.hold(u64::MAX), "it is counted, and over");
+        assert!(account.arrived(UNCOUNTED_BYTES) && !account.try_send(1) && !account.could_send(1));
+        account.received(UNCOUNTED_BYTES);
+        assert!(!account.arrived(u64::MAX), "it is counted, and over");
     }
 }

@@ -108,9 +108,8 @@ impl Default for Limits {
 impl Limits {
     /// The value of one of them, in its own unit; 0 for a time or fuel without a limit.
     pub fn value(&self, limit: LimitName) -> u64 {
-        let milliseconds = |time: Option<Duration>| {
-            time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-        };
+        let milliseconds =
+            |time: Option<Duration>| time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         match limit {
             LimitName::Memory => self.memory_bytes,
             LimitName::Table => self.table_elements,
