@@ -17,11 +17,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
-use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
+use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, MAX_TABLE_ELEMENTS};
 use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
-use sandgate_wire::{ChannelId, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
 
 use crate::artefact::{Artefact, ArtefactStore, Wanted};
 use crate::call::Call;
@@ -37,6 +37,7 @@ use crate::reader;
 use crate::spec::Spec;
 use crate::table::Table;
 use crate::usage::Usage;
+use crate::watch::Places;
 use crate::workers::Owner;
 
 /// How long a worker may take to end after its connection has.
@@ -59,6 +60,7 @@ pub(crate) struct Connection {
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
     pub(crate) table: Mutex<Table>,
+    places: Mutex<Places>,
     life: Mutex<Life>,
     life_changed: Condvar,
     loaded: Mutex<HashSet<(ModuleId, Codegen)>>,
@@ -96,6 +98,8 @@ struct Life {
     condemned: bool,
     /// The connection is over. Known before the first channel ends of it.
     over: bool,
+    /// What the worker did not do in time, for which the host killed it.
+    unresponsive: Option<String>,
     /// How it ended, once all channels have.
     loss: Option<WorkerLoss>,
 }
@@ -141,6 +145,7 @@ impl Connection {
             tenant: common.tenant,
             usage: Mutex::default(),
             table: Mutex::new(Table::new()),
+            places: Mutex::new(Places::new(spec.max_executions())),
             life: Mutex::default(),
             life_changed: Condvar::new(),
             loaded: Mutex::default(),
@@ -263,11 +268,24 @@ impl Connection {
         self.outbox.shutdown();
     }
 
+    /// Kills the worker's process because it did not do something in time. Never blocks.
+    pub(crate) fn kill_unresponsive(&self, message: String) {
+        tracing::warn!(gateway = %self.id, "{message}");
+        {
+            let mut life = self.life.lock();
+            life.condemned = true;
+            life.unresponsive.get_or_insert(message);
+        }
+        self.kill_and_hang_up();
+    }
+
     /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
     /// Called once, by the reader thread.
     pub(crate) fn finish(self: &Arc<Self>, violation: Option<LossCause>) {
         let unread = || LossCause::Unresponsive { message: "it does not read what it is sent".to_owned() };
         let violation = violation.or_else(|| self.outbox.overflowed().then(unread));
+        let late = |message| LossCause::Unresponsive { message };
+        let violation = violation.or_else(|| self.life.lock().unresponsive.clone().map(late));
         self.outbox.shutdown();
         let mut stderr_tail = String::new();
         let mut ended = LossCause::Unknown { message: "its connection ended".to_owned() };
@@ -345,6 +363,7 @@ impl Connection {
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.check_open()?;
         let limits = call.limits.clone().unwrap_or_else(|| self.spec.limits().clone());
+        self.check_limits(&limits)?;
         let grants = call.grants.clone().unwrap_or_else(|| self.spec.grants().execution.clone());
         let codegen = Codegen::of(&limits, &grants, self.spec.has_epochs());
         let artefact = self.compiled(module, codegen, call.compile_timeout)?;
@@ -370,7 +389,7 @@ impl Connection {
         };
         // First, since a worker must not hear of an execution that cannot be.
         self.load(module.id(), codegen, &artefact)?;
-        let endpoint = self.register(Role::Execution, limits)?;
+        let endpoint = self.register(Role::Execution, limits, codegen != Codegen::Unchecked)?;
         let execute = ToWorker::Execute(endpoint.id, execute).encode();
         if execute.body.len() > MAX_FRAME_BYTES {
             self.forget(endpoint.id);
@@ -381,8 +400,39 @@ impl Connection {
         if let Some(arguments) = arguments {
             let _ = self.outbox.push_arguments(endpoint.id, arguments);
         }
+        // In the order in which they are sent, for that is the order in which they begin.
+        let mut places = self.places.lock();
         let _ = self.outbox.push(execute);
+        let begins = places.enter(&endpoint);
+        drop(places);
+        if let Some(endpoint) = begins {
+            endpoint.watch();
+        }
         Ok(channel)
+    }
+
+    /// An execution has ended, and another begins if it waited for its place.
+    pub(crate) fn leave(&self, endpoint: &Endpoint) {
+        let next = self.places.lock().leave(endpoint);
+        if let Some(next) = next {
+            next.watch();
+        }
+    }
+
+    /// What the worker has room for was decided when it started.
+    fn check_limits(&self, asked: &Limits) -> Result<(), ExecError> {
+        let own = self.spec.limits();
+        for (limit, allowed) in [
+            (LimitName::Memory, own.memory_bytes),
+            (LimitName::Stack, own.stack_bytes),
+            (LimitName::Table, MAX_TABLE_ELEMENTS),
+        ] {
+            let asked = asked.value(limit);
+            if asked > allowed {
+                return Err(ExecError::LimitTooHigh { gateway: self.id.clone(), limit, asked, allowed });
+            }
+        }
+        Ok(())
     }
 
     fn check_open(&self) -> Result<(), ExecError> {
@@ -461,13 +511,14 @@ impl Connection {
 
     /// Waits for the end of an execution that was interrupted; kills the worker if it does not come within the grace.
     fn see_to_end(&self, endpoint: &Arc<Endpoint>) {
-        let grace = self.spec.grace();
-        if !endpoint.wait_over(Deadline::after(grace)) {
-            tracing::warn!(gateway = %self.id, "execution {} is not over {grace:?} after its kill", endpoint.id);
-            // Its own outcome is the kill; its siblings lose their worker.
-            endpoint.end(Outcome::Killed { by: KilledBy::Kill, started: true });
-            self.life.lock().condemned = true;
-            self.kill_and_hang_up();
+        let patience = endpoint.patience();
+        if endpoint.wait_over(Deadline::after(patience)) {
+            return;
+        }
+        // Its own outcome is the kill; its siblings lose their worker. One that has ended in this moment costs nobody
+        // anything.
+        if endpoint.end_unless_over(Outcome::Killed { by: KilledBy::Kill, started: true }) {
+            self.kill_unresponsive(format!("execution {} did not end within {patience:?} after its kill", endpoint.id));
         }
     }
 

@@ -11,11 +11,14 @@
 //! the channel's close.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use sandgate_wire::account::{Account, cost};
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
-use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow};
+use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
 use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::KilledBy;
@@ -27,9 +30,12 @@ use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::queue::Tokens;
+use crate::watch;
 
 /// Longest text that a close carries.
 const MAX_ERROR_BYTES: usize = 16 * 1024;
+/// What a worker is given to stop a guest that it cannot interrupt, which is enough if the guest waits.
+const UNCHECKED_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What a channel belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +53,13 @@ pub(crate) struct Endpoint {
     pub(crate) connection: Arc<Connection>,
     pub(crate) role: Role,
     pub(crate) limits: Limits,
+    /// Whether an execution can be interrupted, or only killed with its worker.
+    interruptible: bool,
+    /// What this side holds for the execution that the channel belongs to; none for a channel that the host made, where
+    /// the window alone is the bound.
+    account: Option<Arc<Account>>,
+    /// Whether the execution has begun, as the host can tell.
+    begun: AtomicBool,
     /// The execution that made it, for a channel that a guest made.
     parent: Weak<Endpoint>,
     state: Mutex<State>,
@@ -66,6 +79,17 @@ struct State {
     assembly: Assembly,
     receive_window: ReceiveWindow,
     send_window: SendWindow,
+    /// The peer waits for credits: it gets them for each message.
+    credit_wanted: bool,
+    /// What has arrived and was not taken, and how much of that is a message in parts.
+    unread: u64,
+    in_parts: u64,
+    /// Nothing is counted any more.
+    uncounted: bool,
+    /// When the host looks whether the execution has ended.
+    watched: Option<watch::Key>,
+    /// It has looked, and gave the execution more time since it had not been sent.
+    was_unsent: bool,
     outcome: Option<Outcome>,
     /// This side sends nothing more.
     send_closed: bool,
@@ -111,14 +135,22 @@ pub(crate) enum Delivery {
 
 impl Endpoint {
     /// The end of a channel that this side made.
-    pub(crate) fn new(id: ChannelId, connection: Arc<Connection>, role: Role, limits: Limits) -> Arc<Endpoint> {
-        Endpoint::with_parent(id, connection, role, limits, Weak::new())
+    pub(crate) fn new(
+        id: ChannelId,
+        connection: Arc<Connection>,
+        role: Role,
+        limits: Limits,
+        interruptible: bool,
+    ) -> Arc<Endpoint> {
+        let account = (role == Role::Execution).then(|| Arc::new(Account::new(limits.memory_bytes)));
+        Endpoint::with_parent(id, connection, role, limits, interruptible, account, Weak::new())
     }
 
     /// The end of a channel that a guest made. It is the parent's until somebody claims it.
     pub(crate) fn of_guest(id: ChannelId, parent: &Arc<Endpoint>) -> Arc<Endpoint> {
         let (connection, limits) = (Arc::clone(&parent.connection), parent.limits.clone());
-        let child = Endpoint::with_parent(id, connection, Role::Plain, limits, Arc::downgrade(parent));
+        let account = parent.account.clone();
+        let child = Endpoint::with_parent(id, connection, Role::Plain, limits, true, account, Arc::downgrade(parent));
         parent.state.lock().children.insert(id, Arc::clone(&child));
         child
     }
@@ -128,15 +160,26 @@ impl Endpoint {
         connection: Arc<Connection>,
         role: Role,
         limits: Limits,
+        interruptible: bool,
+        account: Option<Arc<Account>>,
         parent: Weak<Endpoint>,
     ) -> Arc<Endpoint> {
+        let window = Window::from(&limits);
+        let state = State {
+            receive_window: ReceiveWindow::new(window),
+            send_window: SendWindow::new(window),
+            ..State::default()
+        };
         Arc::new(Endpoint {
             id,
             connection,
             role,
             limits,
+            interruptible,
+            account,
+            begun: AtomicBool::new(false),
             parent,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             readable: Condvar::new(),
             writable: Condvar::new(),
             ended: Condvar::new(),
@@ -152,12 +195,54 @@ impl Endpoint {
             return Ok(false);
         }
         let State { assembly, receive_window, .. } = &mut *state;
-        let Some(message) = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? else {
-            return Ok(false);
-        };
+        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
+        self.count(&mut state, chunk.payload.len() as u64, message.as_ref())?;
+        let Some(message) = message else { return Ok(false) };
         state.queue.push_back(message);
         state.untold += 1;
         Ok(true)
+    }
+
+    /// Counts what has arrived: a part of a message, or the last part.
+    fn count(&self, state: &mut State, bytes: u64, whole: Option<&Message>) -> Result<(), AssemblyError> {
+        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
+        let bytes = match whole {
+            Some(message) => {
+                self.uncount(state, state.in_parts);
+                state.in_parts = 0;
+                cost(message.bytes.len() as u64)
+            }
+            None => {
+                state.in_parts += bytes;
+                bytes
+            }
+        };
+        state.unread += bytes;
+        // The worker counts the same and more, so that an honest one never gets here.
+        let maximum = self.limits.memory_bytes;
+        if account.sent(bytes) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
+    }
+
+    /// So much of what has arrived was taken, or nobody will take it.
+    fn uncount(&self, state: &mut State, bytes: u64) {
+        if let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) {
+            state.unread -= bytes;
+            account.taken(bytes);
+        }
+    }
+
+    /// The worker counts nothing of this channel any more, so neither does this side.
+    fn count_no_more(&self, state: &mut State) {
+        self.uncount(state, state.unread);
+        state.uncounted = true;
+    }
+
+    /// The peer waits for credits.
+    pub(crate) fn credit_is_wanted(&self) {
+        let mut state = self.state.lock();
+        state.credit_wanted = true;
+        let credit = state.receive_window.give_all();
+        self.send_credit(&state, credit);
     }
 
     /// Tells the consumer about all that has arrived.
@@ -250,8 +335,66 @@ impl Endpoint {
     pub(crate) fn end_for_good(self: &Arc<Self>, outcome: Outcome) {
         let mut state = self.state.lock();
         state.over = true;
+        if let Some(key) = state.watched.take() {
+            watch::remove(key);
+        }
         self.end_locked(&mut state, outcome);
         self.ended.notify_all();
+    }
+
+    /// Ends the channel unless the worker has said its last; false if it has. From here on that comes too late.
+    pub(crate) fn end_unless_over(self: &Arc<Self>, outcome: Outcome) -> bool {
+        let mut state = self.state.lock();
+        if state.over {
+            return false;
+        }
+        self.end_locked(&mut state, outcome);
+        true
+    }
+
+    /// How long the worker has for what it was told to stop.
+    pub(crate) fn patience(&self) -> Duration {
+        let grace = self.connection.spec.grace();
+        // It will not stop by itself, unless it waits.
+        if self.interruptible { grace } else { grace.min(UNCHECKED_PATIENCE) }
+    }
+
+    /// The execution begins, as far as the host can tell; said by [`watch::Places`].
+    pub(crate) fn set_begun(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Has the host look whether the worker reports the end in time.
+    pub(crate) fn watch(self: &Arc<Self>) {
+        let Some(wall_time) = self.limits.wall_time else { return };
+        let mut state = self.state.lock();
+        if !state.over {
+            state.watched = watch::add(self, wall_time.saturating_add(self.patience()));
+        }
+    }
+
+    /// The worker has not reported the end of an execution that is past its wall time.
+    pub(crate) fn wall_time_is_over(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.watched = None;
+        let unsent = self.connection.outbox.has_unsent(self.id) && !state.was_unsent;
+        state.was_unsent |= unsent;
+        drop(state);
+        if unsent {
+            return self.watch();
+        }
+        let after = self.limits.wall_time.unwrap_or_default();
+        if self.end_unless_over(Outcome::TimedOut { after }) {
+            let patience = self.patience();
+            self.connection.kill_unresponsive(format!(
+                "execution {} did not end within {patience:?} after its wall time of {after:?}",
+                self.id
+            ));
+        }
     }
 
     /// Waits until the worker has nothing more to say; false if that takes longer.
@@ -273,6 +416,7 @@ impl Endpoint {
         state.outcome = Some(outcome);
         state.send_closed = true;
         state.assembly = Assembly::default();
+        self.count_no_more(state);
         let untold = std::mem::take(&mut state.untold);
         self.notify(state, untold + 1);
         self.readable.notify_all();
@@ -378,7 +522,16 @@ impl Endpoint {
     }
 
     fn give_credit(&self, state: &mut State, message: &Message) {
-        let credit = state.receive_window.take(message.bytes.len() as u64);
+        let length = message.bytes.len() as u64;
+        self.uncount(state, cost(length));
+        let mut credit = state.receive_window.take(length);
+        if state.credit_wanted && credit.is_none() {
+            credit = state.receive_window.give_all();
+        }
+        self.send_credit(state, credit);
+    }
+
+    fn send_credit(&self, state: &State, credit: Option<Credit>) {
         if let (Some(credit), None, false) = (credit, &state.outcome, state.closed) {
             let _ = self.connection.outbox.push_urgent(ToWorker::Credit(self.id, credit).encode());
         }
@@ -402,6 +555,7 @@ impl Endpoint {
         if !sending_only {
             state.closed = true;
             state.assembly = Assembly::default();
+            self.count_no_more(state);
             if self.role == Role::Plain {
                 self.end_locked(state, Outcome::Closed);
             }
@@ -544,6 +698,13 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) {
+            account.taken(state.unread);
+        }
+        if let Some(key) = state.watched.take() {
+            watch::remove(key);
+        }
         self.connection.dropped(self.id);
         for (_, child) in self.state.get_mut().children.drain() {
             child.close(None, false);

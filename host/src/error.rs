@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandgate_wire::Limits;
 use sandgate_wire::isolation::{Layer, State};
 use sandgate_wire::outcome::{Outcome, Rejection, WorkerLoss};
 use sandgate_wire::text::printable;
+use sandgate_wire::{LimitName, Limits};
 
 use crate::vetting;
 
@@ -215,6 +215,18 @@ pub enum ExecError {
         module: String,
         /// What went wrong.
         source: CompileError,
+    },
+    /// The call asks for more than its gateway's worker has room for.
+    #[error("call asks for {asked} of {limit}, gateway `{gateway}` has {allowed} (setting `{}`)", limit.setting())]
+    LimitTooHigh {
+        /// The gateway.
+        gateway: String,
+        /// The limit.
+        limit: LimitName,
+        /// What the call asks for, in the limit's own unit.
+        asked: u64,
+        /// The most it may ask for.
+        allowed: u64,
     },
     /// The arguments cannot be sent.
     #[error("arguments cannot be sent")]

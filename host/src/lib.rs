@@ -72,6 +72,7 @@ mod termination;
 mod usage;
 mod value;
 mod vetting;
+mod watch;
 mod worker_binary;
 mod workers;
 

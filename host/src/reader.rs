@@ -98,6 +98,10 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, latest: &mut Latest)
         ToHost::Credit(channel, credit) => on_open(connection, channel, |endpoint| {
             endpoint.credit(credit).map_err(|error| format!("on channel {channel}: {error}"))
         }),
+        ToHost::CreditWanted(channel) => on_open(connection, channel, |endpoint| {
+            endpoint.credit_is_wanted();
+            Ok(())
+        }),
         ToHost::Open { channel, parent } => connection.opened_by_worker(channel, parent),
         ToHost::Close(channel, close) => on_open(connection, channel, |endpoint| closed(connection, endpoint, close)),
         ToHost::Done(channel, outcome) => done(connection, channel, outcome),
@@ -180,6 +184,7 @@ fn done(connection: &Arc<Connection>, channel: ChannelId, outcome: Outcome) -> R
         connection.output.end(&endpoint);
     }
     endpoint.end_for_good(outcome);
+    connection.leave(&endpoint);
     connection.execution_ended();
     Ok(())
 }

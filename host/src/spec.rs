@@ -34,9 +34,9 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |
 /// | `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=` | what a module may be: [`ModuleLimits`] | see there |
 /// | `profile=NAMES` | the WebAssembly that is taken: [`Profile`] | `minimal` |
-/// | `epochs=off` | guests are not interrupted, only killed with their worker; faster code | `on` |
+/// | `epochs=off` | guests that compute are not interrupted, only killed with their worker, within `grace=` and 50 ms at most; faster code | `on` |
 /// | `env:NAME=VALUE` | an environment variable that guests see | none |
-/// | `dir:GUEST=HOST`, `dir-rw:GUEST=HOST` | a directory that guests read, or also change | none |
+/// | `dir:GUEST=HOST`, `dir-rw:GUEST=HOST` | a directory that guests read, or also change; what they write there has no limit but the disk's | none |
 /// | `clock=TIME`, `clock=off` | how coarse guests' clocks are | 100us |
 /// | `random=SEED`, `random=off` | where guests' random numbers come from | the system |
 /// | `deterministic=SEED` | the same output for the same input: [`ExecutionGrants::deterministic`] | off |

@@ -158,7 +158,8 @@ impl Connection {
                 if let Some(endpoint) = self.past(id) {
                     return Some(Channel::new(&endpoint));
                 }
-                let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, self.spec.limits().clone());
+                let limits = self.spec.limits().clone();
+                let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, limits, true);
                 endpoint.end(Outcome::Closed);
                 Some(Channel::new(&endpoint))
             }
@@ -168,12 +169,17 @@ impl Connection {
 
     /// Makes a channel that belongs to no execution.
     pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
-        let endpoint = self.register(Role::Plain, self.spec.limits().clone())?;
+        let endpoint = self.register(Role::Plain, self.spec.limits().clone(), true)?;
         let _ = self.outbox.push_urgent(ToWorker::Open(endpoint.id).encode());
         Ok(Channel::new(&endpoint))
     }
 
-    pub(crate) fn register(self: &Arc<Self>, role: Role, limits: Limits) -> Result<Arc<Endpoint>, ExecError> {
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        role: Role,
+        limits: Limits,
+        interruptible: bool,
+    ) -> Result<Arc<Endpoint>, ExecError> {
         let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };
         let mut table = self.table.lock();
         if !table.open {
@@ -186,7 +192,7 @@ impl Connection {
         let id = ChannelId(self.next_channel.fetch_add(2, Ordering::Relaxed));
         table.first_of_host = table.first_of_host.min(id.0);
         table.end_of_host = id.0 + 1;
-        let endpoint = Endpoint::new(id, Arc::clone(self), role, limits);
+        let endpoint = Endpoint::new(id, Arc::clone(self), role, limits, interruptible);
         table.endpoints.insert(id, Arc::clone(&endpoint));
         Ok(endpoint)
     }

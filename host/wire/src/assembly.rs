@@ -74,6 +74,12 @@ pub enum AssemblyError {
     /// A flag that a chunk in this place cannot have.
     #[error("chunk has unknown flags {0:#x}")]
     Flags(u8),
+    /// More than a task may have under way altogether.
+    #[error("task has more than its {maximum} bytes of memory under way")]
+    Memory {
+        /// The task's memory in bytes.
+        maximum: u64,
+    },
     /// The sender had no credit for the message.
     #[error(transparent)]
     Flow(#[from] FlowError),
@@ -278,7 +284,7 @@ mod tests {
         #[test]
         fn arbitrary_chunks_do_not_panic(chunks: Vec<(u8, Vec<u8>)>) {
             let mut assembly = Assembly::default();
-            let mut window = ReceiveWindow::new();
+            let mut window = ReceiveWindow::default();
             for (flags, payload) in &chunks {
                 let _ = assembly.push(Chunk { flags: *flags, payload }, 1000, Some(&mut window));
             }

@@ -6,7 +6,7 @@
 //! message, a message larger than the window still goes through, and nobody waits for credits that the other side sits on:
 //! if all was taken, less than half a window is withheld.
 
-use crate::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::limits::{Limits, WINDOW_BYTES, WINDOW_MESSAGES};
 
 /// Credits on their way back to a sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,9 +29,41 @@ pub enum FlowError {
     Surplus,
 }
 
+/// How large a channel's window is, the same in both directions. Both sides take it from the same [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    bytes: i64,
+    messages: i64,
+}
+
+impl Window {
+    /// A window of this many bytes and messages. Of no bytes: one message at a time. It always has room for one message.
+    pub fn new(bytes: u64, messages: u32) -> Window {
+        Window { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), messages: i64::from(messages.max(1)) }
+    }
+
+    fn may_start(self, bytes: i64, messages: i64, length: u64) -> bool {
+        let needed = i64::try_from(length).unwrap_or(i64::MAX).min(self.bytes / 2);
+        messages > 0 && bytes >= needed
+    }
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window::new(WINDOW_BYTES, WINDOW_MESSAGES)
+    }
+}
+
+impl From<&Limits> for Window {
+    fn from(limits: &Limits) -> Self {
+        Window::new(limits.window_bytes, limits.window_messages)
+    }
+}
+
 /// The sender's view of a window.
 #[derive(Debug, Clone)]
 pub struct SendWindow {
+    full: Window,
     bytes: i64,
     messages: i64,
 }
@@ -39,29 +71,27 @@ pub struct SendWindow {
 /// The receiver's view of a window.
 #[derive(Debug, Clone)]
 pub struct ReceiveWindow {
+    full: Window,
     /// What the sender has left, were all credits to arrive at once.
     bytes: i64,
     messages: i64,
     gathered: Credit,
 }
 
-const FULL_BYTES: i64 = WINDOW_BYTES.cast_signed();
-const FULL_MESSAGES: i64 = WINDOW_MESSAGES as i64;
-
-fn may_start(bytes: i64, messages: i64, length: u64) -> bool {
-    let needed = i64::try_from(length).unwrap_or(i64::MAX).min(FULL_BYTES / 2);
-    messages > 0 && bytes >= needed
-}
-
 impl SendWindow {
     /// A full window.
-    pub fn new() -> SendWindow {
-        SendWindow { bytes: FULL_BYTES, messages: FULL_MESSAGES }
+    pub fn new(full: Window) -> SendWindow {
+        SendWindow { full, bytes: full.bytes, messages: full.messages }
+    }
+
+    /// Whether there are credits for a message of `length` bytes.
+    pub fn may_start(&self, length: u64) -> bool {
+        self.full.may_start(self.bytes, self.messages, length)
     }
 
     /// Takes the credits for a message of `length` bytes, or says that it has to wait.
     pub fn try_start(&mut self, length: u64) -> bool {
-        if !may_start(self.bytes, self.messages, length) {
+        if !self.may_start(length) {
             return false;
         }
         self.messages -= 1;
@@ -72,8 +102,8 @@ impl SendWindow {
     /// What was sent and not credited yet.
     pub fn under_way(&self) -> Credit {
         // Neither can be negative: `give_back` stops at a full window.
-        let bytes = FULL_BYTES.saturating_sub(self.bytes).unsigned_abs();
-        let messages = u32::try_from(FULL_MESSAGES - self.messages).unwrap_or(u32::MAX);
+        let bytes = self.full.bytes.saturating_sub(self.bytes).unsigned_abs();
+        let messages = u32::try_from(self.full.messages - self.messages).unwrap_or(u32::MAX);
         Credit { bytes, messages }
     }
 
@@ -84,7 +114,7 @@ impl SendWindow {
     pub fn give_back(&mut self, credit: Credit) -> Result<(), FlowError> {
         let bytes = self.bytes.checked_add_unsigned(credit.bytes).ok_or(FlowError::Surplus)?;
         let messages = self.messages.checked_add(i64::from(credit.messages)).ok_or(FlowError::Surplus)?;
-        if bytes > FULL_BYTES || messages > FULL_MESSAGES {
+        if bytes > self.full.bytes || messages > self.full.messages {
             return Err(FlowError::Surplus);
         }
         (self.bytes, self.messages) = (bytes, messages);
@@ -94,14 +124,14 @@ impl SendWindow {
 
 impl Default for SendWindow {
     fn default() -> Self {
-        SendWindow::new()
+        SendWindow::new(Window::default())
     }
 }
 
 impl ReceiveWindow {
     /// A full window.
-    pub fn new() -> ReceiveWindow {
-        ReceiveWindow { bytes: FULL_BYTES, messages: FULL_MESSAGES, gathered: Credit::default() }
+    pub fn new(full: Window) -> ReceiveWindow {
+        ReceiveWindow { full, bytes: full.bytes, messages: full.messages, gathered: Credit::default() }
     }
 
     /// A message of `length` bytes begins to arrive.
@@ -109,7 +139,7 @@ impl ReceiveWindow {
     /// # Errors
     /// [`FlowError::Overrun`] if the sender had no credit for it.
     pub fn arrive(&mut self, length: u64) -> Result<(), FlowError> {
-        if !may_start(self.bytes, self.messages, length) {
+        if !self.full.may_start(self.bytes, self.messages, length) {
             return Err(FlowError::Overrun);
         }
         self.messages -= 1;
@@ -121,20 +151,23 @@ impl ReceiveWindow {
     pub fn take(&mut self, length: u64) -> Option<Credit> {
         self.gathered.bytes += length;
         self.gathered.messages += 1;
-        let enough = self.gathered.bytes >= WINDOW_BYTES / 2 || self.gathered.messages >= WINDOW_MESSAGES / 2;
-        if !enough {
-            return None;
-        }
+        let enough = self.gathered.bytes >= self.full.bytes.unsigned_abs() / 2
+            || i64::from(self.gathered.messages) >= self.full.messages / 2;
+        if enough { self.give_all() } else { None }
+    }
+
+    /// All credits that have gathered, for a sender that waits for them.
+    pub fn give_all(&mut self) -> Option<Credit> {
         let credit = std::mem::take(&mut self.gathered);
         self.bytes = self.bytes.saturating_add_unsigned(credit.bytes);
         self.messages += i64::from(credit.messages);
-        Some(credit)
+        (credit.messages > 0).then_some(credit)
     }
 }
 
 impl Default for ReceiveWindow {
     fn default() -> Self {
-        ReceiveWindow::new()
+        ReceiveWindow::new(Window::default())
     }
 }
 
@@ -146,17 +179,17 @@ mod tests {
 
     #[test]
     fn small_messages_stop_at_the_window() {
-        let mut window = SendWindow::new();
+        let mut window = SendWindow::default();
         let started = (0..).take_while(|_| window.try_start(0)).count();
         assert_eq!(started, WINDOW_MESSAGES as usize);
-        let mut window = SendWindow::new();
+        let mut window = SendWindow::default();
         let started = (0..).take_while(|_| window.try_start(4096)).count();
         assert_eq!(started as u64, WINDOW_BYTES / 4096);
     }
 
     #[test]
     fn a_message_larger_than_the_window_goes_alone() {
-        let mut window = SendWindow::new();
+        let mut window = SendWindow::default();
         assert!(window.try_start(WINDOW_BYTES * 50));
         assert!(!window.try_start(1), "nothing more until it was taken");
         assert_eq!(window.under_way(), Credit { bytes: WINDOW_BYTES * 50, messages: 1 });
@@ -171,13 +204,13 @@ mod tests {
             Credit { bytes: 0, messages: 1 },
             Credit { bytes: u64::MAX, messages: 0 },
         ] {
-            assert_eq!(SendWindow::new().give_back(credit), Err(FlowError::Surplus));
+            assert_eq!(SendWindow::default().give_back(credit), Err(FlowError::Surplus));
         }
     }
 
     #[test]
     fn an_overrun_is_noticed() {
-        let mut window = ReceiveWindow::new();
+        let mut window = ReceiveWindow::default();
         for _ in 0..WINDOW_MESSAGES {
             window.arrive(0).unwrap();
         }
@@ -187,8 +220,14 @@ mod tests {
     proptest! {
         /// Whatever the sizes and however lazily messages are taken, both views agree and the sender never starves.
         #[test]
-        fn both_views_agree_and_nobody_starves(lengths in prop::collection::vec(0u64..3 * WINDOW_BYTES, 1..200), lag in 0usize..50) {
-            let (mut sender, mut receiver) = (SendWindow::new(), ReceiveWindow::new());
+        fn both_views_agree_and_nobody_starves(
+            lengths in prop::collection::vec(0u64..3000, 1..200),
+            lag in 0usize..50,
+            bytes in 0u64..1200,
+            messages in 0u32..9,
+        ) {
+            let window = Window::new(bytes, messages);
+            let (mut sender, mut receiver) = (SendWindow::new(window), ReceiveWindow::new(window));
             let mut queue = std::collections::VecDeque::new();
             for length in lengths {
                 while !sender.try_start(length) {

@@ -52,16 +52,17 @@ pub struct Directory {
     pub writable: bool,
 }
 
-/// What a guest's clocks tell.
+/// What a guest's two clocks, of the day and of time passed, tell. Those of processor time do not exist for guests
+/// (`INVAL`). Timeouts of channel functions are real time, whatever is granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Clock {
     /// The time, rounded down to a multiple of this.
     Coarse(Duration),
-    /// Nothing: clock calls fail.
+    /// Nothing: clock calls fail (`NOTSUP`). A guest can still sleep for some time, though not until a moment.
     Off,
     /// No real time: both clocks begin at zero and move on by this many nanoseconds each time one is read, and by the time
-    /// slept.
+    /// slept, which takes no real time.
     Fixed {
         /// Nanoseconds from one reading to the next.
         step: u64,
@@ -81,8 +82,9 @@ pub enum Random {
     /// The system's generator.
     #[default]
     System,
-    /// The same numbers for the same seed. Not secret.
+    /// The same numbers for the same seed: SHA-256 in counter mode, block *n* being the hash of `sandgate random`, the seed
+    /// and *n* (8 little-endian bytes each). Not secret.
     Seeded(u64),
-    /// Nothing: `random_get` fails. Rust's `HashMap` needs it.
+    /// Nothing: `random_get` fails (`NOTSUP`). Rust's `HashMap` needs it.
     Off,
 }

@@ -11,13 +11,15 @@
 //!
 //! What is where: [`frame`] cuts a byte stream into frames; [`message`] gives frames a meaning; [`flow`] keeps both sides
 //! from sending what the other has no room for; [`assembly`] puts chunks together again; [`outbox`] writes many
-//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use,
+//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use, [`account`]
+//! what it has of that,
 //! [`grants`] what it is given; [`profile`] and [`module_limits`] say which modules are taken; [`isolation`] says what the
 //! operating system keeps from a worker; [`launch`] says how a worker process is started; [`text`] makes
 //! what others wrote safe to show.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod account;
 pub mod assembly;
 pub mod flow;
 pub mod frame;

@@ -62,6 +62,8 @@ pub mod kind {
     pub const COMPILE: u8 = 16;
     /// What became of it.
     pub const COMPILED: u8 = 17;
+    /// Ask for credits at once from here on.
+    pub const CREDIT_WANTED: u8 = 18;
 }
 
 /// Flags of CLOSE.
@@ -266,6 +268,9 @@ pub enum ToHost<'a> {
     Data(ChannelId, Chunk<'a>),
     /// Credits for data.
     Credit(ChannelId, Credit),
+    /// A guest waits for the memory that unread messages of this channel take. From here on the host gives credits back for
+    /// each message that is taken, and for those that were at once.
+    CreditWanted(ChannelId),
     /// A new channel of the guest's, made by the execution `parent`.
     Open {
         /// The new channel.
@@ -427,6 +432,7 @@ impl ToHost<'_> {
             kind::HELLO => ToHost::Hello(hello(body)?),
             kind::DATA => ToHost::Data(channel, chunk(frame)),
             kind::CREDIT => ToHost::Credit(channel, credit(body)?),
+            kind::CREDIT_WANTED => ToHost::CreditWanted(channel),
             kind::OPEN => ToHost::Open { channel, parent: ChannelId(number(kind::OPEN, body)?) },
             kind::CLOSE => ToHost::Close(channel, close(frame)?),
             kind::DONE => ToHost::Done(channel, value(kind::DONE, body)?),
@@ -445,6 +451,7 @@ impl ToHost<'_> {
         match self {
             ToHost::Hello(hello) => connection(kind::HELLO, hello_body(hello)),
             ToHost::Credit(channel, credit) => on(*channel, kind::CREDIT, credit_body(*credit)),
+            ToHost::CreditWanted(channel) => on(*channel, kind::CREDIT_WANTED, Vec::new()),
             ToHost::Open { channel, parent } => on(*channel, kind::OPEN, parent.0.to_le_bytes().to_vec()),
             ToHost::Close(channel, close) => close_message(*channel, close),
             ToHost::Done(channel, outcome) => on(*channel, kind::DONE, body(outcome)),

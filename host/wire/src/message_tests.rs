@@ -120,6 +120,7 @@ fn golden_bytes_to_the_host() {
     let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into(), isolation };
     check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x02\x00\x010\x01\x01e\x01\x09\x02\x02no"));
     check_to_host(ToHost::Open { channel: two, parent: ChannelId(1) }, (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]));
+    check_to_host(ToHost::CreditWanted(two), (18, 0, 2, b""));
     check_to_host(ToHost::Close(two, Close::default()), (9, 0, 2, b""));
     check_to_host(ToHost::Done(two, Outcome::Returned), (11, 0, 2, &[0]));
     check_to_host(ToHost::Done(two, Outcome::Exited { code: -1 }), (11, 0, 2, &[6, 1]));

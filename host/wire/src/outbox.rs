@@ -160,6 +160,11 @@ impl Outbox {
         unsent
     }
 
+    /// Whether anything of a channel's lane was not given to the transport yet.
+    pub fn has_unsent(&self, channel: ChannelId) -> bool {
+        self.state.lock().lanes.contains_key(&channel)
+    }
+
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
     ///
     /// # Errors

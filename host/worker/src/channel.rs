@@ -11,8 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sandgate_wire::account::cost;
 use sandgate_wire::assembly::Assembly;
-use sandgate_wire::flow::{ReceiveWindow, SendWindow};
+use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
 use sandgate_wire::{ChannelId, Message};
 
@@ -46,8 +47,17 @@ pub(crate) struct Endpoint {
     pub(crate) send: SendWindow,
     pub(crate) receive: ReceiveWindow,
     pub(crate) assembly: Assembly,
-    /// Largest message that the host may send.
+    /// Largest message that either side may send.
     pub(crate) message_bytes: u64,
+    /// What was sent and not taken: who sent it, and what it costs.
+    sent: VecDeque<(Arc<Execution>, u64)>,
+    /// The host was asked to give credits back at once.
+    pub(crate) credit_wanted: bool,
+    /// Who pays for what has arrived: the first who could receive it.
+    payer: Option<Arc<Execution>>,
+    /// What has arrived and was not received, the message in parts included.
+    unread: u64,
+    in_parts: u64,
     pub(crate) messages: VecDeque<Message>,
     pub(crate) peer: Peer,
     pub(crate) error: Option<String>,
@@ -70,14 +80,32 @@ pub(crate) enum Ended {
     WithError,
 }
 
+/// What became of the wish to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sending {
+    /// All that is needed was taken.
+    Started,
+    /// The window is full.
+    NoCredit,
+    /// The sender's memory is full of what it sent before.
+    NoRoom,
+    /// It would be full even without that.
+    Never,
+}
+
 impl Endpoint {
-    pub(crate) fn new(kind: Kind, message_bytes: u64, peer: Peer) -> Endpoint {
+    pub(crate) fn new(kind: Kind, message_bytes: u64, window: Window, peer: Peer) -> Endpoint {
         Endpoint {
             kind,
-            send: SendWindow::new(),
-            receive: ReceiveWindow::new(),
+            send: SendWindow::new(window),
+            receive: ReceiveWindow::new(window),
             assembly: Assembly::default(),
             message_bytes,
+            sent: VecDeque::new(),
+            credit_wanted: false,
+            payer: None,
+            unread: 0,
+            in_parts: 0,
             messages: VecDeque::new(),
             peer,
             error: None,
@@ -124,6 +152,115 @@ impl Endpoint {
         for message in self.messages.drain(..) {
             channels.extend(message.channels);
         }
+        self.in_parts = 0;
+        self.received(self.unread);
         channels
+    }
+
+    // ---- memory --------------------------------------------------------------------------------------------------
+
+    /// A part of a message has arrived; with `whole`, the last one of a message of that length. Says who is over its limit
+    /// now.
+    #[must_use = "it is to be stopped"]
+    pub(crate) fn arrived(&mut self, bytes: usize, whole: Option<usize>) -> Option<Arc<Execution>> {
+        let bytes = match whole {
+            Some(length) => {
+                let in_parts = std::mem::take(&mut self.in_parts);
+                self.received(in_parts);
+                cost(length as u64)
+            }
+            None => {
+                self.in_parts += bytes as u64;
+                bytes as u64
+            }
+        };
+        self.unread += bytes;
+        self.payer.as_ref().filter(|payer| !payer.account.arrived(bytes)).cloned()
+    }
+
+    /// So much of what had arrived was received, or will not be.
+    fn received(&mut self, bytes: u64) {
+        self.unread -= bytes;
+        if let Some(payer) = &self.payer {
+            payer.account.received(bytes);
+        }
+    }
+
+    /// The next message, for a guest.
+    pub(crate) fn pop(&mut self) -> Option<(Message, Option<Credit>)> {
+        let message = self.messages.pop_front()?;
+        let length = message.bytes.len() as u64;
+        self.received(cost(length));
+        let credit = self.receive.take(length);
+        Some((message, credit))
+    }
+
+    pub(crate) fn has_payer(&self) -> bool {
+        self.payer.is_some()
+    }
+
+    pub(crate) fn is_paid_by(&self, execution: &Arc<Execution>) -> bool {
+        self.payer.as_ref().is_some_and(|payer| Arc::ptr_eq(payer, execution))
+    }
+
+    /// Somebody else pays for what has arrived. Says whether that is over its limit now.
+    #[must_use = "the payer is to be stopped"]
+    pub(crate) fn pay(&mut self, payer: Option<Arc<Execution>>) -> bool {
+        if let Some(former) = std::mem::replace(&mut self.payer, payer) {
+            former.account.received(self.unread);
+        }
+        self.payer.as_ref().is_some_and(|payer| !payer.account.arrived(self.unread))
+    }
+
+    /// Takes what `sender` needs for a message of this length: window and memory.
+    pub(crate) fn try_send(&mut self, sender: &Arc<Execution>, length: u64) -> Sending {
+        if !self.send.may_start(length) {
+            return Sending::NoCredit;
+        }
+        let cost = cost(length);
+        if !sender.account.try_send(cost) {
+            return if sender.account.could_send(cost) { Sending::NoRoom } else { Sending::Never };
+        }
+        self.send.try_start(length);
+        self.sent.push_back((Arc::clone(sender), cost));
+        self.sending += 1;
+        Sending::Started
+    }
+
+    /// What was taken for a message that is not sent after all comes back.
+    pub(crate) fn not_sent(&mut self, sender: &Arc<Execution>, length: u64) {
+        let cost = cost(length);
+        let found = self.sent.iter().rposition(|(by, what)| *what == cost && Arc::ptr_eq(by, sender));
+        if let Some(position) = found {
+            self.sent.remove(position);
+            sender.account.taken(cost);
+            // It was taken off the window before, so that is no surplus.
+            let _ = self.send.give_back(Credit { bytes: length, messages: 1 });
+        }
+    }
+
+    /// The host took messages.
+    pub(crate) fn credit(&mut self, credit: Credit) -> Result<(), FlowError> {
+        self.send.give_back(credit)?;
+        let count = usize::try_from(credit.messages).unwrap_or(usize::MAX).min(self.sent.len());
+        self.taken(count);
+        Ok(())
+    }
+
+    /// Nobody will take what was sent.
+    pub(crate) fn nobody_takes(&mut self) {
+        self.taken(self.sent.len());
+    }
+
+    fn taken(&mut self, count: usize) {
+        for (sender, cost) in self.sent.drain(..count) {
+            sender.account.taken(cost);
+            sender.waker.notify_all();
+        }
+    }
+
+    /// Whether memory of `sender`'s would come free if the host took what was sent here.
+    pub(crate) fn holds_of(&self, sender: &Arc<Execution>) -> bool {
+        self.sent.iter().any(|(by, _)| Arc::ptr_eq(by, sender))
     }
 }

@@ -1,4 +1,4 @@
-//! Ends executions at their deadlines, and makes sure that a stop arrives.
+//! Ends executions at their deadlines, has them look at their processor time, and makes sure that a stop arrives.
 //!
 //! One thread, started when it is first needed, that sleeps until the earliest moment and not at all when there is none.
 //!
@@ -26,10 +26,23 @@ pub(crate) struct Clock {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: BTreeMap<(Instant, u64), Entry>,
+    entries: BTreeMap<Key, Entry>,
     next_key: u64,
     running: bool,
     closed: bool,
+    sleep: Sleep,
+}
+
+type Key = (Instant, u64);
+
+/// What the thread does. It is woken only for what comes before its sleep is over, so that deadlines which come and go
+/// cost nothing.
+#[derive(Debug, Default, Clone, Copy)]
+enum Sleep {
+    #[default]
+    Awake,
+    Until(Instant),
+    ForEver,
 }
 
 #[derive(Debug)]
@@ -41,13 +54,19 @@ struct Entry {
 #[derive(Debug, Clone, Copy)]
 enum What {
     Deadline,
+    /// A stop may have been overlooked.
     Remind(Duration),
+    /// Its processor time may be used up.
+    CpuTime,
+    /// That may have been overlooked.
+    RemindOfCpuTime(Duration),
 }
 
-/// Takes a deadline back when the execution has ended.
+/// Takes what is armed for an execution back when that has ended.
 pub(crate) struct Armed {
     worker: Arc<Worker>,
-    key: (Instant, u64),
+    execution: Arc<Execution>,
+    deadline: Option<Key>,
 }
 
 impl Clock {
@@ -56,29 +75,45 @@ impl Clock {
         self.wake.notify_all();
     }
 
-    fn add(&self, worker: &Arc<Worker>, at: Instant, entry: Entry) -> (Instant, u64) {
+    fn add(&self, worker: &Arc<Worker>, at: Instant, entry: Entry) -> Key {
         let mut state = self.state.lock();
         let key = (at, state.next_key);
         state.next_key += 1;
         state.entries.insert(key, entry);
         if !state.running && !state.closed {
             state.start(worker);
-        } else if state.entries.first_key_value().is_some_and(|(first, _)| *first == key) {
-            self.wake.notify_one();
+            return key;
+        }
+        match state.sleep {
+            Sleep::Awake => {}
+            Sleep::Until(end) if end <= at => {}
+            Sleep::Until(_) | Sleep::ForEver => {
+                state.sleep = Sleep::Awake;
+                self.wake.notify_one();
+            }
         }
         key
+    }
+
+    fn remove(&self, key: Option<Key>) {
+        if let Some(key) = key {
+            self.state.lock().entries.remove(&key);
+        }
     }
 
     fn run(&self, worker: &Arc<Worker>) {
         let mut state = self.state.lock();
         while !state.closed {
+            state.sleep = Sleep::Awake;
             let Some(first) = state.entries.first_entry() else {
+                state.sleep = Sleep::ForEver;
                 self.wake.wait(&mut state);
                 continue;
             };
             let at = first.key().0;
             let now = Instant::now();
             if now < at {
+                state.sleep = Sleep::Until(at);
                 self.wake.wait_until(&mut state, at);
                 continue;
             }
@@ -90,13 +125,7 @@ impl Clock {
                 continue;
             }
             drop(state);
-            match entry.what {
-                What::Deadline => worker.stop(&execution, Stop::TimedOut),
-                What::Remind(after) => {
-                    worker.kick(&execution);
-                    remind(worker, &execution, (after * 2).min(LAST_REMINDER));
-                }
-            }
+            fire(worker, &execution, entry.what);
             state = self.state.lock();
         }
     }
@@ -115,27 +144,62 @@ pub(crate) fn start(worker: &Arc<Worker>) {
     worker.clock.state.lock().start(worker);
 }
 
-/// Ends `execution` at its deadline unless it is dropped before.
-pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>) -> Option<Armed> {
-    let after = execution.limits.wall_time?;
-    // A deadline beyond the end of time is none.
+fn fire(worker: &Arc<Worker>, execution: &Arc<Execution>, what: What) {
+    match what {
+        What::Deadline => worker.stop(execution, Stop::TimedOut),
+        What::Remind(after) => {
+            worker.kick(execution);
+            add(worker, execution, What::Remind(next(after)), next(after));
+        }
+        What::CpuTime if execution.cpu.as_ref().is_some_and(|cpu| cpu.fall_due()) => {
+            worker.kick(execution);
+            add(worker, execution, What::RemindOfCpuTime(FIRST_REMINDER), FIRST_REMINDER);
+        }
+        What::RemindOfCpuTime(after) if execution.cpu.as_ref().is_some_and(|cpu| cpu.is_overlooked()) => {
+            worker.kick(execution);
+            add(worker, execution, What::RemindOfCpuTime(next(after)), next(after));
+        }
+        What::CpuTime | What::RemindOfCpuTime(_) => {}
+    }
+}
+
+fn next(after: Duration) -> Duration {
+    (after * 2).min(LAST_REMINDER)
+}
+
+/// `None` for a moment beyond the end of time.
+fn add(worker: &Arc<Worker>, execution: &Arc<Execution>, what: What, after: Duration) -> Option<Key> {
     let at = Instant::now().checked_add(after)?;
-    let entry = Entry { execution: Arc::downgrade(execution), what: What::Deadline };
-    Some(Armed { worker: Arc::clone(worker), key: worker.clock.add(worker, at, entry) })
+    Some(worker.clock.add(worker, at, Entry { execution: Arc::downgrade(execution), what }))
+}
+
+/// Ends `execution` at its deadline and when its processor time is used up, unless what is returned is dropped before.
+/// Called on the thread that runs it, when it begins.
+pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>) -> Armed {
+    let deadline = execution.limits.wall_time.and_then(|after| add(worker, execution, What::Deadline, after));
+    if let Some(cpu) = &execution.cpu {
+        arm_cpu_time(worker, execution, cpu.begin());
+    }
+    Armed { worker: Arc::clone(worker), execution: Arc::clone(execution), deadline }
+}
+
+/// Has the execution look at its processor time after this long.
+pub(crate) fn arm_cpu_time(worker: &Arc<Worker>, execution: &Arc<Execution>, left: Duration) {
+    if let Some(cpu) = &execution.cpu {
+        *cpu.armed.lock() = add(worker, execution, What::CpuTime, left);
+    }
 }
 
 /// Moves the epoch again until `execution`, which was stopped, has ended.
 pub(crate) fn see_to_it(worker: &Arc<Worker>, execution: &Arc<Execution>) {
-    remind(worker, execution, FIRST_REMINDER);
-}
-
-fn remind(worker: &Arc<Worker>, execution: &Arc<Execution>, after: Duration) {
-    let entry = Entry { execution: Arc::downgrade(execution), what: What::Remind(after) };
-    worker.clock.add(worker, Instant::now() + after, entry);
+    add(worker, execution, What::Remind(FIRST_REMINDER), FIRST_REMINDER);
 }
 
 impl Drop for Armed {
     fn drop(&mut self) {
-        self.worker.clock.state.lock().entries.remove(&self.key);
+        self.worker.clock.remove(self.deadline);
+        if let Some(cpu) = &self.execution.cpu {
+            self.worker.clock.remove(cpu.armed.lock().take());
+        }
     }
 }

@@ -37,9 +37,15 @@ pub(crate) fn outcome(result: Result<(), Failure>, guest: &mut Guest, tasks: &[S
     if let Some(Exit(code)) = error.downcast_ref::<Exit>() {
         return ended(*code, report, backtrace, tasks);
     }
-    let kind = error.downcast_ref::<Trap>().map_or(TrapKind::Other, |trap| kind(*trap));
-    match report {
-        Some(report) if report.kind == report::PANIC => panicked(&report.text, backtrace),
+    let trap = error.downcast_ref::<Trap>().copied();
+    if trap == Some(Trap::OutOfFuel) {
+        return exceeded(LimitName::Fuel, guest);
+    }
+    let kind = trap.map_or(TrapKind::Other, kind);
+    match (report, guest.growth.denied) {
+        (Some(report), _) if report.kind == report::PANIC => panicked(&report.text, backtrace),
+        // An allocator that was told no and aborts, as Rust's does.
+        (_, Some(limit)) if kind == TrapKind::Unreachable => exceeded(limit, guest),
         _ => Outcome::Trapped { kind, backtrace },
     }
 }
@@ -50,29 +56,21 @@ fn stopped(stop: Stop, guest: &Guest) -> Outcome {
         Stop::Killed(by) => Outcome::Killed { by, started: true },
         // Only an execution with a wall time has a deadline.
         Stop::TimedOut => Outcome::TimedOut { after: limits.wall_time.unwrap_or_default() },
-        Stop::Limit(limit) => Outcome::LimitExceeded { limit, value: limit_value(guest, limit) },
+        Stop::Limit(limit) => exceeded(limit, guest),
         // Nobody reads it.
         Stop::HostGone => Outcome::Killed { by: sandgate_wire::outcome::KilledBy::Terminate, started: true },
     }
 }
 
-fn not_instantiated(error: &wasmtime::Error, guest: &Guest) -> Outcome {
-    if let Some(limit) = guest.growth.denied {
-        return Outcome::LimitExceeded { limit, value: limit_value(guest, limit) };
-    }
-    Outcome::Rejected { reason: Rejection::Instantiation { message: engine_text(error) } }
+fn exceeded(limit: LimitName, guest: &Guest) -> Outcome {
+    Outcome::LimitExceeded { limit, value: guest.execution.limits.value(limit) }
 }
 
-fn limit_value(guest: &Guest, limit: LimitName) -> u64 {
-    let limits = &guest.execution.limits;
-    match limit {
-        LimitName::Memory => limits.memory_bytes,
-        LimitName::Table => limits.table_elements,
-        LimitName::Message => limits.message_bytes,
-        LimitName::Channels => limits.channels.into(),
-        LimitName::Output => limits.output_bytes,
-        _ => 0,
+fn not_instantiated(error: &wasmtime::Error, guest: &Guest) -> Outcome {
+    if let Some(limit) = guest.growth.denied {
+        return exceeded(limit, guest);
     }
+    Outcome::Rejected { reason: Rejection::Instantiation { message: engine_text(error) } }
 }
 
 /// The guest returned (code 0) or exited.

@@ -4,9 +4,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Condvar;
+use sandgate_wire::account::Account;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Limits};
+
+use crate::cpu_time::CpuTime;
 
 /// Why an execution is stopped. The first reason stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +27,10 @@ pub(crate) enum Stop {
 pub(crate) struct Execution {
     pub(crate) id: ChannelId,
     pub(crate) limits: Limits,
+    /// What it has of its memory.
+    pub(crate) account: Account,
+    /// Its processor time, if that has a limit.
+    pub(crate) cpu: Option<CpuTime>,
     /// What its thread waits on, together with the hub's mutex.
     pub(crate) waker: Condvar,
     /// Channels it made that are not forgotten yet.
@@ -36,6 +43,8 @@ impl Execution {
     pub(crate) fn new(id: ChannelId, limits: Limits) -> Execution {
         Execution {
             id,
+            account: Account::new(limits.memory_bytes),
+            cpu: limits.cpu_time.map(CpuTime::new),
             limits,
             waker: Condvar::new(),
             made: AtomicI64::new(0),

@@ -11,7 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
-use sandgate_wire::message::{Entry, Execute};
+use sandgate_wire::message::{Codegen, Entry, Execute};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{Outcome, ToHost};
 use wasmtime::{Extern, Store, Trap, UpdateDeadline};
@@ -127,7 +127,7 @@ fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Gues
         Ok(entry) => entry,
         Err(reason) => return Outcome::Rejected { reason },
     };
-    let result = call(execution, &module, &entry, store);
+    let result = call(execution, execute.codegen, &module, &entry, store);
     ending::outcome(result, store.data_mut(), &module.tasks)
 }
 
@@ -153,19 +153,25 @@ pub(crate) enum Failure {
 
 fn call(
     execution: &Arc<Execution>,
+    codegen: Codegen,
     module: &LoadedModule,
     entry: &str,
     store: &mut Store<Guest>,
 ) -> Result<(), Failure> {
     store.limiter(|guest| &mut guest.growth);
+    let worker = Arc::clone(&store.data().worker);
     let stopped = Arc::clone(execution);
-    store.epoch_deadline_callback(move |_| match stopped.stop_reason() {
+    store.epoch_deadline_callback(move |_| match worker.check(&stopped) {
         Some(stop) => Err(stop.into()),
         None => Ok(UpdateDeadline::Continue(1)),
     });
     store.set_epoch_deadline(1);
+    if codegen == Codegen::Metered {
+        store.set_fuel(execution.limits.fuel.unwrap_or(u64::MAX)).map_err(Failure::Instantiation)?;
+    }
     // From here on a stop moves the epoch beyond the deadline; one that came before is seen here.
-    if let Some(stop) = execution.stop_reason() {
+    let worker = Arc::clone(&store.data().worker);
+    if let Some(stop) = worker.check(execution) {
         return Err(Failure::Run(stop.into()));
     }
     let instance = module.instance_pre.instantiate(&mut *store).map_err(|error| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sandgate_wire::limits::LimitName;
-use sandgate_wire::{ChannelId, Message};
+use sandgate_wire::{ChannelId, ExecutionGrants, Message};
 use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -12,6 +12,7 @@ use crate::engine::MAX_TABLES;
 use crate::execution::Execution;
 use crate::hub::Job;
 use crate::output::GuestOutput;
+use crate::randomness::Fill;
 use crate::worker::Worker;
 
 pub(crate) struct Guest {
@@ -28,11 +29,14 @@ pub(crate) struct Guest {
     /// Where `channel_wait` begins to look.
     pub(crate) next_wait: usize,
     pub(crate) open_descriptors: [bool; 3],
-    /// Fills bytes with random numbers; made when it is first needed.
-    pub(crate) random: Option<Box<FillRandom>>,
+    pub(crate) grants: ExecutionGrants,
+    /// The source of random numbers; made when it is first needed.
+    pub(crate) random: Option<Box<Fill>>,
+    /// Nanoseconds that have passed for a guest whose clock is fixed.
+    pub(crate) fixed_time: u64,
+    /// Whether it was given any.
+    pub(crate) has_directories: bool,
 }
-
-type FillRandom = dyn FnMut(&mut [u8]) + Send;
 
 /// The last `task_report`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +49,12 @@ impl Guest {
     pub(crate) fn new(worker: Arc<Worker>, job: Job) -> Guest {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&job.execute.argv).envs(&worker.grants.environment);
+        let mut wasi = wasi.build_p1();
+        worker.directories.give(&mut wasi);
         let limits = &job.execution.limits;
-        let growth = Growth { memory_bytes: limits.memory_bytes, table_elements: limits.table_elements, denied: None };
+        let growth = Growth { execution: Arc::clone(&job.execution), asked: 0, denied: None };
         Guest {
-            wasi: wasi.build_p1(),
+            wasi,
             memory: None,
             handles: Handles::new(job.execution.id),
             arguments: job.arguments,
@@ -57,7 +63,10 @@ impl Guest {
             growth,
             next_wait: 0,
             open_descriptors: [true; 3],
+            grants: job.execute.grants,
             random: None,
+            fixed_time: 0,
+            has_directories: !worker.directories.is_empty(),
             worker,
             execution: job.execution,
         }
@@ -148,29 +157,52 @@ impl Handles {
 /// Keeps memory and tables within their limits. A guest that asks for more is told no and goes on.
 #[derive(Debug)]
 pub(crate) struct Growth {
-    memory_bytes: u64,
-    table_elements: u64,
-    /// The limit that was asked for too much last.
+    execution: Arc<Execution>,
+    /// What was counted for the growth that is under way.
+    asked: u64,
+    /// The limit that the last growth was denied for; none if the last one was granted.
     pub(crate) denied: Option<LimitName>,
 }
 
+/// What an element of a table takes.
+const TABLE_ELEMENT_BYTES: u64 = 8;
+
 impl Growth {
-    fn decide(&mut self, desired: usize, limit: u64, name: LimitName) -> bool {
-        let granted = desired as u64 <= limit;
-        if !granted {
-            self.denied = Some(name);
-        }
+    fn grow(&mut self, bytes: u64) -> bool {
+        let granted = self.execution.account.grow(bytes);
+        self.asked = if granted { bytes } else { 0 };
+        self.denied = (!granted).then_some(LimitName::Memory);
         granted
+    }
+
+    /// The growth that was granted did not come about, for the system had no memory left.
+    fn failed(&mut self) {
+        self.execution.account.shrink(std::mem::take(&mut self.asked));
+        self.denied = Some(LimitName::Memory);
     }
 }
 
 impl ResourceLimiter for Growth {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.decide(desired, self.memory_bytes, LimitName::Memory))
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current) as u64))
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(self.decide(desired, self.table_elements, LimitName::Table))
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired as u64 > self.execution.limits.table_elements {
+            self.denied = Some(LimitName::Table);
+            return Ok(false);
+        }
+        Ok(self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.failed();
+        Ok(())
     }
 
     fn instances(&self) -> usize {

@@ -10,17 +10,22 @@ use sandgate_abi::{
     IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL, import, report,
     status,
 };
+use sandgate_wire::account::cost;
+use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::Close;
 use sandgate_wire::{ChannelId, Message, ToHost};
 use wasmtime::{Caller, Extern, Linker};
 
-use crate::channel::Ended;
+use crate::channel::{Ended, Sending};
+use crate::execution::Stop;
 use crate::guest::{Guest, Report};
 use crate::guest_memory::{self as memory, Fault, number};
 use crate::{channel::Endpoint, ending};
 
-/// Most channels that one `channel_wait` can name.
-const MAX_WAIT_HANDLES: u32 = 65_536;
+/// Channels that one `channel_wait` can name, even if its guest may not have as many.
+const MIN_WAIT_HANDLES: u32 = 1024;
+/// Bytes that are copied between two looks for a stop.
+const COPY_BYTES: usize = 1 << 20;
 
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     linker
@@ -50,8 +55,8 @@ impl From<Fault> for Early {
     }
 }
 
-impl From<crate::execution::Stop> for Early {
-    fn from(stop: crate::execution::Stop) -> Early {
+impl From<Stop> for Early {
+    fn from(stop: Stop) -> Early {
         Early::End(stop.into())
     }
 }
@@ -119,7 +124,8 @@ fn send(
     let id = channel(guest, handle)?;
     let bytes = memory::range(memory, pointer, length, 1)?;
     memory::range(memory, channels_pointer, channel_count, 4)?;
-    let too_large = u64::from(length) > guest.execution.limits.message_bytes;
+    let length = u64::from(length);
+    let too_large = length > guest.execution.limits.message_bytes;
     if too_large || channel_count > MAX_MESSAGE_CHANNELS {
         return Err(Early::Status(status::TOO_LARGE));
     }
@@ -132,21 +138,70 @@ fn send(
         let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
             return Some(Err(status::CLOSED));
         };
-        endpoint.send.try_start(length.into()).then(|| {
-            endpoint.sending += 1;
-            Ok(())
-        })
+        if length > endpoint.message_bytes {
+            return Some(Err(status::TOO_LARGE));
+        }
+        match endpoint.try_send(&guest.execution, length) {
+            Sending::Started => return Some(Ok(())),
+            Sending::NoCredit => {}
+            Sending::NoRoom => hub.want_credit(&guest.execution),
+            Sending::Never => {
+                guest.execution.set_stop(Stop::Limit(LimitName::Memory));
+                return Some(Err(status::LIMIT));
+            }
+        }
+        None
     })?;
     match granted {
         Some(Ok(())) => {}
-        Some(Err(status)) => return Err(Early::Status(status)),
+        // The one limit that ends the guest.
+        Some(Err(status)) => return Err(stop_or(guest, Early::Status(status))),
         None => return Err(Early::Status(status::TIMEOUT)),
     }
-    let message = Message { bytes: memory[bytes].to_vec().into(), channels };
-    // If the connection is gone the worker ends in a moment.
-    let _ = guest.worker.outbox.push_message(id, message);
-    guest.worker.hub.lock().sent(id);
+    let copied = copy_out(guest, &memory[bytes]);
+    let mut hub = match copied {
+        Ok(bytes) => {
+            // If the connection is gone the worker ends in a moment.
+            let _ = guest.worker.outbox.push_message(id, Message { bytes: bytes.into(), channels });
+            guest.worker.hub.lock()
+        }
+        Err(stop) => {
+            let mut hub = guest.worker.hub.lock();
+            hub.not_sent(id, &guest.execution, length);
+            hub.sent(id);
+            return Err(stop.into());
+        }
+    };
+    hub.sent(id);
     Ok(status::OK)
+}
+
+/// The end of the guest if it is to stop, or else this.
+fn stop_or(guest: &Guest, early: Early) -> Early {
+    guest.execution.stop_reason().map_or(early, Early::from)
+}
+
+/// Copies a guest's bytes, and looks for a stop as it does.
+fn copy_out(guest: &Guest, from: &[u8]) -> Result<Vec<u8>, Stop> {
+    let mut copy = Vec::with_capacity(from.len());
+    for bytes in from.chunks(COPY_BYTES) {
+        look(guest)?;
+        copy.extend_from_slice(bytes);
+    }
+    Ok(copy)
+}
+
+/// Copies bytes to a guest, and looks for a stop as it does.
+fn copy_in(guest: &Guest, to: &mut [u8], from: &[u8]) -> Result<(), Stop> {
+    for (to, from) in to.chunks_mut(COPY_BYTES).zip(from.chunks(COPY_BYTES)) {
+        look(guest)?;
+        to.copy_from_slice(from);
+    }
+    Ok(())
+}
+
+fn look(guest: &Guest) -> Result<(), Stop> {
+    guest.worker.check(&guest.execution).map_or(Ok(()), Err)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the ABI's")]
@@ -186,8 +241,8 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
         if let Err(kept) = buffer.fits(message, channels_left) {
             return Some(Got::Kept(Size::of(message), kept));
         }
-        let message = endpoint.messages.pop_front()?;
-        credit = endpoint.receive.take(message.bytes.len() as u64);
+        let message;
+        (message, credit) = endpoint.pop()?;
         for channel in &message.channels {
             hub.hold(*channel, execution);
         }
@@ -271,7 +326,9 @@ impl Buffer {
     fn write(self, memory: &mut [u8], guest: &mut Guest, message: &Message) -> Result<i32, Early> {
         let Buffer([pointer, _, channels, _, size]) = self;
         let handles: Vec<u32> = message.channels.iter().map(|channel| guest.handles.add_given(*channel)).collect();
-        memory::write(memory, pointer, &message.bytes)?;
+        let length = u32::try_from(message.bytes.len()).map_err(|_| Fault)?;
+        let range = memory::range(memory, pointer, length, 1)?;
+        copy_in(guest, &mut memory[range], &message.bytes)?;
         memory::write_numbers(memory, channels, &handles)?;
         Size::of(message).write(memory, size)?;
         Ok(status::OK)
@@ -285,7 +342,8 @@ fn channel_wait(mut caller: Caller<'_, Guest>, handles: i32, count: i32, timeout
 
 fn wait(memory: &mut [u8], guest: &mut Guest, pointer: u32, count: u32, timeout: i64) -> Result<i32, Early> {
     memory::range(memory, pointer, count, 4)?;
-    if count > MAX_WAIT_HANDLES {
+    // Each look takes as long as there are handles, while everybody else waits.
+    if count > guest.execution.limits.channels.max(MIN_WAIT_HANDLES) {
         return Err(Early::Status(status::TOO_LARGE));
     }
     let channels = memory::read_numbers(memory, pointer, count)?
@@ -428,6 +486,7 @@ fn arguments(memory: &mut [u8], guest: &mut Guest, buffer: Buffer) -> Result<i32
         return Ok(kept);
     }
     let message = guest.arguments.take().unwrap_or_default();
+    guest.execution.account.received(cost(message.bytes.len() as u64));
     {
         let mut hub = guest.worker.hub.lock();
         for channel in &message.channels {

@@ -7,12 +7,13 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{self, Assembly, AssemblyError, Chunk};
-use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::flow::{Credit, FlowError, Window};
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, OUTPUT_WINDOW_BYTES};
 use sandgate_wire::message::{Close, Execute, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
-use sandgate_wire::{ChannelId, Message, Outbox, Outcome, Side, ToHost};
+use sandgate_wire::{ChannelId, Limits, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
@@ -55,6 +56,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Hub {
     outbox: Arc<Outbox>,
+    /// Largest message and window of channels that the host makes.
+    given: (u64, Window),
     pub(crate) channels: HashMap<ChannelId, Endpoint>,
     seen: Seen,
     next_channel: ChannelId,
@@ -88,9 +91,11 @@ struct Arguments {
 }
 
 impl Hub {
-    pub(crate) fn new(outbox: Arc<Outbox>) -> Hub {
+    /// A hub of a gateway with these limits.
+    pub(crate) fn new(outbox: Arc<Outbox>, limits: &Limits) -> Hub {
         Hub {
             outbox,
+            given: (limits.message_bytes, limits.into()),
             channels: HashMap::new(),
             seen: Seen::default(),
             next_channel: ChannelId::first(Side::Worker),
@@ -127,7 +132,7 @@ impl Hub {
 
     pub(crate) fn open(&mut self, channel: ChannelId) -> Result<(), Violation> {
         self.first_use(channel)?;
-        let endpoint = Endpoint::new(Kind::Given, u64::MAX, self.first_peer());
+        let endpoint = Endpoint::new(Kind::Given, self.given.0, self.given.1, self.first_peer());
         self.channels.insert(channel, endpoint);
         Ok(())
     }
@@ -170,8 +175,13 @@ impl Hub {
         let early_kill = self.early_kills.remove(&channel);
         let message_bytes = execute.limits.message_bytes;
         let too_large = arguments.as_ref().is_some_and(|message| message.bytes.len() as u64 > message_bytes);
-        let mut endpoint = Endpoint::new(Kind::Own, message_bytes, self.first_peer());
+        let held = arguments.as_ref().map_or(0, |message| cost(message.bytes.len() as u64));
+        let fits = execution.account.arrived(held);
+        let mut endpoint = Endpoint::new(Kind::Own, message_bytes, (&execute.limits).into(), self.first_peer());
         endpoint.references = 1;
+        // There is nothing to pay for yet.
+        let _ = endpoint.pay(Some(Arc::clone(&execution)));
+        let memory_bytes = execute.limits.memory_bytes;
         self.channels.insert(channel, endpoint);
         let job = Job { execution, execute, arguments };
         let outcome = if let Some(by) = early_kill {
@@ -180,6 +190,8 @@ impl Hub {
             killed_by_termination()
         } else if too_large {
             Outcome::LimitExceeded { limit: LimitName::Message, value: message_bytes }
+        } else if !fits {
+            Outcome::LimitExceeded { limit: LimitName::Memory, value: memory_bytes }
         } else {
             self.queue.push_back(job);
             return Ok(true);
@@ -188,10 +200,14 @@ impl Hub {
         Ok(false)
     }
 
-    /// Takes a chunk. The executions it returns listened for a message that is larger than they may take, and are to be
-    /// stopped.
+    /// Takes a chunk. The executions it returns went over a limit by it, and are to be stopped: those that listened for a
+    /// message which is too large, or the one whose memory it does not fit into.
     #[must_use = "the executions are to be stopped"]
-    pub(crate) fn data(&mut self, channel: ChannelId, chunk: Chunk<'_>) -> Result<Vec<Arc<Execution>>, Violation> {
+    pub(crate) fn data(
+        &mut self,
+        channel: ChannelId,
+        chunk: Chunk<'_>,
+    ) -> Result<Vec<(Arc<Execution>, LimitName)>, Violation> {
         let malformed = |source| Violation::Message { channel, source };
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             self.late(channel)?;
@@ -203,19 +219,22 @@ impl Hub {
         }
         let taken = endpoint.assembly.push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
         let message = match taken {
-            Ok(None) => return Ok(Vec::new()),
-            Ok(Some(message)) => message,
+            Ok(message) => message,
             Err(AssemblyError::TooLarge { .. }) => {
                 endpoint.broken = true;
-                return Ok(endpoint.holders.clone());
+                return Ok(endpoint.holders.iter().map(|holder| (Arc::clone(holder), LimitName::Message)).collect());
             }
             Err(source) => return Err(malformed(source)),
         };
         let abandoned = endpoint.close_sent;
-        if abandoned {
-            self.forward_to_nobody(message.channels)?;
-            return Ok(Vec::new());
+        if let (Some(message), true) = (&message, abandoned) {
+            let channels = message.channels.clone();
+            return self.forward_to_nobody(channels).map(|()| Vec::new());
         }
+        let whole = message.as_ref().map(|message| message.bytes.len());
+        let over = endpoint.arrived(chunk.payload.len(), whole);
+        let over = over.and_then(|execution| self.over_memory(execution)).into_iter().collect();
+        let Some(message) = message else { return Ok(over) };
         for attached in message.channels.clone() {
             self.refer(attached)?;
         }
@@ -223,14 +242,20 @@ impl Hub {
             endpoint.messages.push_back(message);
             endpoint.wake();
         }
-        Ok(Vec::new())
+        Ok(over)
+    }
+
+    /// What it was sent does not fit into its memory. One that has not begun sees the stop when it does.
+    fn over_memory(&self, execution: Arc<Execution>) -> Option<(Arc<Execution>, LimitName)> {
+        execution.set_stop(Stop::Limit(LimitName::Memory));
+        self.running.contains_key(&execution.id).then_some((execution, LimitName::Memory))
     }
 
     pub(crate) fn credit(&mut self, channel: ChannelId, credit: Credit) -> Result<(), Violation> {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             return self.late(channel);
         };
-        endpoint.send.give_back(credit).map_err(|source| Violation::Credit { channel, source })?;
+        endpoint.credit(credit).map_err(|source| Violation::Credit { channel, source })?;
         endpoint.wake();
         Ok(())
     }
@@ -245,6 +270,7 @@ impl Hub {
             return Err(Violation::Credit { channel, source });
         }
         running.output_credit = credit;
+        running.execution.account.taken(bytes);
         running.execution.waker.notify_all();
         Ok(())
     }
@@ -258,6 +284,9 @@ impl Hub {
             endpoint.error = close.error;
         }
         endpoint.peer = endpoint.peer.max(says);
+        if endpoint.peer == Peer::Closed {
+            endpoint.nobody_takes();
+        }
         endpoint.wake();
         self.tidy_up(channel);
         Ok(())
@@ -328,6 +357,7 @@ impl Hub {
 
     fn end_channel(&mut self, channel: ChannelId) {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
+            endpoint.nobody_takes();
             for attached in endpoint.abandon() {
                 self.unrefer(attached);
             }
@@ -339,6 +369,8 @@ impl Hub {
         let running = self.running.get_mut(&channel)?;
         let taken = running.output_credit.min(wanted);
         running.output_credit -= taken;
+        // The window bounds it, and the account leaves that much out: nobody waits for it here.
+        let _ = running.execution.account.sent(taken);
         (taken > 0).then_some(taken)
     }
 
@@ -353,7 +385,9 @@ impl Hub {
         self.next_channel = channel.next();
         maker.made(1);
         let kind = Kind::Made(Arc::clone(maker));
-        let mut endpoint = Endpoint::new(kind, maker.limits.message_bytes, self.first_peer());
+        let mut endpoint = Endpoint::new(kind, maker.limits.message_bytes, (&maker.limits).into(), self.first_peer());
+        // There is nothing to pay for yet.
+        let _ = endpoint.pay(Some(Arc::clone(maker)));
         endpoint.references = 1;
         endpoint.holders.push(Arc::clone(maker));
         self.channels.insert(channel, endpoint);
@@ -371,6 +405,19 @@ impl Hub {
                 holder.set_stop(Stop::Limit(LimitName::Message));
             }
             endpoint.holders.push(Arc::clone(holder));
+            if !endpoint.has_payer() && endpoint.pay(Some(Arc::clone(holder))) {
+                holder.set_stop(Stop::Limit(LimitName::Memory));
+            }
+        }
+    }
+
+    /// Asks the host for the credits of all that `execution` has sent, whose memory is full of it.
+    pub(crate) fn want_credit(&mut self, execution: &Arc<Execution>) {
+        let outbox = &self.outbox;
+        let asked = self.channels.iter_mut().filter(|(_, it)| !it.credit_wanted && it.holds_of(execution));
+        for (channel, endpoint) in asked {
+            endpoint.credit_wanted = true;
+            let _ = outbox.push_urgent(ToHost::CreditWanted(*channel).encode());
         }
     }
 
@@ -380,6 +427,17 @@ impl Hub {
             let position = endpoint.holders.iter().position(|it| Arc::ptr_eq(it, holder));
             if let Some(position) = position {
                 endpoint.holders.swap_remove(position);
+            }
+            let holds = endpoint.holders.iter().any(|it| Arc::ptr_eq(it, holder));
+            if !holds && endpoint.is_paid_by(holder) {
+                let next = endpoint.holders.first().cloned();
+                if endpoint.pay(next.clone())
+                    && let Some(next) = next
+                {
+                    // It sees that with its next step, or when the clock reminds it.
+                    next.set_stop(Stop::Limit(LimitName::Memory));
+                    next.waker.notify_all();
+                }
             }
         }
         self.unrefer(channel);
@@ -391,7 +449,14 @@ impl Hub {
         self.tidy_up(channel);
     }
 
-    /// A guest has queued the message it took credits for.
+    /// A guest does not send the message it took credits for.
+    pub(crate) fn not_sent(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) {
+        if let Some(endpoint) = self.channels.get_mut(&channel) {
+            endpoint.not_sent(sender, length);
+        }
+    }
+
+    /// A guest has queued the message it took credits for, or does not send it after all.
     pub(crate) fn sent(&mut self, channel: ChannelId) {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
             return;
@@ -482,6 +547,7 @@ impl Hub {
                 // It may wait for room to make another.
                 maker.waker.notify_all();
             }
+            endpoint.nobody_takes();
             let attached = endpoint.abandon();
             self.unrefer_all(attached);
         }

@@ -20,6 +20,8 @@ mod bulk;
 mod channel;
 mod clock;
 mod compiler;
+mod cpu_time;
+mod directories;
 mod ending;
 mod engine;
 mod execution;
@@ -35,10 +37,12 @@ mod modules;
 mod output;
 mod preflight;
 mod process;
+mod randomness;
 pub mod self_test;
 #[doc(hidden)]
 pub mod testing;
 mod wasi;
+mod wasi_files;
 mod wasi_poll;
 mod worker;
 

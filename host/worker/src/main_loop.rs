@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::limits::LimitName;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ToHost, ToWorker};
 
@@ -38,10 +37,10 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
         let (module, codegen, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Data(channel, chunk) => {
                 at_once += 1;
-                let listeners = hub.get_or_insert_with(|| worker.hub.lock()).data(channel, chunk)?;
-                for execution in listeners {
+                let over = hub.get_or_insert_with(|| worker.hub.lock()).data(channel, chunk)?;
+                for (execution, limit) in over {
                     hub = None;
-                    worker.stop(&execution, Stop::Limit(LimitName::Message));
+                    worker.stop(&execution, Stop::Limit(limit));
                 }
                 continue;
             }

@@ -4,6 +4,8 @@
 //! guest without credit waits here and can be stopped. What goes beyond the cap is dropped: the last frame says so, and
 //! the guest goes on.
 
+use std::sync::Arc;
+
 use sandgate_wire::message::{Output, Stream};
 use sandgate_wire::{ChannelId, ToHost};
 
@@ -34,8 +36,8 @@ impl GuestOutput {
     /// Takes bytes that the guest wrote; callers hand over a few KiB at a time.
     pub(crate) fn write(
         &mut self,
-        worker: &Worker,
-        execution: &Execution,
+        worker: &Arc<Worker>,
+        execution: &Arc<Execution>,
         stream: Stream,
         bytes: &[u8],
     ) -> Result<(), Stop> {
@@ -59,7 +61,7 @@ impl GuestOutput {
     }
 
     /// Sends what has gathered.
-    pub(crate) fn flush(&mut self, worker: &Worker, execution: &Execution) -> Result<(), Stop> {
+    pub(crate) fn flush(&mut self, worker: &Arc<Worker>, execution: &Arc<Execution>) -> Result<(), Stop> {
         self.send(worker, execution, Stream::Stdout, false)?;
         self.send(worker, execution, Stream::Stderr, false)
     }
@@ -71,7 +73,13 @@ impl GuestOutput {
         }
     }
 
-    fn send(&mut self, worker: &Worker, execution: &Execution, stream: Stream, truncated: bool) -> Result<(), Stop> {
+    fn send(
+        &mut self,
+        worker: &Arc<Worker>,
+        execution: &Arc<Execution>,
+        stream: Stream,
+        truncated: bool,
+    ) -> Result<(), Stop> {
         let bytes = std::mem::take(self.buffer(stream));
         let mut rest = &bytes[..];
         if rest.is_empty() && truncated {

@@ -191,7 +191,10 @@ fn code(error: &WorkerError) -> i32 {
     match error {
         WorkerError::NoHello(_) | WorkerError::NotOurHost { .. } => exit_code::NO_HOST,
         WorkerError::Frame(_) | WorkerError::Decode(_) | WorkerError::Violation(_) => exit_code::PROTOCOL,
-        WorkerError::Engine(_) | WorkerError::System { .. } | WorkerError::BelowPolicy { .. } => exit_code::SYSTEM,
+        WorkerError::Engine(_)
+        | WorkerError::Directory(_)
+        | WorkerError::System { .. }
+        | WorkerError::BelowPolicy { .. } => exit_code::SYSTEM,
     }
 }
 

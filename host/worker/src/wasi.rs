@@ -1,24 +1,28 @@
-//! WASI preview 1 for a guest to which nothing is granted: arguments, environment, clocks, randomness, output, exit.
+//! WASI preview 1: arguments, environment, clocks, randomness, output, exit; and the way to [files](crate::wasi_files).
 //!
 //! wasmtime-wasi is the base. This file stands in front of it for three kinds of functions:
 //!
 //! * those that can wait or work for long, which must notice that the execution is stopped: `poll_oneoff`, `fd_write`,
 //!   `random_get`, `sched_yield`;
-//! * those that wasmtime-wasi runs on an asynchronous runtime with threads of its own. The only descriptors are 0 to 2, so
-//!   they have little to do, and no runtime is ever started;
+//! * those that wasmtime-wasi runs on an asynchronous runtime with threads of its own, which is never started: descriptors
+//!   0 to 2 are served here, and those above by [`crate::wasi_files`], if the guest was given directories;
 //! * `proc_exit`, whose code is an outcome, and the clocks, which `poll_oneoff` has to agree with.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use sandgate_wire::grants::Clock;
 use sandgate_wire::message::Stream;
-use wasmtime::{Caller, FuncType, Linker, Val, ValType};
+use wasmtime::{Caller, Linker};
+use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1 as _;
+use wiggle::GuestMemory;
 
 use crate::ending::Exit;
 use crate::guest::Guest;
 use crate::guest_memory::{self as memory, Fault, number};
 use crate::hostcalls::parts;
-use crate::imports::{WASI, signature};
-use crate::wasi_poll;
+use crate::imports::WASI;
+use crate::wasi_files::{self, OWN_DESCRIPTORS, at_once, files, original};
+use crate::{randomness, wasi_poll};
 
 /// Numbers of WASI's errors.
 pub(crate) mod errno {
@@ -35,35 +39,10 @@ const MAX_BUFFERS: u32 = 1024;
 /// Bytes that are handed to the output at a time.
 const WRITE_BYTES: usize = 4096;
 /// Random bytes that are made between two looks for a stop.
-const RANDOM_BYTES: usize = 1 << 20;
-
-/// What a guest's clocks count in. Finer ones would help it to measure its neighbours.
-const CLOCK_RESOLUTION_NANOSECONDS: u64 = 1_000;
+const RANDOM_BYTES: usize = 256 << 10;
 
 const RIGHT_FD_READ: u64 = 1 << 1;
 const RIGHT_FD_WRITE: u64 = 1 << 6;
-
-/// Functions whose descriptors can only be files or directories, of which there are none.
-const WITHOUT_FILES: [&str; 18] = [
-    "fd_advise",
-    "fd_datasync",
-    "fd_filestat_set_size",
-    "fd_filestat_set_times",
-    "fd_pread",
-    "fd_pwrite",
-    "fd_readdir",
-    "fd_sync",
-    "path_create_directory",
-    "path_filestat_get",
-    "path_filestat_set_times",
-    "path_link",
-    "path_open",
-    "path_readlink",
-    "path_remove_directory",
-    "path_rename",
-    "path_symlink",
-    "path_unlink_file",
-];
 
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi::p1::add_to_linker_sync(linker, |guest: &mut Guest| &mut guest.wasi)?;
@@ -83,20 +62,7 @@ pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         .func_wrap(WASI, "proc_exit", proc_exit)?
         .func_wrap(WASI, "random_get", random_get)?
         .func_wrap(WASI, "sched_yield", sched_yield)?;
-    for name in WITHOUT_FILES {
-        let (parameters, results) = signature(WASI, name).unwrap_or_default();
-        let types = |letters: &'static str| {
-            letters.chars().map(|letter| match letter {
-                'I' => ValType::I64,
-                _ => ValType::I32,
-            })
-        };
-        let ty = FuncType::new(linker.engine(), types(parameters), types(results));
-        linker.func_new(WASI, name, ty, |_, _, results| {
-            results[0] = Val::I32(errno::BADF);
-            Ok(())
-        })?;
-    }
+    wasi_files::define(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -107,39 +73,59 @@ fn result(result: Result<i32, Fault>) -> i32 {
 
 /// Ends the call, and with it the guest, if the execution is to stop.
 pub(crate) fn check_stop(guest: &Guest) -> wasmtime::Result<()> {
-    match guest.execution.stop_reason() {
+    match guest.worker.check(&guest.execution) {
         Some(stop) => Err(stop.into()),
         None => Ok(()),
     }
 }
 
-/// Nanoseconds of one of the two clocks there are, in steps of the resolution.
-pub(crate) fn now(guest: &Guest, clock: u32) -> Option<u64> {
+/// Nanoseconds of one of the two clocks there are, in steps of the resolution, or the error's number. The clocks of
+/// processor time do not exist.
+pub(crate) fn now(guest: &mut Guest, clock: u32) -> Result<u64, i32> {
+    let resolution = resolution(guest, clock)?;
+    if let Clock::Fixed { step } = guest.grants.clock {
+        let now = guest.fixed_time;
+        guest.fixed_time = now.saturating_add(step);
+        return Ok(now);
+    }
     let nanoseconds = match clock {
         0 => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        1 => guest.worker.started.elapsed(),
-        _ => return None,
+        _ => guest.worker.started.elapsed(),
     }
     .as_nanos();
     let nanoseconds = u64::try_from(nanoseconds).unwrap_or(u64::MAX);
-    Some(nanoseconds - nanoseconds % CLOCK_RESOLUTION_NANOSECONDS)
+    Ok(nanoseconds - nanoseconds % resolution)
+}
+
+/// What a guest's clock counts in.
+pub(crate) fn resolution(guest: &Guest, clock: u32) -> Result<u64, i32> {
+    if clock > 1 {
+        return Err(errno::INVAL);
+    }
+    let nanoseconds = match guest.grants.clock {
+        Clock::Coarse(resolution) => u64::try_from(resolution.as_nanos()).unwrap_or(u64::MAX),
+        Clock::Fixed { step } => step,
+        _ => return Err(errno::NOTSUP),
+    };
+    Ok(nanoseconds.max(1))
 }
 
 fn clock_res_get(mut caller: Caller<'_, Guest>, clock: i32, out: i32) -> i32 {
-    let (memory, _) = parts(&mut caller);
-    if number(clock) > 1 {
-        return errno::INVAL;
+    let (memory, guest) = parts(&mut caller);
+    match resolution(guest, number(clock)) {
+        Ok(resolution) => {
+            result(memory::write(memory, number(out), &resolution.to_le_bytes()).map(|()| errno::SUCCESS))
+        }
+        Err(error) => error,
     }
-    let resolution = CLOCK_RESOLUTION_NANOSECONDS.to_le_bytes();
-    result(memory::write(memory, number(out), &resolution).map(|()| errno::SUCCESS))
 }
 
 fn clock_time_get(mut caller: Caller<'_, Guest>, clock: i32, _precision: i64, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
-    let Some(now) = now(guest, number(clock)) else {
-        return errno::INVAL;
-    };
-    result(memory::write(memory, number(out), &now.to_le_bytes()).map(|()| errno::SUCCESS))
+    match now(guest, number(clock)) {
+        Ok(now) => result(memory::write(memory, number(out), &now.to_le_bytes()).map(|()| errno::SUCCESS)),
+        Err(error) => error,
+    }
 }
 
 /// Whether the guest still has this one of its three descriptors.
@@ -147,7 +133,14 @@ pub(crate) fn is_open(guest: &Guest, descriptor: u32) -> bool {
     usize::try_from(descriptor).ok().and_then(|index| guest.open_descriptors.get(index)) == Some(&true)
 }
 
-fn fd_close(mut caller: Caller<'_, Guest>, descriptor: i32) -> i32 {
+fn fd_close(mut caller: Caller<'_, Guest>, descriptor: i32) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_close(descriptor));
+    }
+    Ok(own_close(caller, descriptor))
+}
+
+fn own_close(mut caller: Caller<'_, Guest>, descriptor: i32) -> i32 {
     let guest = caller.data_mut();
     if !is_open(guest, number(descriptor)) {
         return errno::BADF;
@@ -156,7 +149,14 @@ fn fd_close(mut caller: Caller<'_, Guest>, descriptor: i32) -> i32 {
     errno::SUCCESS
 }
 
-fn fd_fdstat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i32 {
+fn fd_fdstat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_fdstat_get(descriptor, out));
+    }
+    Ok(own_fdstat_get(caller, descriptor, out))
+}
+
+fn own_fdstat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
     let descriptor = number(descriptor);
     if !is_open(guest, descriptor) {
@@ -170,7 +170,14 @@ fn fd_fdstat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i3
     result(memory::write(memory, number(out), &stat).map(|()| errno::SUCCESS))
 }
 
-fn fd_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i32 {
+fn fd_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_filestat_get(descriptor, out));
+    }
+    Ok(own_filestat_get(caller, descriptor, out))
+}
+
+fn own_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
     if !is_open(guest, number(descriptor)) {
         return errno::BADF;
@@ -179,7 +186,20 @@ fn fd_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> 
 }
 
 /// Standard input is empty.
-fn fd_read(mut caller: Caller<'_, Guest>, descriptor: i32, _buffers: i32, _count: i32, out: i32) -> i32 {
+fn fd_read(
+    mut caller: Caller<'_, Guest>,
+    descriptor: i32,
+    buffers: i32,
+    count: i32,
+    out: i32,
+) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_read(descriptor, buffers, count, out));
+    }
+    Ok(own_read(caller, descriptor, buffers, count, out))
+}
+
+fn own_read(mut caller: Caller<'_, Guest>, descriptor: i32, _buffers: i32, _count: i32, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
     if descriptor != 0 || !is_open(guest, 0) {
         return errno::BADF;
@@ -187,7 +207,14 @@ fn fd_read(mut caller: Caller<'_, Guest>, descriptor: i32, _buffers: i32, _count
     result(memory::write_numbers(memory, number(out), &[0]).map(|()| errno::SUCCESS))
 }
 
-fn fd_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> i32 {
+fn fd_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> wasmtime::Result<i32> {
+    if number(from) >= OWN_DESCRIPTORS && number(to) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_renumber(from, to));
+    }
+    Ok(own_renumber(caller, from, to))
+}
+
+fn own_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> i32 {
     let guest = caller.data_mut();
     match [from, to].map(|descriptor| is_open(guest, number(descriptor))) {
         [true, true] => errno::NOTSUP,
@@ -195,12 +222,28 @@ fn fd_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> i32 {
     }
 }
 
-fn fd_seek(mut caller: Caller<'_, Guest>, descriptor: i32, _offset: i64, _whence: i32, _out: i32) -> i32 {
+fn fd_seek(
+    mut caller: Caller<'_, Guest>,
+    descriptor: i32,
+    offset: i64,
+    whence: i32,
+    out: i32,
+) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_seek(descriptor, offset, whence, out));
+    }
+    Ok(own_seek(caller, descriptor, offset, whence, out))
+}
+
+fn own_seek(mut caller: Caller<'_, Guest>, descriptor: i32, _offset: i64, _whence: i32, _out: i32) -> i32 {
     no_position(caller.data_mut(), descriptor)
 }
 
-fn fd_tell(mut caller: Caller<'_, Guest>, descriptor: i32, _out: i32) -> i32 {
-    no_position(caller.data_mut(), descriptor)
+fn fd_tell(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) -> wasmtime::Result<i32> {
+    if number(descriptor) >= OWN_DESCRIPTORS {
+        return files!(caller, fd_tell(descriptor, out), std::convert::identity);
+    }
+    Ok(no_position(caller.data_mut(), descriptor))
 }
 
 fn no_position(guest: &Guest, descriptor: i32) -> i32 {
@@ -214,12 +257,14 @@ fn fd_write(
     count: i32,
     out: i32,
 ) -> wasmtime::Result<i32> {
+    let raw = descriptor;
     let (memory, guest) = parts(&mut caller);
     let descriptor = number(descriptor);
     let stream = match descriptor {
+        0 => return Ok(errno::BADF),
         1 => Stream::Stdout,
         2 => Stream::Stderr,
-        _ => return Ok(errno::BADF),
+        _ => return files!(caller, fd_write(raw, buffers, count, out)),
     };
     if !is_open(guest, descriptor) {
         return Ok(errno::BADF);
@@ -279,11 +324,13 @@ fn random_get(mut caller: Caller<'_, Guest>, pointer: i32, length: i32) -> wasmt
     // Straight into the guest's memory: nothing is allocated for its length.
     for bytes in memory[range].chunks_mut(RANDOM_BYTES) {
         check_stop(guest)?;
-        let fill = guest.random.get_or_insert_with(|| {
-            let mut random = wasmtime_wasi::random::thread_rng();
-            Box::new(move |bytes| random.fill_bytes(bytes))
-        });
-        fill(bytes);
+        if guest.random.is_none() {
+            guest.random = randomness::source(guest.grants.random);
+        }
+        match &mut guest.random {
+            Some(fill) => fill(bytes),
+            None => return Ok(errno::NOTSUP),
+        }
     }
     Ok(errno::SUCCESS)
 }

@@ -16,12 +16,14 @@
 
 use std::time::{Duration, Instant};
 
+use sandgate_wire::grants::Clock;
 use wasmtime::Caller;
 
 use crate::guest::Guest;
 use crate::guest_memory::{self as memory, Fault, number};
 use crate::hostcalls::parts;
-use crate::wasi::{errno, is_open, now};
+use crate::wasi::{check_stop, errno, is_open, now, resolution};
+use crate::wasi_files::OWN_DESCRIPTORS;
 
 const SUBSCRIPTION_BYTES: u32 = 48;
 const EVENT_BYTES: u32 = 32;
@@ -55,13 +57,20 @@ pub(crate) fn poll_oneoff(
         return Ok(errno::INVAL);
     }
     let start = Instant::now();
-    let Ok(subscriptions) = read(memory, guest, pointer, events, count, out) else {
-        return Ok(errno::FAULT);
-    };
-    let Some(subscriptions) = subscriptions else {
-        return Ok(errno::INVAL);
+    let subscriptions = match read(memory, guest, pointer, events, count, out) {
+        Ok(Ok(subscriptions)) => subscriptions,
+        Ok(Err(error)) => return Ok(error),
+        Err(Fault) => return Ok(errno::FAULT),
     };
     let first = subscriptions.iter().map(|it| it.after).min();
+    if let (Clock::Fixed { .. }, Some(first)) = (guest.grants.clock, first) {
+        // Time passes because it is slept.
+        check_stop(guest)?;
+        let slept = u64::try_from(first.as_nanos()).unwrap_or(u64::MAX);
+        guest.fixed_time = guest.fixed_time.saturating_add(slept);
+        let due = subscriptions.iter().filter(|it| it.after <= first);
+        return Ok(write(memory, events, out, due).unwrap_or(errno::FAULT));
+    }
     // A moment beyond the end of time is never.
     let moment = first.and_then(|after| start.checked_add(after));
     guest.worker.wait(&guest.execution, moment, |_| None::<()>)?;
@@ -70,15 +79,15 @@ pub(crate) fn poll_oneoff(
     Ok(write(memory, events, out, due).unwrap_or(errno::FAULT))
 }
 
-/// All subscriptions; `None` if one of them is malformed.
+/// All subscriptions, or the number of the error if one of them is malformed.
 fn read(
     memory: &[u8],
-    guest: &Guest,
+    guest: &mut Guest,
     pointer: u32,
     events: u32,
     count: u32,
     out: u32,
-) -> Result<Option<Vec<Subscription>>, Fault> {
+) -> Result<Result<Vec<Subscription>, i32>, Fault> {
     memory::range(memory, events, count, EVENT_BYTES)?;
     memory::range(memory, out, 4, 1)?;
     let range = memory::range(memory, pointer, count, SUBSCRIPTION_BYTES)?;
@@ -91,7 +100,7 @@ fn read(
 }
 
 impl Subscription {
-    fn read(bytes: &[u8; 48], guest: &Guest) -> Option<Subscription> {
+    fn read(bytes: &[u8; 48], guest: &mut Guest) -> Result<Subscription, i32> {
         let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let tag = bytes[8];
@@ -101,20 +110,25 @@ impl Subscription {
                 let nanoseconds = if u16::from_le_bytes([bytes[40], bytes[41]]) & ABSOLUTE != 0 {
                     timeout.saturating_sub(now(guest, u32_at(16))?)
                 } else {
-                    now(guest, u32_at(16))?;
-                    timeout
+                    // A guest that cannot tell the time can still sleep.
+                    match resolution(guest, u32_at(16)) {
+                        Ok(_) | Err(errno::NOTSUP) => timeout,
+                        Err(error) => return Err(error),
+                    }
                 };
                 (errno::SUCCESS, Duration::from_nanos(nanoseconds))
             }
             READ | WRITE => {
                 let descriptor = u32_at(16);
-                let fits = is_open(guest, descriptor) && (tag == READ) == (descriptor == 0);
+                // Files are always ready, and whether it is one shows when it is used.
+                let file = descriptor >= OWN_DESCRIPTORS && guest.has_directories;
+                let fits = file || is_open(guest, descriptor) && (tag == READ) == (descriptor == 0);
                 let error = if fits { errno::SUCCESS } else { errno::BADF };
                 (error, Duration::ZERO)
             }
-            _ => return None,
+            _ => return Err(errno::INVAL),
         };
-        Some(Subscription { userdata: u64_at(0), tag, error, after })
+        Ok(Subscription { userdata: u64_at(0), tag, error, after })
     }
 
     fn event(&self) -> [u8; EVENT_BYTES as usize] {

@@ -17,11 +17,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::grants::Grants;
 use sandgate_wire::isolation::{Layer, Report};
+use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::{Codegen, DecodeError, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
 
 use crate::clock::{self, Clock};
+use crate::cpu_time::CpuTime;
+use crate::directories::{self, Directories, DirectoryError};
 use crate::engine::{self, Engines};
 use crate::execution::{Execution, Stop};
 use crate::hub::{Hub, Violation};
@@ -73,6 +76,9 @@ pub enum WorkerError {
         /// Each layer that is required, with what became of it.
         missing: Vec<String>,
     },
+    /// A directory that guests are to be given cannot be opened.
+    #[error(transparent)]
+    Directory(Box<dyn std::error::Error + Send + Sync>),
     /// The system refused something.
     #[error("worker failed to {what}")]
     System {
@@ -90,6 +96,12 @@ impl From<Violation> for WorkerError {
     }
 }
 
+impl From<DirectoryError> for WorkerError {
+    fn from(error: DirectoryError) -> WorkerError {
+        WorkerError::Directory(Box::new(error))
+    }
+}
+
 /// What all threads of a worker share.
 pub(crate) struct Worker {
     pub(crate) engines: Engines,
@@ -102,6 +114,7 @@ pub(crate) struct Worker {
     pub(crate) grants: Grants,
     /// The gateway's id.
     pub(crate) gateway: String,
+    pub(crate) directories: Directories,
     pub(crate) max_executions: usize,
     pub(crate) second_stage: SecondStage,
     /// Where guests' monotonic clock begins.
@@ -137,6 +150,7 @@ pub(crate) fn start(
     };
     let inherited = surroundings.map(|surroundings| surroundings.greet(&hello)).transpose()?;
     // What guests are given is opened here: what was inherited is closed, and the paths are still there.
+    let directories = directories::open(&hello.grants)?;
     let outbox = Arc::new(Outbox::new(send));
     let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
     let engines = Engines::new(max_executions, hello.limits.stack_bytes);
@@ -151,11 +165,12 @@ pub(crate) fn start(
     };
     let worker = Arc::new(Worker {
         engines,
-        hub: Mutex::new(Hub::new(Arc::clone(&outbox))),
+        hub: Mutex::new(Hub::new(Arc::clone(&outbox), &hello.limits)),
         outbox,
         work: Condvar::new(),
         clock: Clock::default(),
         modules: Mutex::default(),
+        directories,
         grants: hello.grants,
         gateway: hello.gateway,
         max_executions,
@@ -210,12 +225,36 @@ impl Worker {
     /// Waits until `ready` gives something, the deadline passes (`None`) or the execution is stopped. The one place where
     /// a guest waits.
     pub(crate) fn wait<R>(
+        self: &Arc<Self>,
+        execution: &Arc<Execution>,
+        deadline: Option<Instant>,
+        mut ready: impl FnMut(&mut Hub) -> Option<R>,
+    ) -> Result<Option<R>, Stop> {
+        if let Some(stop) = self.check(execution) {
+            return Err(stop);
+        }
+        let mut hub = self.hub.lock();
+        if let Some(result) = ready(&mut hub) {
+            return Ok(Some(result));
+        }
+        let cpu = execution.cpu.as_ref();
+        cpu.inspect(|cpu| cpu.set_waiting(true));
+        let result = self.wait_locked(hub, execution, deadline, ready);
+        cpu.inspect(|cpu| cpu.set_waiting(false));
+        // What it waited for is not lost if its processor time is used up: it stops with its next step.
+        if result.is_ok() && self.check(execution).is_some() {
+            self.engines.increment_epochs();
+        }
+        result
+    }
+
+    fn wait_locked<R>(
         &self,
+        mut hub: MutexGuard<'_, Hub>,
         execution: &Execution,
         deadline: Option<Instant>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
-        let mut hub = self.hub.lock();
         let mut has_sent = false;
         loop {
             if let Some(stop) = execution.stop_reason() {
@@ -241,6 +280,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Whether an execution is to stop, for the thread that runs it. The one place where it is found that its processor time
+    /// is used up.
+    pub(crate) fn check(self: &Arc<Self>, execution: &Arc<Execution>) -> Option<Stop> {
+        if let Some(left) = execution.cpu.as_ref().and_then(CpuTime::look) {
+            match left {
+                Some(left) => clock::arm_cpu_time(self, execution, left),
+                None => execution.set_stop(Stop::Limit(LimitName::CpuTime)),
+            }
+        }
+        execution.stop_reason()
     }
 
     /// Stops an execution, whatever it does: computing, waiting, or about to do either. Does not wait for its end.

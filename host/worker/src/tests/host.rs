@@ -13,7 +13,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::grants::{ExecutionGrants, Grants};
+use sandgate_wire::grants::{Directory, ExecutionGrants, Grants};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::message::{Close, Codegen, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
@@ -32,6 +32,7 @@ pub(super) enum Event {
     Hello(WorkerHello),
     Data(ChannelId, Message),
     Credit(ChannelId, Credit),
+    CreditWanted(ChannelId),
     Open(ChannelId, ChannelId),
     Close(ChannelId, Close),
     Done(ChannelId, Outcome),
@@ -56,24 +57,46 @@ pub(super) struct Call {
     pub(super) limits: Limits,
     pub(super) argv: Vec<String>,
     pub(super) arguments: Option<Message>,
+    pub(super) grants: ExecutionGrants,
+    pub(super) codegen: Codegen,
 }
 
 impl Default for Call {
     fn default() -> Self {
-        Call { entry: Entry::Start, limits: Limits::default(), argv: vec!["guest".to_owned()], arguments: None }
+        Call {
+            entry: Entry::Start,
+            limits: Limits::default(),
+            argv: vec!["guest".to_owned()],
+            arguments: None,
+            grants: ExecutionGrants::default(),
+            codegen: Codegen::default(),
+        }
     }
 }
 
 impl Host {
     /// A worker that has said hello.
     pub(super) fn new(max_executions: u32) -> Host {
+        Host::greeted(max_executions, Vec::new())
+    }
+
+    /// A worker whose guests are given directories.
+    pub(super) fn with_directories(directories: Vec<Directory>) -> Host {
+        Host::greeted(1, directories)
+    }
+
+    fn greeted(max_executions: u32, directories: Vec<Directory>) -> Host {
         let mut host = Host::without_hello();
         host.send(&ToWorker::Hello(HostHello {
             gateway: "test".to_owned(),
             host_pid: std::process::id(),
             max_executions,
             nice: 0,
-            grants: Grants { environment: vec![("GIVEN".to_owned(), "yes".to_owned())], ..Grants::default() },
+            grants: Grants {
+                environment: vec![("GIVEN".to_owned(), "yes".to_owned())],
+                directories,
+                ..Grants::default()
+            },
             policy: Policy::default(),
             limits: Limits::default(),
             one_module: false,
@@ -108,6 +131,7 @@ impl Host {
                             }
                         }
                         ToHost::Credit(id, credit) => Event::Credit(id, credit),
+                        ToHost::CreditWanted(channel) => Event::CreditWanted(channel),
                         ToHost::Open { channel, parent } => Event::Open(channel, parent),
                         ToHost::Close(id, close) => Event::Close(id, close),
                         ToHost::Done(id, outcome) => Event::Done(id, outcome),
@@ -175,16 +199,24 @@ impl Host {
     }
 
     pub(super) fn load(&self, text: &str) -> ModuleId {
+        self.load_for(text, Codegen::default())
+    }
+
+    pub(super) fn load_for(&self, text: &str, codegen: Codegen) -> ModuleId {
         let wasm = wat::parse_str(text).unwrap();
-        let artefact = crate::compile(&wasm).unwrap().artefact;
+        let artefact = crate::compiler::compile_with(&wasm, codegen).unwrap().artefact;
         let module = ModuleId(Sha256::digest(&wasm).into());
-        self.load_artefact(module, &artefact, true);
+        self.send_artefact(module, codegen, &artefact, true);
         module
     }
 
     pub(super) fn load_artefact(&self, module: ModuleId, artefact: &[u8], sealed: bool) {
+        self.send_artefact(module, Codegen::default(), artefact, sealed);
+    }
+
+    fn send_artefact(&self, module: ModuleId, codegen: Codegen, artefact: &[u8], sealed: bool) {
         let bytes = artefact.len() as u64;
-        let message = ToWorker::Load { module, codegen: Codegen::default(), bytes }.encode();
+        let message = ToWorker::Load { module, codegen, bytes }.encode();
         let descriptor = memory_file(artefact, sealed);
         self.outbox.push_with_descriptors(message, vec![descriptor]).unwrap();
     }
@@ -203,12 +235,12 @@ impl Host {
         }
         let execute = Execute {
             module,
-            codegen: Codegen::default(),
+            codegen: call.codegen,
             entry: call.entry,
             has_arguments,
             argv: call.argv,
             limits: call.limits,
-            grants: ExecutionGrants::default(),
+            grants: call.grants,
         };
         self.send(&ToWorker::Execute(id, execute));
         id
@@ -216,7 +248,7 @@ impl Host {
 
     /// Compiles, loads and executes.
     pub(super) fn start(&mut self, text: &str, call: Call) -> ChannelId {
-        let module = self.load(text);
+        let module = self.load_for(text, call.codegen);
         self.execute(module, call)
     }
 

@@ -22,7 +22,7 @@ const WRITE: &str = "
     (i32.store (i32.const 20) (i32.const 64))
     (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))";
 
-fn endless() -> Vec<(&'static str, String)> {
+pub(super) fn endless() -> Vec<(&'static str, String)> {
     let said = format!("(drop {SEND_1})");
     let again = |body: &str| format!("(loop $again {body} (br $again))");
     let body = |body: &str| guest(&format!("{said} {body}"));
