@@ -6,8 +6,7 @@
 //! Read-only directories refuse every change. The kernel's Landlock stands behind both.
 
 use std::io;
-use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sandgate_wire::grants::Grants;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
@@ -28,8 +27,6 @@ pub(crate) struct DirectoryError {
 #[derive(Clone, Default)]
 pub(crate) struct Directories {
     opened: Option<WasiFilesystemCtx>,
-    /// What they hold open, for the lock-down to leave alone.
-    pub(crate) descriptors: Vec<RawFd>,
 }
 
 /// Opens all that is granted. To be called before the lock-down.
@@ -40,7 +37,6 @@ pub(crate) fn open(grants: &Grants) -> Result<Directories, DirectoryError> {
     if grants.directories.is_empty() {
         return Ok(Directories::default());
     }
-    let before = descriptors();
     let mut builder = WasiCtxBuilder::new();
     // Every operation is done at once, on the guest's own thread: no runtime and no other threads.
     builder.allow_blocking_current_thread(true);
@@ -52,19 +48,7 @@ pub(crate) fn open(grants: &Grants) -> Result<Directories, DirectoryError> {
             source: error.downcast().unwrap_or_else(io::Error::other),
         })?;
     }
-    let opened = Some(builder.build().filesystem().clone());
-    let mut descriptors = descriptors();
-    descriptors.retain(|descriptor| !before.contains(descriptor));
-    Ok(Directories { opened, descriptors })
-}
-
-/// The open descriptors of this process, without the one that reads the list.
-fn descriptors() -> Vec<RawFd> {
-    let list = format!("/proc/{}/fd", std::process::id());
-    let entries = std::fs::read_dir(&list).into_iter().flatten().flatten();
-    let others =
-        entries.filter(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target != Path::new(&list)));
-    others.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    Ok(Directories { opened: Some(builder.build().filesystem().clone()) })
 }
 
 impl Directories {
