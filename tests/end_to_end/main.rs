@@ -13,6 +13,7 @@ mod host_killed;
 mod isolation;
 mod kill;
 mod launch;
+mod limits;
 mod outcomes;
 mod output;
 mod payloads;
