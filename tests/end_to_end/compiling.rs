@@ -1,10 +1,23 @@
 //! Modules that attack the compiler, the artefact cache, and a program that is as large as real ones are.
 
+<<<<<<< HEAD
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sandgate::{Call, CompileError, ExecError, Group, Module, ModuleLimits, Outcome, Rejection, Spec, cache};
 use sandgate_tests::{LIMIT, cpython, group, guest, wat, worker};
+=======
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sandgate::{
+    Call, Channel, CompileError, ExecError, Group, Module, ModuleLimitName, ModuleLimits, OutputSink, Rejection, Spec,
+    cache,
+};
+use sandgate_tests::{LIMIT, cpython, wat, worker};
+>>>>>>> 6191b23 (compiler: tuned limits, memory that runs out, end-to-end tests and CPython)
 
 /// A group with a cache of its own.
 fn cached(directory: &Path, spec: Spec) -> Group {
@@ -51,6 +64,7 @@ fn nested(kind: u8, depth: usize, inner: &[u8]) -> Vec<u8> {
     [&[kind, 0x40, 0x20, 0, 0x0d, 0].repeat(depth)[..], inner, &[0x0b].repeat(depth)].concat()
 }
 
+<<<<<<< HEAD
 #[test]
 fn scratch() {
     let get = [0x20, 0];
@@ -96,6 +110,141 @@ fn scratch() {
         let usage = std::fs::read_to_string("/proc/self/stat").unwrap();
         let fields: Vec<&str> = usage.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
         eprintln!("BOMB {name}: {} bytes, {:?} (children cpu {} ticks): {}", module.bytes().len(), start.elapsed(), fields[13], &said[..said.len().min(300)]);
+=======
+/// A module that takes Cranelift many seconds: functions of half a megabyte, each within the limits.
+fn bomb(number: u8) -> Module {
+    let blocks = nested(2, 900, &[0x41, number, 0x1a]).repeat(80);
+    functions(10, 0, &[&blocks[..], &[0x20, 0]].concat())
+}
+
+/// Why a module was refused.
+#[track_caller]
+fn rejection(result: Result<Channel, ExecError>) -> Rejection {
+    match result {
+        Err(ExecError::Rejected { reason, .. }) => reason,
+        other => panic!("not rejected: {other:?}"),
+    }
+}
+
+fn limits(set: impl FnOnce(&mut ModuleLimits)) -> Spec {
+    let mut limits = ModuleLimits::default();
+    set(&mut limits);
+    Spec::popen().with_module_limits(limits)
+}
+
+#[test]
+fn a_compile_bomb_costs_what_it_may_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let time = Duration::from_millis(700);
+    let group = cached(directory.path(), limits(|limits| limits.compile_time = time));
+    std::thread::scope(|scope| {
+        let start = Instant::now();
+        let bombed = scope.spawn(|| rejection(group[0].remote_exec(&bomb(1))));
+        // Another module is compiled meanwhile.
+        let module = wat("(module (func (export \"_start\")))");
+        group[0].remote_exec(&module).unwrap().wait_close_timeout(LIMIT).unwrap();
+        let reason = bombed.join().unwrap();
+        assert!(start.elapsed() < time + Duration::from_secs(10), "{:?}", start.elapsed());
+        let Rejection::ModuleLimit { limit: ModuleLimitName::CompileTime, value: 700, .. } = reason else {
+            panic!("{reason:?}")
+        };
+        assert!(reason.to_string().contains("compile-time="), "{reason}");
+    });
+    let group = cached(directory.path(), limits(|limits| limits.compile_memory_bytes = 160 << 20));
+    let reason = rejection(group[0].remote_exec(&bomb(2)));
+    let Rejection::ModuleLimit { limit: ModuleLimitName::CompileMemory, value, .. } = reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!(value, 160 << 20);
+    assert!(reason.to_string().contains("compile-memory="), "{reason}");
+    let entries = cache::entries(directory.path()).unwrap();
+    assert_eq!(entries.len(), 1, "nothing of the bombs is kept: {entries:?}");
+}
+
+#[test]
+fn a_caller_waits_no_longer_than_it_wants() {
+    let directory = tempfile::tempdir().unwrap();
+    let group = cached(directory.path(), Spec::popen());
+    let call = Call::start().compile_timeout(Duration::from_millis(300));
+    match group[0].remote_exec_with(&bomb(3), &call) {
+        Err(ExecError::Compile { source: CompileError::Timeout(timeout), .. }) => {
+            assert_eq!(timeout, Duration::from_millis(300));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn limits_and_profiles_hold_for_what_is_compiled_already() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = wat("(module (func (param v128)) (func (export \"_start\")))");
+    let simd = Spec::popen().profile("simd".parse().unwrap());
+    let run = |spec: Spec| cached(directory.path(), spec)[0].remote_exec(&module);
+    run(simd.clone()).unwrap();
+    for _ in 0..2 {
+        let reason = rejection(run(Spec::popen()));
+        assert!(
+            matches!(&reason, Rejection::Feature { feature, offered: true, .. } if feature == "simd"),
+            "{reason:?}"
+        );
+    }
+    let narrow = ModuleLimits { functions: 1, ..ModuleLimits::default() };
+    let reason = rejection(run(simd.with_module_limits(narrow)));
+    let expected = (ModuleLimitName::Functions, 2, 1);
+    assert!(
+        matches!(reason, Rejection::ModuleLimit { limit, found, value, .. } if (limit, found, value) == expected),
+        "{reason:?}"
+    );
+    assert_eq!(cache::entries(directory.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn one_module_is_compiled_once_and_many_stay_within_the_cache() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = 256 << 10;
+    let group = Group::builder().cache(Some(directory.path().to_owned())).cache_bytes(bound).build();
+    group.make_gateway(Spec::popen().worker(worker())).unwrap();
+    let module = wat("(module (func (export \"_start\")))");
+    for _ in 0..1000 {
+        group[0].remote_exec(&module).unwrap();
+    }
+    let first = cache::entries(directory.path()).unwrap();
+    assert_eq!(first.len(), 1);
+    for number in 0..60 {
+        group[0]
+            .remote_exec(&wat(&format!("(module (func (export \"_start\")) (func (export \"f{number}\")))")))
+            .unwrap();
+    }
+    let kept = cache::entries(directory.path()).unwrap();
+    assert!(kept.iter().map(|entry| entry.bytes).sum::<u64>() <= bound && kept.len() > 5, "{kept:?}");
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, kept.len(), "no locks are left");
+}
+
+#[test]
+fn an_artefact_that_was_tampered_with_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = wat("(module (func (export \"_start\")))");
+    let path = |entry: &cache::Entry| directory.path().join(&entry.key).with_extension("artefact");
+    let compile = || {
+        // A store is shared by groups of one directory, so the directory is named in another way each time.
+        static NAMES: AtomicUsize = AtomicUsize::new(0);
+        let name = directory.path().file_name().unwrap();
+        let again = (0..NAMES.fetch_add(1, Ordering::Relaxed))
+            .fold(directory.path().to_owned(), |path, _| path.join("..").join(name));
+        let group = cached(&again, Spec::popen());
+        group[0].remote_exec(&module).unwrap().wait_close_timeout(LIMIT).unwrap();
+        let entries = cache::entries(directory.path()).unwrap();
+        std::fs::read(path(&entries[0])).unwrap()
+    };
+    let good = compile();
+    let entries = cache::entries(directory.path()).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    for tampered in [&bad[..], &good[..good.len() / 2], b"", b"\x7fELF"] {
+        std::fs::write(path(&entries[0]), tampered).unwrap();
+        assert!(compile() == good, "{} bytes were believed", tampered.len());
+>>>>>>> 6191b23 (compiler: tuned limits, memory that runs out, end-to-end tests and CPython)
     }
 }
 
@@ -103,6 +252,7 @@ fn scratch() {
 fn a_whole_cpython_needs_no_flag() {
     let Some(path) = cpython() else { return };
     let directory = tempfile::tempdir().unwrap();
+<<<<<<< HEAD
     let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let of_sink = std::sync::Arc::clone(&lines);
     let sink = sandgate::OutputSink::callback(move |line| of_sink.lock().unwrap().push(line.text));
@@ -116,4 +266,15 @@ fn a_whole_cpython_needs_no_flag() {
     let outcome = channel.wait_close_timeout(LIMIT);
     eprintln!("ran in {:?}: {outcome:?} {:?}", start.elapsed(), lines.lock().unwrap());
     eprintln!("{:?}", cache::entries(directory.path()));
+=======
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let of_sink = Arc::clone(&lines);
+    let sink = OutputSink::callback(move |line| of_sink.lock().unwrap().push(line.text));
+    let group = Group::builder().cache(Some(directory.path().to_owned())).output(sink).build();
+    group.make_gateway(Spec::popen().worker(worker())).unwrap();
+    let module = Module::from_file(path).unwrap();
+    let call = Call::start().argv(["-I", "-S", "-c", "print(sum(range(10)))"]);
+    group[0].remote_exec_with(&module, &call).unwrap().wait_close_timeout(LIMIT).unwrap();
+    assert_eq!(*lines.lock().unwrap(), ["45"]);
+>>>>>>> 6191b23 (compiler: tuned limits, memory that runs out, end-to-end tests and CPython)
 }
