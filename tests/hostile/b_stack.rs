@@ -73,7 +73,10 @@ pub(crate) fn rows() -> Vec<Row> {
         ("random_get", "(drop (call $random_get (i32.const 64) (i32.const 4096)))"),
         ("clock_time_get", "(drop (call $clock_time_get (i32.const 0) (i64.const 0) (i32.const 64)))"),
         ("poll_oneoff", "(drop (call $poll_oneoff (i32.const 256) (i32.const 512) (i32.const 0) (i32.const 64)))"),
-        ("path_open", "(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 9) (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 64)))"),
+        (
+            "path_open",
+            "(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 9) (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 64)))",
+        ),
         ("environ_get", "(drop (call $environ_get (i32.const 64) (i32.const 256)))"),
         ("channel_new", "(drop (call $channel_drop (call $channel_new)))"),
         ("memory.grow", "(drop (memory.grow (i32.const 0)))"),
@@ -82,7 +85,9 @@ pub(crate) fn rows() -> Vec<Row> {
     }
     for stack in ["64K", "1M", "8M"] {
         rows.push(
-            row(format!("recursion on a stack of {stack}"), deep_call(send)).on(format!("stack={stack}")).trap(overflow),
+            row(format!("recursion on a stack of {stack}"), deep_call(send))
+                .on(format!("stack={stack}"))
+                .trap(overflow),
         );
     }
     rows

@@ -126,12 +126,20 @@ pub(crate) fn rows() -> Vec<Row> {
     // The same module again and again: each time it finds what a first task would.
     for round in 1..=2 {
         rows.push(row(format!("spoils everything and returns, {round}"), spoils("")));
-        rows.push(row(format!("spoils everything and traps, {round}"), spoils("unreachable")).trap(TrapKind::Unreachable));
-        rows.push(row(format!("spoils everything and exits, {round}"), spoils("(call $proc_exit (i32.const 3))")).expect(Expected::Exited(3)));
         rows.push(
-            row(format!("spoils everything and is killed, {round}"), spoils("(call $say (i32.const 0)) (loop $l (br $l))"))
-                .host(crate::visit::kills_once_it_speaks)
-                .expect(Expected::Killed),
+            row(format!("spoils everything and traps, {round}"), spoils("unreachable")).trap(TrapKind::Unreachable),
+        );
+        rows.push(
+            row(format!("spoils everything and exits, {round}"), spoils("(call $proc_exit (i32.const 3))"))
+                .expect(Expected::Exited(3)),
+        );
+        rows.push(
+            row(
+                format!("spoils everything and is killed, {round}"),
+                spoils("(call $say (i32.const 0)) (loop $l (br $l))"),
+            )
+            .host(crate::visit::kills_once_it_speaks)
+            .expect(Expected::Killed),
         );
         rows.push(row(format!("spoils everything and times out, {round}"), spoils("(loop $l (br $l))")).times_out());
     }

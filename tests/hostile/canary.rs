@@ -85,5 +85,8 @@ fn harm_is_seen() {
     fs::write(canary.path().join("granted/hard"), "it does not").expect("a file");
     fs::write(canary.path().join("new"), "").expect("a file");
     let harm = canary.harm();
-    assert!(harm.iter().any(|line| line.contains("`secret` was")) && harm.iter().any(|line| line.contains("`new`")), "{harm:?}");
+    assert!(
+        harm.iter().any(|line| line.contains("`secret` was")) && harm.iter().any(|line| line.contains("`new`")),
+        "{harm:?}"
+    );
 }

@@ -39,7 +39,8 @@ pub(crate) fn strangers() -> Vec<Row> {
         bytes("an empty module", *b"\0asm\x01\0\0\0").rejected(&["_start"]),
         bytes("a component", ::wat::parse_str("(component)").expect("a component")).rejected(&["component"]),
         bytes("text", *b"(module (func (export \"_start\")))").rejected(&["text"]),
-        bytes("an ELF file", std::fs::read("/proc/self/exe").expect("this program")[..4096].to_vec()).rejected(&["ELF"]),
+        bytes("an ELF file", std::fs::read("/proc/self/exe").expect("this program")[..4096].to_vec())
+            .rejected(&["ELF"]),
         refused(bytes("a script", *b"#!/bin/sh\ntrue\n")),
         refused(bytes("zeros", vec![0; 100_000])),
         refused(bytes("ones", vec![0xff; 100_000])),
@@ -72,7 +73,8 @@ pub(crate) fn strangers() -> Vec<Row> {
             Expected::Limit(sandgate::LimitName::Memory),
         ];
         rows.push(bytes(format!("spoiled, {round}"), spoiled).expect(Expected::AnyOf(anything)));
-        let random: Vec<u8> = b"\0asm\x01\0\0\0".iter().copied().chain((0..200).map(|_| number().to_le_bytes()[0])).collect();
+        let random: Vec<u8> =
+            b"\0asm\x01\0\0\0".iter().copied().chain((0..200).map(|_| number().to_le_bytes()[0])).collect();
         rows.push(bytes(format!("random, {round}"), random).rejected(&[]));
     }
     rows
@@ -83,7 +85,11 @@ fn artefact() -> Vec<u8> {
     let cache = tempfile::tempdir().expect("a directory for a cache");
     let group = builder().cache(Some(cache.path().to_owned())).build();
     let gateway = group.make_gateway(spec("popen")).expect("a gateway");
-    gateway.remote_exec(&wat(&bare("", ""))).expect("a module that is compiled").wait_close_timeout(LIMIT).expect("its end");
+    gateway
+        .remote_exec(&wat(&bare("", "")))
+        .expect("a module that is compiled")
+        .wait_close_timeout(LIMIT)
+        .expect("its end");
     let files = std::fs::read_dir(cache.path()).expect("the cache").map(|entry| entry.expect("an entry").path());
     let found = files.filter_map(|path| {
         let kept = std::fs::read(path).expect("a file of the cache");
@@ -154,9 +160,12 @@ pub(crate) fn bombs() -> Vec<Row> {
         over("300k element segments", Name::Items, |binary| binary.elements(99_000 * 3)),
         over("passive segments above the size limit", Name::ModuleBytes, |binary| binary.data(65, 1 << 20)),
         over("a custom section above the size limit", Name::ModuleBytes, |binary| binary.custom("x", 100 << 20)),
-        row("a module above its gateway's limit", bare(&format!("(memory 1) (data (i32.const 0) \"{}\")", "x".repeat(5000)), ""))
-            .on("module=4K")
-            .expect(Expected::Module(Name::ModuleBytes)),
+        row(
+            "a module above its gateway's limit",
+            bare(&format!("(memory 1) (data (i32.const 0) \"{}\")", "x".repeat(5000)), ""),
+        )
+        .on("module=4K")
+        .expect(Expected::Module(Name::ModuleBytes)),
         within("passive segments of 48 MiB", |binary| binary.data(48, 1 << 20)),
         within("a custom section of 48 MiB", |binary| binary.custom("x", 48 << 20)),
         within("100k data segments", |binary| binary.active_data(99_000)),
@@ -236,22 +245,30 @@ pub(crate) fn loading() -> Vec<Row> {
         row("an import with a long name", bare(&format!(r#"(import "{}" "f" (func))"#, "x".repeat(50_000)), ""))
             .rejected(&["xxx"]),
         row("no entry point", "(module (func))").rejected(&["_start"]),
-        row("an entry point with a parameter", r#"(module (func (export "_start") (param i32)))"#).rejected(&["_start"]),
+        row("an entry point with a parameter", r#"(module (func (export "_start") (param i32)))"#)
+            .rejected(&["_start"]),
         row("an entry point with a result", r#"(module (func (export "_start") (result i32) (i32.const 1)))"#)
             .rejected(&["_start"]),
         row("an entry point that is a global", r#"(module (global (export "_start") i32 (i32.const 1)))"#)
             .rejected(&["_start"]),
-        row("_initialize with a parameter", r#"(module (func (export "_initialize") (param i32)) (func (export "_start")))"#)
-            .rejected(&["_initialize"]),
+        row(
+            "_initialize with a parameter",
+            r#"(module (func (export "_initialize") (param i32)) (func (export "_start")))"#,
+        )
+        .rejected(&["_initialize"]),
         row("no such task", r#"(module (func (export "sandgate_task:one")))"#).task("two").rejected(&["two", "one"]),
         row("a memory that is a function", r#"(module (func (export "memory")) (func (export "_start")))"#)
             .expect(Expected::AnyOf(vec![Expected::Returned, Expected::Rejected(&["memory"])])),
         row("a start that traps", r#"(module (func $s unreachable) (func (export "_start")) (start $s))"#)
             .trap(TrapKind::Unreachable),
-        row("a data segment out of bounds", bare(r#"(memory 1) (data (i32.const 65535) "ab")"#, ""))
-            .expect(Expected::AnyOf(vec![Expected::Trapped(TrapKind::MemoryOutOfBounds), Expected::Rejected(&["bounds"])])),
+        row("a data segment out of bounds", bare(r#"(memory 1) (data (i32.const 65535) "ab")"#, "")).expect(
+            Expected::AnyOf(vec![Expected::Trapped(TrapKind::MemoryOutOfBounds), Expected::Rejected(&["bounds"])]),
+        ),
         row("an element segment out of bounds", bare("(table 1 funcref) (func $f) (elem (i32.const 1) $f)", ""))
-            .expect(Expected::AnyOf(vec![Expected::Trapped(TrapKind::TableOutOfBounds), Expected::Rejected(&["bounds"])])),
+            .expect(Expected::AnyOf(vec![
+                Expected::Trapped(TrapKind::TableOutOfBounds),
+                Expected::Rejected(&["bounds"]),
+            ])),
         row("a module that is invalid inside a function", bare("", "")).called("valid beside invalid"),
         bytes("a body that does not validate", invalid()).rejected(&[]),
     ]

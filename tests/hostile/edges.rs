@@ -39,22 +39,31 @@ fn executions() -> Vec<Row> {
         let want = if granted { 1 } else { -1 };
         let grow = format!("(call $want (memory.grow (i32.const {})) (i32.const {want}))", pages - 1);
         rows.push(limited(row(format!("memory grows to {pages} pages of {AT}"), program("", &grow))));
-        let minimum = limited(row(format!("a minimum of {pages} pages of {AT}"), with_memory(&pages.to_string(), "", "")));
+        let minimum =
+            limited(row(format!("a minimum of {pages} pages of {AT}"), with_memory(&pages.to_string(), "", "")));
         rows.push(if granted { minimum } else { minimum.expect(Expected::Limit(LimitName::Memory)) });
     }
     for (elements, granted) in [(BELOW, true), (AT, true), (ABOVE, false)] {
         let limited = |row: Row| row.limit(|limits| limits.table_elements = AT.into());
         let want = if granted { 0 } else { -1 };
-        let grow = format!("(if (i32.ne (table.grow $t (ref.null func) (i32.const {elements})) (i32.const {want})) (then unreachable))");
+        let grow = format!(
+            "(if (i32.ne (table.grow $t (ref.null func) (i32.const {elements})) (i32.const {want})) (then unreachable))"
+        );
         rows.push(limited(row(format!("a table grows to {elements} of {AT}"), bare("(table $t 0 funcref)", &grow))));
-        let minimum = limited(row(format!("a minimum of {elements} elements of {AT}"), bare(&format!("(table {elements} funcref)"), "")));
+        let minimum = limited(row(
+            format!("a minimum of {elements} elements of {AT}"),
+            bare(&format!("(table {elements} funcref)"), ""),
+        ));
         rows.push(if granted { minimum } else { minimum.expect(Expected::Limit(LimitName::Table)) });
     }
     for (length, status) in [(BELOW, 0), (AT, 0), (ABOVE, -6)] {
         let send = format!(
             "(call $want (call $channel_send (i32.const 0) (i32.const 0) (i32.const {length}) (i32.const 0) (i32.const 0) (i64.const 0)) (i32.const {status}))"
         );
-        rows.push(row(format!("a message of {length} bytes of {AT}"), program("", &send)).limit(|limits| limits.message_bytes = AT.into()));
+        rows.push(
+            row(format!("a message of {length} bytes of {AT}"), program("", &send))
+                .limit(|limits| limits.message_bytes = AT.into()),
+        );
         let fits = status == 0;
         rows.push(
             row(format!("a message of {length} bytes of {AT}, from the host"), program("", ""))
@@ -64,7 +73,11 @@ fn executions() -> Vec<Row> {
     }
     for (channels, granted) in [(BELOW, true), (AT, true), (ABOVE, false)] {
         // One of them is the execution's own.
-        let last = if granted { "(i32.lt_s (call $channel_new) (i32.const 0))" } else { "(i32.ne (call $channel_new) (i32.const -7))" };
+        let last = if granted {
+            "(i32.lt_s (call $channel_new) (i32.const 0))"
+        } else {
+            "(i32.ne (call $channel_new) (i32.const -7))"
+        };
         let make = format!(
             "(local.set $i (i32.const {}))
              (loop $l
@@ -88,10 +101,16 @@ fn executions() -> Vec<Row> {
         )
     };
     rows.push(
-        row("a window of 50 messages", counts(1)).limit(|limits| limits.window_messages = AT).host(visit::ignores).expect(Expected::Exited(50)),
+        row("a window of 50 messages", counts(1))
+            .limit(|limits| limits.window_messages = AT)
+            .host(visit::ignores)
+            .expect(Expected::Exited(50)),
     );
     rows.push(
-        row("a window of 64 KiB", counts(1024)).limit(|limits| limits.window_bytes = 65536).host(visit::ignores).expect(Expected::Exited(64)),
+        row("a window of 64 KiB", counts(1024))
+            .limit(|limits| limits.window_bytes = 65536)
+            .host(visit::ignores)
+            .expect(Expected::Exited(64)),
     );
     for messages in [1_u32, 2, AT] {
         rows.push(
@@ -136,11 +155,20 @@ fn times() -> Vec<Row> {
     let spin = || bare("", "(loop $l (br $l))");
     let mut rows = vec![
         row("a sleep that is shorter than the timeout", sleep(20)).timeout(Duration::from_millis(1000)),
-        row("a sleep that is longer than the timeout", sleep(5000)).timeout(Duration::from_millis(60)).expect(Expected::TimedOut),
+        row("a sleep that is longer than the timeout", sleep(5000))
+            .timeout(Duration::from_millis(60))
+            .expect(Expected::TimedOut),
         row("a timeout of nothing", spin()).timeout(Duration::ZERO).expect(Expected::TimedOut),
         row("a timeout of a nanosecond", spin()).timeout(Duration::from_nanos(1)).expect(Expected::TimedOut),
-        row("no timeout, killed", spin()).limit(|limits| limits.wall_time = None).host(visit::kills).expect(Expected::Killed),
-        row("a timeout of for ever, killed", spin()).timeout(Duration::MAX).host(visit::kills).expect(Expected::Killed).within(Duration::ZERO),
+        row("no timeout, killed", spin())
+            .limit(|limits| limits.wall_time = None)
+            .host(visit::kills)
+            .expect(Expected::Killed),
+        row("a timeout of for ever, killed", spin())
+            .timeout(Duration::MAX)
+            .host(visit::kills)
+            .expect(Expected::Killed)
+            .within(Duration::ZERO),
         row("processor time that is used up", spin())
             .limit(|limits| limits.cpu_time = Some(Duration::from_millis(60)))
             .timeout(Duration::from_secs(2))
@@ -153,7 +181,8 @@ fn times() -> Vec<Row> {
             .limit(|limits| limits.cpu_time = Some(Duration::from_millis(60)))
             .timeout(Duration::from_secs(2))
             .expect(Expected::Limit(LimitName::CpuTime)),
-        row("a sleep takes no processor time", sleep(200)).limit(|limits| limits.cpu_time = Some(Duration::from_millis(60))),
+        row("a sleep takes no processor time", sleep(200))
+            .limit(|limits| limits.cpu_time = Some(Duration::from_millis(60))),
         row("fuel that is used up", spin())
             .limit(|limits| limits.fuel = Some(1_000_000))
             .timeout(Duration::from_secs(4))
@@ -238,7 +267,9 @@ fn modules() -> Vec<Row> {
     let module = Binary::new().finish();
     for (spare, fits) in [(1, true), (0, true), (-1, false)] {
         let limit = i64::try_from(module.len()).unwrap_or(0) + spare;
-        let row = bytes(format!("module: {} of {limit} bytes", module.len()), module.clone()).on(format!("module={limit}")).alone();
+        let row = bytes(format!("module: {} of {limit} bytes", module.len()), module.clone())
+            .on(format!("module={limit}"))
+            .alone();
         rows.push(if fits { row } else { row.expect(Expected::Module(Name::ModuleBytes)) });
     }
     rows

@@ -57,7 +57,9 @@ impl End {
 
     fn rejection(&self) -> Option<&Rejection> {
         match self {
-            End::Outcome(Outcome::Rejected { reason }) | End::Refused(ExecError::Rejected { reason, .. }) => Some(reason),
+            End::Outcome(Outcome::Rejected { reason }) | End::Refused(ExecError::Rejected { reason, .. }) => {
+                Some(reason)
+            }
             _ => None,
         }
     }

@@ -17,7 +17,10 @@ const NEVER: &[Proposal] = &[
         &["threads", "shared", "atomic"],
         &[
             ("a shared memory", "(memory 1 1 shared)"),
-            ("an atomic wait for ever", "(memory 1 1 shared) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))"),
+            (
+                "an atomic wait for ever",
+                "(memory 1 1 shared) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))",
+            ),
             ("an atomic addition", "(memory 1) (func (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1))))"),
             ("a fence", "(func (atomic.fence))"),
         ],
@@ -32,18 +35,20 @@ const NEVER: &[Proposal] = &[
             ("an exception's type", "(func (param exnref))"),
         ],
     ),
-    (
-        "legacy exceptions",
-        &["exception"],
-        &[("try and catch_all", "(func (try (do) (catch_all)))")],
-    ),
+    ("legacy exceptions", &["exception"], &[("try and catch_all", "(func (try (do) (catch_all)))")]),
     (
         "gc",
         &["gc", "garbage"],
         &[
             ("a struct", "(type (struct (field i32)))"),
-            ("an array of 2^30", "(type $a (array (mut i8))) (func (drop (array.new_default $a (i32.const 0x40000000))))"),
-            ("a recursive type", "(rec (type $a (struct (field (ref null $b)))) (type $b (struct (field (ref null $a)))))"),
+            (
+                "an array of 2^30",
+                "(type $a (array (mut i8))) (func (drop (array.new_default $a (i32.const 0x40000000))))",
+            ),
+            (
+                "a recursive type",
+                "(rec (type $a (struct (field (ref null $b)))) (type $b (struct (field (ref null $a)))))",
+            ),
             ("i31", "(func (drop (ref.i31 (i32.const 1))))"),
             ("anyref", "(func (param anyref))"),
         ],
@@ -62,8 +67,16 @@ const NEVER: &[Proposal] = &[
         &["memory64"],
         &[("a memory of 64 bits", "(memory i64 1)"), ("a table of 64 bits", "(table i64 1 funcref)")],
     ),
-    ("multi-memory", &["multi-memory", "multiple memories", "multi_memory"], &[("two memories", "(memory 1) (memory 1)")]),
-    ("custom page sizes", &["custom-page", "page size", "page-size"], &[("pages of one byte", "(memory 1 (pagesize 1))")]),
+    (
+        "multi-memory",
+        &["multi-memory", "multiple memories", "multi_memory"],
+        &[("two memories", "(memory 1) (memory 1)")],
+    ),
+    (
+        "custom page sizes",
+        &["custom-page", "page size", "page-size"],
+        &[("pages of one byte", "(memory 1 (pagesize 1))")],
+    ),
     (
         "stack switching",
         &["stack-switching", "stack switching", "continuation"],
@@ -97,13 +110,19 @@ const OFFERED: &[Proposal] = &[
         &["tail-call"],
         &[
             ("return_call", "(func $f (return_call $f))"),
-            ("return_call_indirect", "(type $t (func)) (table 1 funcref) (func (return_call_indirect (type $t) (i32.const 0)))"),
+            (
+                "return_call_indirect",
+                "(type $t (func)) (table 1 funcref) (func (return_call_indirect (type $t) (i32.const 0)))",
+            ),
         ],
     ),
     (
         "wide-arithmetic",
         &["wide-arithmetic"],
-        &[("i64.add128", "(func (param i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 0) (local.get 0) (local.get 0)))")],
+        &[(
+            "i64.add128",
+            "(func (param i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 0) (local.get 0) (local.get 0)))",
+        )],
     ),
 ];
 
@@ -146,12 +165,16 @@ fn granted() -> Vec<Row> {
     for (proposal, _, modules) in OFFERED {
         for (name, items) in *modules {
             rows.push(
-                row(format!("{proposal}: {name}"), format!("(module {items} {START})")).on(format!("profile={proposal}")),
+                row(format!("{proposal}: {name}"), format!("(module {items} {START})"))
+                    .on(format!("profile={proposal}")),
             );
         }
     }
     let tail = |row: Row| row.on("profile=tail-call").times_out();
-    rows.push(tail(row("a loop of tail calls", r#"(module (func $f (return_call $f)) (func (export "_start") (return_call $f)))"#)));
+    rows.push(tail(row(
+        "a loop of tail calls",
+        r#"(module (func $f (return_call $f)) (func (export "_start") (return_call $f)))"#,
+    )));
     rows.push(tail(row(
         "a loop of indirect tail calls",
         bare(

@@ -22,7 +22,7 @@ use sandgate_tests::{Census, LIMIT, builder, eventually, resident_bytes, run, si
 
 use crate::canary::Canary;
 use crate::expected::{End, text_problems};
-use crate::row::Row;
+use crate::row::{HOST_GROWTH, Row};
 use crate::watch::Watch;
 
 /// The next task's time, an instance and its end.
@@ -30,8 +30,8 @@ const NEXT_BOUND: Duration = Duration::from_secs(2);
 /// How long the kernel may take to clear up after a row.
 const SETTLE: Duration = Duration::from_secs(8);
 
-/// What a row's module leaves, once.
-const KEPT_ARTEFACT: &str = r#"1 more: file descriptor "/memfd:sandgate-artefact (deleted)""#;
+/// What a module leaves for each way it was compiled.
+const KEPT_ARTEFACT: &str = "/memfd:sandgate-artefact";
 
 /// Rows of different tests count the same process, so they run one after the other.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -110,14 +110,32 @@ impl House {
             }
         }
         self.leave(room);
+        problems.extend(self.aftermath(&before, host_bytes, host_growth));
+        problems
+    }
+
+    /// Runs something that starts its own gateways and ends them, and says what is wrong with it and with what it leaves.
+    pub(crate) fn observe(&mut self, body: impl FnOnce(&Group) -> Vec<String>) -> Vec<String> {
+        let (before, host_bytes) = (Census::take(), resident_bytes());
+        let watch = Watch::start(&self.neighbour, None);
+        let mut problems = body(&self.group);
+        problems.extend(watch.stop(true));
+        problems.extend(self.next_task(&self.shared));
+        problems.extend(self.aftermath(&before, host_bytes, HOST_GROWTH));
+        problems
+    }
+
+    /// What of this process is not as it was.
+    fn aftermath(&self, before: &Census, host_bytes: u64, host_growth: u64) -> Vec<String> {
+        let mut problems = Vec::new();
         if !settles(|| resident_bytes() <= host_bytes + host_growth) {
             problems.push(format!("the host has grown from {host_bytes} to {} bytes", resident_bytes()));
         }
         let mut leaks = Vec::new();
         let settled = settles(|| {
-            leaks = Census::take().more_than(&before);
+            leaks = Census::take().more_than(before);
             // Compiled modules are kept, a bounded number of them.
-            leaks.retain(|leak| leak != KEPT_ARTEFACT);
+            leaks.retain(|leak| !leak.contains(KEPT_ARTEFACT));
             leaks.is_empty()
         });
         if !settled {
@@ -155,7 +173,10 @@ impl House {
                 gateway.terminate(LIMIT);
                 problem
             });
-            return problem.unwrap_or_else(|error| Some(format!("no gateway in its place: {error}"))).into_iter().collect();
+            return problem
+                .unwrap_or_else(|error| Some(format!("no gateway in its place: {error}")))
+                .into_iter()
+                .collect();
         }
         let mut problems: Vec<String> = self.next_task(&room.gateway).into_iter().collect();
         let siblings = u32::from(room.sibling.is_some() && !takes_worker);

@@ -21,5 +21,7 @@ mod d_compiler;
 mod e_abi;
 mod f_wasi;
 mod g_proposals;
+mod h_taken_over;
+
 mod edges;
 mod traps;

@@ -12,7 +12,7 @@ use crate::visit;
 /// machine. The benchmark `interruption` measures; this only tells a stop from none.
 const BOUND: Duration = Duration::from_secs(2);
 /// What the host may have grown by after a row.
-const HOST_GROWTH: u64 = 24 << 20;
+pub(crate) const HOST_GROWTH: u64 = 24 << 20;
 /// What the worker may have grown by after a row. Its allocator keeps a little for each of its threads.
 const WORKER_GROWTH: u64 = 48 << 20;
 

@@ -22,7 +22,8 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for (place, around) in PLACES {
         for (name, items, code, kind) in TRAPS {
-            let row = row(format!("{name} in {place}"), around.replace("ITEMS", items).replace("CODE", code)).trap(kind);
+            let row =
+                row(format!("{name} in {place}"), around.replace("ITEMS", items).replace("CODE", code)).trap(kind);
             rows.push(if place == "a task" { row.task("trap") } else { row });
         }
     }

@@ -87,10 +87,8 @@ pub(crate) fn imports() -> String {
     for (module, functions) in [(ABI, &ABI_FUNCTIONS[..]), (WASI, &WASI_FUNCTIONS)] {
         for (name, parameters, results) in functions {
             let (parameters, results) = (types(parameters), types(results));
-            let _ = writeln!(
-                text,
-                r#"(import "{module}" "{name}" (func ${name} (param{parameters}) (result{results})))"#
-            );
+            let _ =
+                writeln!(text, r#"(import "{module}" "{name}" (func ${name} (param{parameters}) (result{results})))"#);
         }
     }
     text
@@ -136,12 +134,7 @@ pub(crate) const TRAPS: [(&str, &str, &str, sandgate::TrapKind); 10] = {
         ("unreachable", "", "unreachable", Kind::Unreachable),
         ("stack overflow", "(func $deep (call $deep))", "(call $deep)", Kind::StackOverflow),
         ("memory", "(memory 1)", "(drop (i32.load (i32.const 65533)))", Kind::MemoryOutOfBounds),
-        (
-            "table",
-            "(table $t 1 funcref)",
-            "(table.set $t (i32.const 1) (ref.null func))",
-            Kind::TableOutOfBounds,
-        ),
+        ("table", "(table $t 1 funcref)", "(table.set $t (i32.const 1) (ref.null func))", Kind::TableOutOfBounds),
         (
             "null",
             "(table $t 1 funcref) (type $f (func))",
@@ -155,12 +148,7 @@ pub(crate) const TRAPS: [(&str, &str, &str, sandgate::TrapKind); 10] = {
             Kind::BadSignature,
         ),
         ("division", "", "(drop (i32.div_u (i32.const 1) (i32.const 0)))", Kind::DivisionByZero),
-        (
-            "overflow",
-            "",
-            "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))",
-            Kind::IntegerOverflow,
-        ),
+        ("overflow", "", "(drop (i32.div_s (i32.const 0x80000000) (i32.const -1)))", Kind::IntegerOverflow),
         ("conversion", "", "(drop (i32.trunc_f32_s (f32.const nan)))", Kind::BadConversionToInteger),
         (
             "call past the table",

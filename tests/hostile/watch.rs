@@ -67,7 +67,9 @@ impl Watch {
             if let Some(error) = error {
                 problems.push(format!("{name} does not answer any more: {error}"));
             } else if worst > SIBLING_BOUND {
-                problems.push(format!("{name} took {worst:?} for one of {answers} answers, the bound is {SIBLING_BOUND:?}"));
+                problems.push(format!(
+                    "{name} took {worst:?} for one of {answers} answers, the bound is {SIBLING_BOUND:?}"
+                ));
             }
         }
         problems
