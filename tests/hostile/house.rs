@@ -22,7 +22,7 @@ use sandgate_tests::{Census, LIMIT, builder, eventually, resident_bytes, run, si
 
 use crate::canary::Canary;
 use crate::expected::{End, text_problems};
-use crate::row::{HOST_GROWTH, Row};
+use crate::row::Row;
 use crate::watch::Watch;
 
 /// The next task's time, an instance and its end.
@@ -115,13 +115,13 @@ impl House {
     }
 
     /// Runs something that starts its own gateways and ends them, and says what is wrong with it and with what it leaves.
-    pub(crate) fn observe(&mut self, body: impl FnOnce(&Group) -> Vec<String>) -> Vec<String> {
+    pub(crate) fn observe(&mut self, host_growth: u64, body: impl FnOnce(&Group) -> Vec<String>) -> Vec<String> {
         let (before, host_bytes) = (Census::take(), resident_bytes());
         let watch = Watch::start(&self.neighbour, None);
         let mut problems = body(&self.group);
         problems.extend(watch.stop(true));
         problems.extend(self.next_task(&self.shared));
-        problems.extend(self.aftermath(&before, host_bytes, HOST_GROWTH));
+        problems.extend(self.aftermath(&before, host_bytes, host_growth));
         problems
     }
 

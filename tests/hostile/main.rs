@@ -22,6 +22,8 @@ mod e_abi;
 mod f_wasi;
 mod g_proposals;
 mod h_taken_over;
+mod i_information;
 
 mod edges;
 mod traps;
+mod wild;

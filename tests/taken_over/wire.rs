@@ -191,8 +191,12 @@ impl Host {
             "writes-without-credit" => (0..100_000).for_each(|_| self.data(task, b"x")),
             "writes-much-without-credit" => (0..1000).for_each(|_| self.data(task, &[0; 65536])),
             "prints-without-credit" => {
-                let output = Output { stream: Stream::Stdout, truncated: false, bytes: &[b'x'; 65536] };
-                (0..1000).for_each(|_| self.say(&ToHost::Output(task, output)));
+                let output = Output { stream: Stream::Stdout, truncated: false, bytes: &[b'x'; 65537] };
+                self.say(&ToHost::Output(task, output));
+            }
+            "prints-more-than-it-may" => {
+                let output = Output { stream: Stream::Stdout, truncated: false, bytes: &[b'x'; 4096] };
+                (0..10_000).for_each(|_| self.say(&ToHost::Output(task, output)));
             }
             "prints-escapes" => {
                 let output = Output { stream: Stream::Stdout, truncated: true, bytes: b"\x1b]0;owned\x07\n\xff" };
