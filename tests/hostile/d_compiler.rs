@@ -126,14 +126,18 @@ pub(crate) fn bombs() -> Vec<Row> {
     vec![
         over("one function of 7 MB", Name::FunctionBytes, |binary| {
             binary.function(&[], |function| {
-                (0..7_000_000).for_each(|_| drop(function.instruction(&Instruction::Nop)));
+                (0..7_000_000).for_each(|_| {
+                    function.instruction(&Instruction::Nop);
+                });
                 function.instruction(&Instruction::End);
             });
         }),
         over("a million tiny functions", Name::Functions, |binary| binary.empty_functions(1_000_000)),
         over("50k locals in 1000 functions", Name::Locals, |binary| {
             for _ in 0..1000 {
-                binary.function(&[(50_000, ValType::I64)], |function| drop(function.instruction(&Instruction::End)));
+                binary.function(&[(50_000, ValType::I64)], |function| {
+                    function.instruction(&Instruction::End);
+                });
             }
         }),
         over("br_table with millions of targets", Name::JumpTargets, |binary| {
@@ -149,8 +153,12 @@ pub(crate) fn bombs() -> Vec<Row> {
         over("blocks inside one another", Name::Nesting, |binary| {
             binary.function(&[], |function| {
                 let block = Instruction::Block(wasm_encoder::BlockType::Empty);
-                (0..20_000).for_each(|_| drop(function.instruction(&block)));
-                (0..=20_000).for_each(|_| drop(function.instruction(&Instruction::End)));
+                (0..20_000).for_each(|_| {
+                    function.instruction(&block);
+                });
+                (0..=20_000).for_each(|_| {
+                    function.instruction(&Instruction::End);
+                });
             });
         }),
         over("a million types", Name::Items, |binary| binary.types(999_000)),
@@ -192,7 +200,9 @@ pub(crate) fn bombs() -> Vec<Row> {
         within("4,900 blocks with a jump out of each", |binary| {
             binary.function(&[], |function| {
                 let block = Instruction::Block(wasm_encoder::BlockType::Empty);
-                (0..4900).for_each(|_| drop(function.instruction(&block)));
+                (0..4900).for_each(|_| {
+                    function.instruction(&block);
+                });
                 for depth in 0..4900 {
                     function.instruction(&Instruction::I32Const(0));
                     function.instruction(&Instruction::BrIf(4899 - depth));
@@ -214,14 +224,20 @@ pub(crate) fn bombs() -> Vec<Row> {
         }),
         within("a constant stack of 200k values", |binary| {
             binary.function(&[], |function| {
-                (0..200_000).for_each(|number| drop(function.instruction(&Instruction::I32Const(number))));
-                (0..200_000).for_each(|_| drop(function.instruction(&Instruction::Drop)));
+                (0..200_000).for_each(|number| {
+                    function.instruction(&Instruction::I32Const(number));
+                });
+                (0..200_000).for_each(|_| {
+                    function.instruction(&Instruction::Drop);
+                });
                 function.instruction(&Instruction::End);
             });
         }),
         {
             let mut binary = Binary::new();
-            binary.function(&[], |function| drop(function.instruction(&end)));
+            binary.function(&[], |function| {
+                function.instruction(&end);
+            });
             bytes("a bomb's neighbour", binary.finish())
         },
     ]

@@ -223,19 +223,27 @@ fn modules() -> Vec<Row> {
         // `_start` is one of them.
         ("functions", Name::Functions, |binary, count| binary.empty_functions(count - 1)),
         ("locals", Name::Locals, |binary, count| {
-            binary.function(&[(count, ValType::I32)], |function| drop(function.instruction(&Instruction::End)));
+            binary.function(&[(count, ValType::I32)], |function| {
+                function.instruction(&Instruction::End);
+            });
         }),
         // The size of the body: no locals (1 byte), instructions, and their end.
         ("function", Name::FunctionBytes, |binary, count| {
             binary.function(&[], |function| {
-                (0..count - 2).for_each(|_| drop(function.instruction(&Instruction::Nop)));
+                (0..count - 2).for_each(|_| {
+                    function.instruction(&Instruction::Nop);
+                });
                 function.instruction(&Instruction::End);
             });
         }),
         ("nesting", Name::Nesting, |binary, count| {
             binary.function(&[], |function| {
-                (0..count).for_each(|_| drop(function.instruction(&Instruction::Block(BlockType::Empty))));
-                (0..=count).for_each(|_| drop(function.instruction(&Instruction::End)));
+                (0..count).for_each(|_| {
+                    function.instruction(&Instruction::Block(BlockType::Empty));
+                });
+                (0..=count).for_each(|_| {
+                    function.instruction(&Instruction::End);
+                });
             });
         }),
         // One type, one export, and the segments.

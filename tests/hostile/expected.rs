@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use sandgate::{ExecError, KilledBy, LimitName, LossCause, ModuleLimitName, Outcome, Rejection, TrapKind};
+use sandgate::{ExecError, KilledBy, LimitName, ModuleLimitName, Outcome, Rejection, TrapKind};
 use sandgate_tests::{guests_dir, repository, worker};
 
 /// What must come of a row.
@@ -27,7 +27,6 @@ pub(crate) enum Expected {
     Module(ModuleLimitName),
     /// By the library, before anything was sent, with all of this in the text.
     Refused(&'static [&'static str]),
-    Lost(fn(&LossCause) -> bool, &'static str),
     AnyOf(Vec<Expected>),
 }
 
@@ -91,7 +90,6 @@ impl Expected {
                 matches!(end.rejection(), Some(Rejection::ModuleLimit { limit: found, .. }) if limit == found)
             }
             (Expected::Refused(parts), End::Refused(_)) => end.rejection().is_none() && has(parts),
-            (Expected::Lost(is, _), End::Outcome(Outcome::WorkerLost { loss })) => is(&loss.cause),
             _ => false,
         }
     }

@@ -155,13 +155,6 @@ fn misbehaves(&(id, then, comes): &Row) -> Vec<String> {
         (Err(error), _) => return vec![format!("there is no gateway: {error:?}")],
     };
     let timeout = Duration::from_millis(200);
-    let body = {
-        let gateway = gateway.clone();
-        move || attend(&gateway, then, timeout)
-    };
-    let (started, ends) = within(LIMIT, "the ends of a worker that was taken over", body);
-    let took = started.elapsed();
-    let mut problems = Vec::new();
     let most = BOUND
         + match then {
             Then::Waits | Then::Terminates => Duration::ZERO,
@@ -169,6 +162,13 @@ fn misbehaves(&(id, then, comes): &Row) -> Vec<String> {
             Then::Kills => GRACE,
             Then::TimesOut => timeout + GRACE,
         };
+    let body = {
+        let gateway = gateway.clone();
+        move || attend(&gateway, then, timeout, most)
+    };
+    let (started, ends) = within(LIMIT, "the ends of a worker that was taken over", body);
+    let took = started.elapsed();
+    let mut problems = Vec::new();
     if took > most {
         problems.push(format!("the end came after {took:?}, the bound is {most:?}"));
     }
@@ -188,7 +188,7 @@ fn misbehaves(&(id, then, comes): &Row) -> Vec<String> {
 }
 
 /// Runs a task and opens a channel, does what is to be done, and waits for the ends of both.
-fn attend(gateway: &Gateway, then: Then, timeout: Duration) -> (Instant, Result<Vec<End>, String>) {
+fn attend(gateway: &Gateway, then: Then, timeout: Duration, most: Duration) -> (Instant, Result<Vec<End>, String>) {
     let module = Module::from_bytes(*b"any bytes are a module to it").expect("bytes");
     let call = sandgate::Call::start();
     let call = match then {
@@ -209,7 +209,7 @@ fn attend(gateway: &Gateway, then: Then, timeout: Duration) -> (Instant, Result<
         Then::Kills => drop(task.kill()),
         Then::Terminates => drop(gateway.terminate(Duration::ZERO)),
     }
-    let end = |channel: &Channel| match channel.wait_close_timeout(LIMIT - BOUND) {
+    let end = |channel: &Channel| match channel.wait_close_timeout(most + BOUND) {
         Ok(()) => Ok(channel.outcome().expect("it has ended")),
         Err(WaitError::Ended(outcome)) => Ok(outcome),
         Err(error) => Err(error.to_string()),

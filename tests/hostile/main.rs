@@ -18,6 +18,7 @@ mod a_control;
 mod b_stack;
 mod c_memory;
 mod d_compiler;
+mod directories;
 mod e_abi;
 mod f_wasi;
 mod g_proposals;
@@ -25,5 +26,6 @@ mod h_taken_over;
 mod i_information;
 
 mod edges;
+mod many;
 mod traps;
 mod wild;

@@ -277,17 +277,27 @@ impl Binary {
     pub(crate) fn finish(self) -> Vec<u8> {
         let mut module = Module::new();
         module.section(&self.types);
-        self.imports.iter().for_each(|section| drop(module.section(section)));
+        if let Some(section) = &self.imports {
+            module.section(section);
+        }
         module.section(&self.functions);
-        self.tables.iter().for_each(|section| drop(module.section(section)));
-        self.memories.iter().for_each(|section| drop(module.section(section)));
+        if let Some(section) = &self.tables {
+            module.section(section);
+        }
+        if let Some(section) = &self.memories {
+            module.section(section);
+        }
         module.section(&self.exports);
-        self.elements.iter().for_each(|section| drop(module.section(section)));
+        if let Some(section) = &self.elements {
+            module.section(section);
+        }
         if let Some(data) = &self.data {
             module.section(&wasm_encoder::DataCountSection { count: data.len() });
         }
         module.section(&self.code);
-        self.data.iter().for_each(|section| drop(module.section(section)));
+        if let Some(section) = &self.data {
+            module.section(section);
+        }
         for (name, data) in &self.custom {
             module.section(&CustomSection { name: name.into(), data: data.into() });
         }

@@ -4,7 +4,7 @@
 //! A guest takes calls from its channel and makes them, one after the other. A call that waits for ever is killed, and
 //! another guest goes on with the next.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use sandgate::{Channel, Gateway, Limits, Module, Outcome, ReceiveError};
@@ -26,11 +26,17 @@ const PATIENCE: Duration = Duration::from_millis(120);
 const CALL_BYTES: usize = 80;
 
 /// One call.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct WildCall {
     name: &'static str,
     function: usize,
     arguments: Vec<i64>,
+}
+
+impl fmt::Display for WildCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.name, self.arguments)
+    }
 }
 
 /// How a function may answer.
@@ -122,16 +128,16 @@ fn make(gateway: &Gateway, caller: &Module, calls: &[WildCall], wild: Wild) -> V
             .and_then(|()| answer(channel, wild));
         match answer {
             Ok(Some(status)) if (wild.is_status)(status) => {}
-            Ok(Some(status)) => problems.push(format!("{call:?} gives {status}")),
+            Ok(Some(status)) => problems.push(format!("{call} gives {status}")),
             // It waits, or the task is over.
             Ok(None) => guest = None,
             Err(problem) => {
-                problems.push(format!("{call:?}: {problem}"));
+                problems.push(format!("{call}: {problem}"));
                 guest = None;
             }
         }
         if !gateway.is_alive() {
-            problems.push(format!("{call:?} has cost the worker: {:?}", gateway.exit_cause()));
+            problems.push(format!("{call} has cost the worker: {:?}", gateway.exit_cause()));
             return problems;
         }
     }

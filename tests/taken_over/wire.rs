@@ -14,7 +14,7 @@ use rustix::stdio::stdin;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::{FrameReader, Header};
 use sandgate_wire::isolation::{Layer, Report, State};
-use sandgate_wire::message::{Close, Encoded, HostHello, Output, Stream, WorkerHello, WorkerStatus, kind};
+use sandgate_wire::message::{Close, Encoded, Output, Stream, WorkerHello, WorkerStatus, kind};
 use sandgate_wire::outcome::{Rejection, TrapKind};
 use sandgate_wire::transport::{Descriptors, SendHalf, unix_socket};
 use sandgate_wire::{ChannelId, Outcome, ToHost, ToWorker};
@@ -26,7 +26,6 @@ pub(crate) const ENGINE: &str = "taken over";
 struct Host {
     socket: UnixStream,
     frames: FrameReader,
-    hello: HostHello,
     /// The execution that the host has asked for last, and its channel that belongs to none.
     task: ChannelId,
     plain: ChannelId,
@@ -36,9 +35,9 @@ struct Host {
 pub(crate) fn run(id: &str) {
     let own = || stdin().try_clone_to_owned().unwrap();
     let mut frames = FrameReader::new(Box::new(unix_socket(own(), Descriptors::Accept).1));
-    let Some(Ok(ToWorker::Hello(hello))) = frames.read_frame().unwrap().map(ToWorker::decode) else { exit(2) };
+    let Some(Ok(ToWorker::Hello(_))) = frames.read_frame().unwrap().map(ToWorker::decode) else { exit(2) };
     let nobody = ChannelId::CONNECTION;
-    let mut host = Host { socket: own().into(), frames, hello, task: nobody, plain: nobody };
+    let mut host = Host { socket: own().into(), frames, task: nobody, plain: nobody };
     match id {
         "never-says-hello" => rest(),
         "says-garbage-for-hello" => host.raw(&[0xa5; 4096]),
