@@ -173,6 +173,7 @@ pub(crate) fn bombs() -> Vec<Row> {
             bare(&format!("(memory 1) (data (i32.const 0) \"{}\")", "x".repeat(5000)), ""),
         )
         .on("module=4K")
+        .alone()
         .expect(Expected::Module(Name::ModuleBytes)),
         within("passive segments of 48 MiB", |binary| binary.data(48, 1 << 20)),
         within("a custom section of 48 MiB", |binary| binary.custom("x", 48 << 20)),

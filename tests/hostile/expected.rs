@@ -114,7 +114,10 @@ pub(crate) fn text_problems(end: &End) -> Vec<String> {
             wanted.push(feature.clone());
             wanted.extend(offered.then(|| "profile=".to_owned()));
         }
-        (_, Some(Rejection::UnknownImport { import, .. })) => wanted.push(import.clone()),
+        // A name with escapes in it is shown in another way.
+        (_, Some(Rejection::UnknownImport { import, .. })) if !import.contains(char::is_control) => {
+            wanted.push(import.clone())
+        }
         _ => {}
     }
     let lacks = wanted.into_iter().filter(|part| !text.contains(part.as_str()));

@@ -24,8 +24,10 @@ mod f_wasi;
 mod g_proposals;
 mod h_taken_over;
 mod i_information;
+mod native;
 
 mod edges;
 mod many;
+mod table;
 mod traps;
 mod wild;

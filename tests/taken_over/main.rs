@@ -1,7 +1,8 @@
 //! A worker that has been taken over, for tests: it misbehaves as the id of its gateway says.
 //!
 //! A test names it in a spec, as in `id=half-a-frame//worker=PATH`. The host's hello carries the id, which is looked at before
-//! anything is read ([`peek`]). [`wire`] has what such a worker writes. As a compiler it is good or bad by the module it
+//! anything is read ([`peek`]). [`wire`] has what such a worker writes, and
+//! [`native`] what it does behind a real lock-down. As a compiler it is good or bad by the module it
 //! gets ([`compiler`]).
 #![expect(
     clippy::unwrap_used,
@@ -10,6 +11,7 @@
 )]
 
 mod compiler;
+mod native;
 mod peek;
 mod wire;
 
@@ -21,6 +23,10 @@ fn main() {
         compiler::run();
     } else if role == WORKER_ARGUMENT {
         let id = peek::gateway_id();
+        if id.starts_with(native::PREFIX) {
+            // Does not return: it serves when the attack has come to nothing.
+            sandgate_worker::testing::run_if_taken_over(native::attack);
+        }
         wire::run(&id);
     } else {
         eprintln!("this is started as a worker, by a test");
