@@ -272,7 +272,10 @@ fn modules() -> Vec<Row> {
             _ => row,
         });
     }
-    let module = Binary::new().finish();
+    // Larger than the task that comes next.
+    let mut large = Binary::new();
+    large.custom("padding", 500);
+    let module = large.finish();
     for (spare, fits) in [(1, true), (0, true), (-1, false)] {
         let limit = i64::try_from(module.len()).unwrap_or(0) + spare;
         let row = bytes(format!("module: {} of {limit} bytes", module.len()), module.clone())

@@ -3,7 +3,7 @@
 use crate::expected::Expected;
 use crate::house::check;
 use crate::row::{Row, bytes, row};
-use crate::wasm::{bare, with_memory};
+use crate::wasm::{Binary, bare, with_memory};
 
 /// A proposal, what it may be called in a rejection, and the smallest modules that need it.
 type Proposal = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -35,7 +35,6 @@ const NEVER: &[Proposal] = &[
             ("an exception's type", "(func (param exnref))"),
         ],
     ),
-    ("legacy exceptions", &["exception"], &[("try and catch_all", "(func (try (do) (catch_all)))")]),
     (
         "gc",
         &["gc", "garbage"],
@@ -155,6 +154,12 @@ fn rows() -> Vec<Row> {
                 .on("profile=relaxed-simd,tail-call,wide-arithmetic"),
         );
     }
+    // Written in bytes, since there is no text for it any more: try, catch_all, end.
+    let mut legacy = Binary::new();
+    legacy.function(&[], |function| {
+        function.raw([0x06, 0x40, 0x19, 0x0b, 0x0b]);
+    });
+    rows.push(bytes("legacy exceptions", legacy.finish()).rejected(&["exception"]));
     let component = ::wat::parse_str("(component (core module (func)))").expect("a component");
     rows.push(bytes("a component with a module", component).rejected(&["component"]));
     rows
