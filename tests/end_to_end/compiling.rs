@@ -95,7 +95,13 @@ fn scratch() {
         };
         let usage = std::fs::read_to_string("/proc/self/stat").unwrap();
         let fields: Vec<&str> = usage.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
-        eprintln!("BOMB {name}: {} bytes, {:?} (children cpu {} ticks): {}", module.bytes().len(), start.elapsed(), fields[13], &said[..said.len().min(300)]);
+        eprintln!(
+            "BOMB {name}: {} bytes, {:?} (children cpu {} ticks): {}",
+            module.bytes().len(),
+            start.elapsed(),
+            fields[13],
+            &said[..said.len().min(300)]
+        );
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn run() {
             let _ = socket.read_to_end(&mut Vec::new());
         }
         Some("stops itself") => drop(kill_process(getpid(), Signal::STOP)),
-        Some("crashes") => drop(kill_process(getpid(), Signal::ABORT)),
+        Some("crashes") => drop(kill_process(getpid(), Signal::TRAP)),
         Some("exits") => {}
         Some("writes garbage") => drop(socket.write_all(&[0xa5; 4096])),
         Some("announces more than it wrote") => say(done(ENGINE, u64::MAX)),
