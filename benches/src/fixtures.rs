@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use sandgate::{Group, Module};
+use sandgate::{Group, GroupBuilder, Module};
 
 #[derive(Debug)]
 pub(crate) struct Fixtures {
@@ -27,9 +27,15 @@ impl Fixtures {
         Ok(Module::from_file(self.guests.join(name).with_extension("wasm"))?)
     }
 
+    /// The start of a group.
+    #[expect(clippy::unused_self, reason = "whoever has fixtures has a worker")]
+    pub(crate) fn builder(&self) -> GroupBuilder {
+        Group::builder().cache(None)
+    }
+
     /// A new group of so many gateways.
     pub(crate) fn group(&self, gateways: usize) -> Result<Group> {
-        let group = Group::builder().cache(None).build();
+        let group = self.builder().build();
         group.make_gateways(vec!["popen"; gateways])?;
         Ok(group)
     }

@@ -13,6 +13,7 @@
 
 mod first_result;
 mod fixtures;
+mod hostile;
 mod idle;
 mod machine;
 mod peer;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::fixtures::Fixtures;
 use crate::machine::Machine;
@@ -44,6 +45,8 @@ use crate::rows::{Effort, Row};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench --", after_help = ENVIRONMENT)]
 struct Cli {
+    #[command(subcommand)]
+    program: Option<Program>,
     /// Takes fewer samples in fewer rounds: to see that all works, not to compare
     #[arg(long)]
     quick: bool,
@@ -65,6 +68,32 @@ struct Cli {
     /// Prints the names of the rows and what they measure
     #[arg(long)]
     list: bool,
+}
+
+/// What is measured without a peer, each with a table of its own.
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Program {
+    /// Time past the deadline at which each kind of hostile guest is stopped
+    Interruption {
+        /// Runs of each kind
+        #[arg(long, default_value_t = 200)]
+        runs: u32,
+    },
+    /// Hostile executions in a row, and what host and worker hold meanwhile
+    Hostile {
+        /// How many
+        #[arg(long, default_value_t = 10_000)]
+        count: u32,
+    },
+    /// What each layer of the defence costs
+    Layers {
+        /// How often each is measured, with and without in turn
+        #[arg(long, default_value_t = 15)]
+        rounds: u32,
+        /// Tasks of 100 µs in a sample
+        #[arg(long, default_value_t = 200)]
+        tasks: u32,
+    },
 }
 
 const ENVIRONMENT: &str = "\
@@ -93,6 +122,14 @@ fn run(cli: &Cli) -> Result<bool> {
         return Ok(true);
     }
     let fixtures = Fixtures::from_environment()?;
+    match cli.program {
+        Some(Program::Interruption { runs }) => return hostile::interruption::run(&fixtures, runs).map(|()| true),
+        Some(Program::Hostile { count }) => return hostile::many::run(&fixtures, count).map(|()| true),
+        Some(Program::Layers { rounds, tasks }) => {
+            return hostile::layers::run(&fixtures, rounds, tasks).map(|()| true);
+        }
+        None => {}
+    }
     let peer = if cli.no_peer { None } else { Some(Peer::from_environment()?) };
     let rounds = cli.rounds.map_or(effort.rounds(), NonZeroU32::get);
 

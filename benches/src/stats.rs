@@ -51,7 +51,7 @@ impl Spread {
 }
 
 /// The value below which a share of the samples lies, between two neighbours in proportion.
-fn quantile(samples: &[f64], share: f64) -> Option<f64> {
+pub(crate) fn quantile(samples: &[f64], share: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let position = share * sorted.len().checked_sub(1)? as f64;

@@ -24,6 +24,8 @@ use crate::worker_binary;
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// What a compiler that has hit a bug exits with; see `exit_code` of the worker.
 const EXIT_BUG: i32 = 5;
+/// What a compiler that was refused memory exits with.
+const EXIT_OUT_OF_MEMORY: i32 = 6;
 /// What the kernel ends a process with that has used up its processor time, and what a process that gets no more memory
 /// ends itself with.
 const SIGXCPU: i32 = 24;
@@ -90,6 +92,7 @@ fn blame(loss: &WorkerLoss, wanted: &Wanted<'_>) -> Option<Rejection> {
         LossCause::Signaled { signal } => {
             Some(Rejection::Compilation { message: format!("the compiler crashed on it, with signal {signal}") })
         }
+        LossCause::Exited { code: EXIT_OUT_OF_MEMORY } => Some(over(ModuleLimitName::CompileMemory, wanted)),
         LossCause::Exited { code: EXIT_BUG } => {
             Some(Rejection::Compilation { message: "it hits a bug in the compiler".to_owned() })
         }

@@ -1,10 +1,15 @@
 //! Modules that attack the compiler, the artefact cache, and a program that is as large as real ones are.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sandgate::{Call, CompileError, ExecError, Group, Module, ModuleLimits, Outcome, Rejection, Spec, cache};
-use sandgate_tests::{LIMIT, cpython, group, guest, wat, worker};
+use sandgate::{
+    Call, Channel, CompileError, ExecError, Group, Module, ModuleLimitName, ModuleLimits, OutputSink, Rejection, Spec,
+    cache,
+};
+use sandgate_tests::{LIMIT, cpython, wat, worker};
 
 /// A group with a cache of its own.
 fn cached(directory: &Path, spec: Spec) -> Group {
@@ -51,57 +56,139 @@ fn nested(kind: u8, depth: usize, inner: &[u8]) -> Vec<u8> {
     [&[kind, 0x40, 0x20, 0, 0x0d, 0].repeat(depth)[..], inner, &[0x0b].repeat(depth)].concat()
 }
 
+/// A module that takes Cranelift many seconds: functions of half a megabyte, each within the limits.
+fn bomb(number: u8) -> Module {
+    let blocks = nested(2, 900, &[0x41, number, 0x1a]).repeat(80);
+    functions(10, 0, &[&blocks[..], &[0x20, 0]].concat())
+}
+
+/// Why a module was refused.
+#[track_caller]
+fn rejection(result: Result<Channel, ExecError>) -> Rejection {
+    match result {
+        Err(ExecError::Rejected { reason, .. }) => reason,
+        other => panic!("not rejected: {other:?}"),
+    }
+}
+
+fn limits(set: impl FnOnce(&mut ModuleLimits)) -> Spec {
+    let mut limits = ModuleLimits::default();
+    set(&mut limits);
+    Spec::popen().with_module_limits(limits)
+}
+
 #[test]
-fn scratch() {
-    let get = [0x20, 0];
-    let end = |code: Vec<u8>| [&code[..], &get].concat();
-    let adds = |n: usize| [&get[..], &[0x20, 0, 0x6a].repeat(n)].concat();
-    let table = |depth: usize, count: usize| {
-        let targets: Vec<u8> = (0..count).flat_map(|n| leb(n % depth)).collect();
-        end([&[2, 0x40].repeat(depth)[..], &get, &[0x0e], &leb(count), &targets, &[0], &[0x0b].repeat(depth)].concat())
-    };
-    let spill: Vec<u8> = (0..9000_usize)
-        .flat_map(|n| [&[0x20][..], &leb(1 + n * 7919 % 9000), &get, &[0x6a, 0x21], &leb(1 + n)].concat())
-        .collect();
-    let cases: Vec<(&str, Module)> = vec![
-        ("blocks", functions(1, 0, &end(nested(2, 4900, &[]).repeat(30)))),
-        ("loops", functions(1, 0, &end(nested(3, 4900, &[]).repeat(30)))),
-        ("flat ifs", functions(1, 0, &end([0x20, 0, 0x04, 0x40, 0x20, 0, 0x21, 0, 0x0b].repeat(110_000)))),
-        ("add chain", functions(1, 0, &adds(345_000))),
-        ("deep expr", functions(1, 0, &[get.repeat(345_000), vec![0x6a; 344_999]].concat())),
-        ("loads", functions(1, 0, &[&get[..], &[0x28, 0, 0].repeat(345_000)].concat())),
-        ("stores", functions(1, 0, &end([0x20, 0, 0x20, 0, 0x36, 0, 0].repeat(149_000)))),
-        ("br_table same", functions(1, 0, &table(1, 990_000))),
-        ("br_table all", functions(1, 0, &table(4900, 480_000))),
-        ("locals in loops", functions(1, 9_000, &end(nested(3, 4900, &spill)))),
-        ("locals in loops x8", functions(1, 9_000, &end(nested(3, 4900, &spill.repeat(8))))),
-        ("div", functions(1, 0, &[&get[..], &[0x20, 0, 0x6d].repeat(345_000)].concat())),
-        ("calls", functions(1, 0, &[&get[..], &[0x10, 0].repeat(250_000)].concat())),
-        ("fills", functions(1, 0, &end([0x20, 0, 0x20, 0, 0x20, 0, 0xfc, 0x0b, 0].repeat(25_000)))),
-        ("200k functions", functions(199_000, 0, &get)),
-        ("6000 x 9k locals", functions(6000, 9_000, &get)),
-        ("64 of add chain", functions(60, 0, &adds(345_000))),
-        ("60 of locals", functions(60, 9_000, &end(nested(3, 4900, &spill.repeat(8))))),
-    ];
-    for (name, module) in cases {
-        let directory = tempfile::tempdir().unwrap();
-        let group = cached(directory.path(), Spec::popen());
+fn a_compile_bomb_costs_what_it_may_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let time = Duration::from_millis(700);
+    let group = cached(directory.path(), limits(|limits| limits.compile_time = time));
+    std::thread::scope(|scope| {
         let start = Instant::now();
-        let result = group[0].remote_exec(&module);
-        let said = match &result {
-            Ok(_) => "ok".to_owned(),
-            Err(ExecError::Rejected { reason, .. }) => reason.to_string(),
-            Err(other) => format!("{other:?}"),
+        let bombed = scope.spawn(|| rejection(group[0].remote_exec(&bomb(1))));
+        // Another module is compiled meanwhile.
+        let module = wat("(module (func (export \"_start\")))");
+        group[0].remote_exec(&module).unwrap().wait_close_timeout(LIMIT).unwrap();
+        let reason = bombed.join().unwrap();
+        assert!(start.elapsed() < time + Duration::from_secs(10), "{:?}", start.elapsed());
+        let Rejection::ModuleLimit { limit: ModuleLimitName::CompileTime, value: 700, .. } = reason else {
+            panic!("{reason:?}")
         };
-        let usage = std::fs::read_to_string("/proc/self/stat").unwrap();
-        let fields: Vec<&str> = usage.rsplit(')').next().unwrap().split_ascii_whitespace().collect();
-        eprintln!(
-            "BOMB {name}: {} bytes, {:?} (children cpu {} ticks): {}",
-            module.bytes().len(),
-            start.elapsed(),
-            fields[13],
-            &said[..said.len().min(300)]
+        assert!(reason.to_string().contains("compile-time="), "{reason}");
+    });
+    let group = cached(directory.path(), limits(|limits| limits.compile_memory_bytes = 160 << 20));
+    let reason = rejection(group[0].remote_exec(&bomb(2)));
+    let Rejection::ModuleLimit { limit: ModuleLimitName::CompileMemory, value, .. } = reason else {
+        panic!("{reason:?}")
+    };
+    assert_eq!(value, 160 << 20);
+    assert!(reason.to_string().contains("compile-memory="), "{reason}");
+    let entries = cache::entries(directory.path()).unwrap();
+    assert_eq!(entries.len(), 1, "nothing of the bombs is kept: {entries:?}");
+}
+
+#[test]
+fn a_caller_waits_no_longer_than_it_wants() {
+    let directory = tempfile::tempdir().unwrap();
+    let group = cached(directory.path(), Spec::popen());
+    let call = Call::start().compile_timeout(Duration::from_millis(300));
+    match group[0].remote_exec_with(&bomb(3), &call) {
+        Err(ExecError::Compile { source: CompileError::Timeout(timeout), .. }) => {
+            assert_eq!(timeout, Duration::from_millis(300));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn limits_and_profiles_hold_for_what_is_compiled_already() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = wat("(module (func (param v128)) (func (export \"_start\")))");
+    let simd = Spec::popen().profile("simd".parse().unwrap());
+    let run = |spec: Spec| cached(directory.path(), spec)[0].remote_exec(&module);
+    run(simd.clone()).unwrap();
+    for _ in 0..2 {
+        let reason = rejection(run(Spec::popen()));
+        assert!(
+            matches!(&reason, Rejection::Feature { feature, offered: true, .. } if feature == "simd"),
+            "{reason:?}"
         );
+    }
+    let narrow = ModuleLimits { functions: 1, ..ModuleLimits::default() };
+    let reason = rejection(run(simd.with_module_limits(narrow)));
+    let expected = (ModuleLimitName::Functions, 2, 1);
+    assert!(
+        matches!(reason, Rejection::ModuleLimit { limit, found, value, .. } if (limit, found, value) == expected),
+        "{reason:?}"
+    );
+    assert_eq!(cache::entries(directory.path()).unwrap().len(), 1);
+}
+
+#[test]
+fn one_module_is_compiled_once_and_many_stay_within_the_cache() {
+    let directory = tempfile::tempdir().unwrap();
+    let bound = 256 << 10;
+    let group = Group::builder().cache(Some(directory.path().to_owned())).cache_bytes(bound).build();
+    group.make_gateway(Spec::popen().worker(worker())).unwrap();
+    let module = wat("(module (func (export \"_start\")))");
+    for _ in 0..1000 {
+        group[0].remote_exec(&module).unwrap();
+    }
+    let first = cache::entries(directory.path()).unwrap();
+    assert_eq!(first.len(), 1);
+    for number in 0..60 {
+        group[0]
+            .remote_exec(&wat(&format!("(module (func (export \"_start\")) (func (export \"f{number}\")))")))
+            .unwrap();
+    }
+    let kept = cache::entries(directory.path()).unwrap();
+    assert!(kept.iter().map(|entry| entry.bytes).sum::<u64>() <= bound && kept.len() > 5, "{kept:?}");
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, kept.len(), "no locks are left");
+}
+
+#[test]
+fn an_artefact_that_was_tampered_with_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let module = wat("(module (func (export \"_start\")))");
+    let path = |entry: &cache::Entry| directory.path().join(&entry.key).with_extension("artefact");
+    let compile = || {
+        // A store is shared by groups of one directory, so the directory is named in another way each time.
+        static NAMES: AtomicUsize = AtomicUsize::new(0);
+        let name = directory.path().file_name().unwrap();
+        let again = (0..NAMES.fetch_add(1, Ordering::Relaxed))
+            .fold(directory.path().to_owned(), |path, _| path.join("..").join(name));
+        let group = cached(&again, Spec::popen());
+        group[0].remote_exec(&module).unwrap().wait_close_timeout(LIMIT).unwrap();
+        let entries = cache::entries(directory.path()).unwrap();
+        std::fs::read(path(&entries[0])).unwrap()
+    };
+    let good = compile();
+    let entries = cache::entries(directory.path()).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    for tampered in [&bad[..], &good[..good.len() / 2], b"", b"\x7fELF"] {
+        std::fs::write(path(&entries[0]), tampered).unwrap();
+        assert!(compile() == good, "{} bytes were believed", tampered.len());
     }
 }
 
@@ -109,17 +196,13 @@ fn scratch() {
 fn a_whole_cpython_needs_no_flag() {
     let Some(path) = cpython() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let of_sink = std::sync::Arc::clone(&lines);
-    let sink = sandgate::OutputSink::callback(move |line| of_sink.lock().unwrap().push(line.text));
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let of_sink = Arc::clone(&lines);
+    let sink = OutputSink::callback(move |line| of_sink.lock().unwrap().push(line.text));
     let group = Group::builder().cache(Some(directory.path().to_owned())).output(sink).build();
     group.make_gateway(Spec::popen().worker(worker())).unwrap();
     let module = Module::from_file(path).unwrap();
-    let start = Instant::now();
     let call = Call::start().argv(["-I", "-S", "-c", "print(sum(range(10)))"]);
-    let channel = group[0].remote_exec_with(&module, &call).unwrap();
-    eprintln!("compiled in {:?}", start.elapsed());
-    let outcome = channel.wait_close_timeout(LIMIT);
-    eprintln!("ran in {:?}: {outcome:?} {:?}", start.elapsed(), lines.lock().unwrap());
-    eprintln!("{:?}", cache::entries(directory.path()));
+    group[0].remote_exec_with(&module, &call).unwrap().wait_close_timeout(LIMIT).unwrap();
+    assert_eq!(*lines.lock().unwrap(), ["45"]);
 }

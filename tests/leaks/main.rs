@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use sandgate::{Channel, Event, Gateway, GatewayError, Group, OutputSink};
 use sandgate_tests::{
-    LIMIT, State, assert_echoes, assert_no_leaks, builder, children_of, eventually, group, module, popen, run,
-    run_with, sibling, spec, within,
+    LIMIT, State, assert_echoes, assert_no_leaks, builder, children_of, eventually, group, module, popen,
+    resident_bytes, run, run_with, sibling, spec, within,
 };
 
 /// What memory may grow by while a million messages are not read. That many would take ten times as much.
@@ -179,13 +179,6 @@ fn memory_stays_flat_under_a_flood() {
     flood.wait_close_timeout(LIMIT).unwrap();
     let end = resident_bytes();
     assert!(end < before.0 + FLAT_BYTES, "the host has grown from {} to {end} bytes", before.0);
-}
-
-/// Resident memory of this process.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size() as u64
 }
 
 fn worker_bytes(group: &Group) -> u64 {

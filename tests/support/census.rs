@@ -80,6 +80,17 @@ pub fn assert_no_leaks<T>(what: &str, body: impl FnOnce() -> T) -> T {
     value
 }
 
+/// Resident memory of this process in bytes.
+///
+/// # Panics
+///
+/// When `/proc` cannot be read.
+pub fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").expect("/proc/self/statm");
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
+    pages * rustix::param::page_size() as u64
+}
+
 /// The children of the process `parent`, in the order of their ids.
 ///
 /// # Panics

@@ -50,7 +50,7 @@ pub fn eventually(limit: Duration, what: &str, condition: impl FnMut() -> bool) 
 }
 
 /// As [`eventually`], for callers who have more to say about a failure.
-pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         let late = start.elapsed() >= limit;

@@ -11,19 +11,21 @@ use crate::profile::Profile;
 /// What a module may be and what compiling it may cost. On by default; the defaults admit a whole CPython.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleLimits {
-    /// Bytes of the module; `module=`. Default: 64 MiB.
+    /// Bytes of the module, counted as those of a function are; `module=`. Default: 64 MiB.
     pub module_bytes: u64,
     /// Functions, the imported ones included; `functions=`. Default: 200,000.
     pub functions: u32,
-    /// Bytes of one function's body; `function=`. Default: 1 MiB.
+    /// Bytes of one function's body, where each local and each value that a call, a block or a branch passes counts as one
+    /// more; `function=`. Default: 512 KiB. The largest of CPython has 107 KiB.
     pub function_bytes: u64,
     /// Locals of one function; `locals=`. Default: 10,000.
     pub locals: u32,
-    /// Blocks inside one another; `nesting=`. Default: 5,000.
+    /// Blocks inside one another; `nesting=`. Default: 1,000.
     pub nesting: u32,
     /// Targets of all jump tables together; `jumps=`. Default: 1,000,000.
     pub jump_targets: u64,
-    /// Types, imports, exports, globals, data and element segments together; `items=`. Default: 200,000.
+    /// Types with their parameters and results, imports, exports, tables, globals, segments with their elements, and operations of
+    /// constants beyond one, all together; `items=`. Default: 200,000.
     pub items: u32,
     /// Time one compilation may take; `compile-time=`. Default: 120 s.
     pub compile_time: Duration,
@@ -36,9 +38,9 @@ impl Default for ModuleLimits {
         ModuleLimits {
             module_bytes: 64 << 20,
             functions: 200_000,
-            function_bytes: 1 << 20,
+            function_bytes: 512 << 10,
             locals: 10_000,
-            nesting: 5_000,
+            nesting: 1_000,
             jump_targets: 1_000_000,
             items: 200_000,
             compile_time: Duration::from_secs(120),
@@ -55,7 +57,7 @@ pub struct Shape {
     pub module_bytes: u64,
     /// Functions, the imported ones included.
     pub functions: u32,
-    /// Bytes of the largest function's body.
+    /// Bytes of the largest function's body, counted as the limit does.
     pub function_bytes: u64,
     /// Most locals of a function.
     pub locals: u32,

@@ -23,7 +23,7 @@ use sandgate_wire::{ModuleId, ModuleLimits, Outbox, Profile, ToHost, ToWorker};
 use sha2::{Digest, Sha256};
 
 use crate::preflight::{self, Checked};
-use crate::process::Surroundings;
+use crate::process::{Surroundings, exit_code};
 use crate::worker::WorkerError;
 use crate::{bulk, ending, engine};
 
@@ -123,6 +123,7 @@ pub(crate) fn run(
         .name("writer".to_owned())
         .spawn(move || outbox_of_thread.run_writer())
         .map_err(|source| WorkerError::System { what: "start a thread", source })?;
+    tell_out_of_memory(request.limits.compile_memory_bytes);
     // All threads are there before the last wall is, and the module is not looked at until it is.
     let (sealed, is_sealed) = mpsc::channel();
     let compiling = on_large_stack(move || {
@@ -141,6 +142,18 @@ pub(crate) fn run(
     outbox.shutdown();
     let _ = writer.join();
     Ok(())
+}
+
+/// Cranelift and the engine panic when some of their allocations fail. What is left tells such a panic from a bug.
+fn tell_out_of_memory(limit: u64) {
+    let other = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let much = usize::try_from(limit / 4).unwrap_or(usize::MAX);
+        if Vec::<u8>::new().try_reserve_exact(much).is_err() {
+            std::process::exit(exit_code::OUT_OF_MEMORY);
+        }
+        other(panic);
+    }));
 }
 
 /// Runs the compiler where its recursion over deeply nested code has room.

@@ -38,6 +38,8 @@ pub mod exit_code {
     pub const SYSTEM: i32 = 4;
     /// A bug in the worker; standard error has the panic.
     pub const BUG: i32 = 5;
+    /// A compiler was refused memory.
+    pub const OUT_OF_MEMORY: i32 = 6;
 }
 
 /// Becomes a worker or a compiler if this process was started to be one, and does not return then. Otherwise notes that

@@ -200,7 +200,6 @@ fn operations_on_everything_stop_soon() {
         "(drop (table.grow $t (ref.null func) (i32.const 1)))",
     ] {
         let took = longest_stop(body);
-        eprintln!("{took:>12?} {body}");
         assert!(took < BOUND, "{body} took {took:?} to stop");
     }
 }
