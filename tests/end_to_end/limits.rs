@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sandgate::{Call, Channel, ExecError, LimitName, Limits, LossCause, Module, Outcome, Spec, WaitError};
+use sandgate::{Call, Channel, ExecError, LimitName, Limits, LossCause, Module, Outcome, WaitError};
 use sandgate_tests::{LIMIT, Watched, builder, group, spec, wat};
 
 #[track_caller]
@@ -16,6 +16,15 @@ fn outcome(channel: &Channel) -> Outcome {
 
 fn endless() -> Module {
     wat(r#"(module (func (export "_start") (loop $again (br $again))))"#)
+}
+
+/// Sends one byte, and then computes for ever.
+fn says_and_computes() -> Module {
+    wat(r#"(module (import "sandgate_v1" "channel_send" (func $send (param i32 i32 i32 i32 i32 i64) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (drop (call $send (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i64.const -1)))
+                (loop $again (br $again))))"#)
 }
 
 /// Makes two channels, and exits with the negated status of the second.
@@ -120,7 +129,8 @@ fn what_cannot_be_interrupted_is_killed_with_its_worker() {
     let channel = group[0].remote_exec_with(&endless(), &Call::start().limits(limits)).unwrap();
     check_killed(&channel, &sibling, &Outcome::TimedOut { after });
     let sibling = group[1].remote_exec(&endless()).unwrap();
-    let channel = group[1].remote_exec(&endless()).unwrap();
+    let channel = group[1].remote_exec(&says_and_computes()).unwrap();
+    channel.receive_timeout::<u8>(LIMIT).unwrap();
     let start = Instant::now();
     let killed = channel.kill().unwrap();
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
@@ -146,15 +156,15 @@ fn a_directory_is_reached_from_a_locked_down_worker() {
     let text = |path: &str| {
         let length = path.len();
         wat(&format!(
-            r#"(module (memory (export "memory") 1) (data (i32.const 1024) "{path}")
-                (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            r#"(module (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
                 (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1) (data (i32.const 1024) "{path}")
                 (func (export "_start") (call $exit (call $open (i32.const 3) (i32.const 1) (i32.const 1024)
                     (i32.const {length}) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 8)))))"#
         ))
     };
     let group = builder().build();
-    let gateway = group.make_gateway(Spec::popen().dir("/data", directory.path())).unwrap();
+    let gateway = group.make_gateway(spec("popen").dir("/data", directory.path())).unwrap();
     assert_eq!(outcome(&gateway.remote_exec(&text("file")).unwrap()), Outcome::Returned);
     for path in ["../file", "/etc/passwd"] {
         let outcome = outcome(&gateway.remote_exec(&text(path)).unwrap());
