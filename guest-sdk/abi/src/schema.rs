@@ -55,7 +55,7 @@ pub const ENTRY_VERSION: u8 = 1;
 pub const ENTRY_HEADER_BYTES: usize = 5;
 
 /// Most bytes of the section that are looked at; a larger one describes nothing.
-pub const MAX_SECTION_BYTES: usize = 64 * 1024;
+pub const MAX_SECTION_BYTES: usize = 48 * 1024;
 
 /// Longest body of an entry in bytes.
 pub const MAX_ENTRY_BYTES: usize = 16 * 1024;

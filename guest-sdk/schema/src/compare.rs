@@ -25,7 +25,7 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
-            write!(f, "at `{}`: ", self.path)?;
+            write!(f, "at {}: ", self.path)?;
         }
         write!(f, "`{}` here, `{}` there", self.ours, self.theirs)
     }

@@ -133,6 +133,12 @@ impl TypeSchema {
         &self.definitions[index]
     }
 
+    /// A part of this type as a type of its own.
+    #[must_use]
+    pub fn part(&self, node: &Node) -> TypeSchema {
+        TypeSchema { root: node.clone(), definitions: Arc::clone(&self.definitions) }
+    }
+
     /// Whether a successful task sends no item of this type, which is so for `()` alone.
     pub fn is_unit(&self) -> bool {
         self.root == Node::Unit

@@ -287,15 +287,15 @@ fn types_are_compared_by_encoding_and_names() {
     assert_eq!(differ::<Tree, Tree>(), "");
     assert_eq!(differ::<(u8, u8), [u8; 2]>(), "");
     assert_eq!(differ::<Pair, (u8, u8)>(), "");
-    assert_eq!(differ::<Rose<u8>, Rose<Option<u8>>>(), "at `.value`: `u8` here, `u8?` there");
+    assert_eq!(differ::<Rose<u8>, Rose<Option<u8>>>(), "at .value: `u8` here, `u8?` there");
     assert_eq!(differ::<Mine, Swapped>(), "`field id` here, `field tags` there");
-    assert_eq!(differ::<Mine, Wider>(), "at `.tags[]`: `Tag` here, `u64` there");
+    assert_eq!(differ::<Mine, Wider>(), "at .tags[]: `Tag` here, `u64` there");
     assert_eq!(differ::<Mine, Longer>(), "`no more fields` here, `field more` there");
-    assert_eq!(differ::<(u8, String), (u8, u32)>(), "at `.1`: `string` here, `u32` there");
-    assert_eq!(differ::<HasOpaque, HasOpaque>(), "at `.it`: `opaque `Opaque`` here, `opaque `Opaque`` there");
+    assert_eq!(differ::<(u8, String), (u8, u32)>(), "at .1: `string` here, `u32` there");
+    assert_eq!(differ::<HasOpaque, HasOpaque>(), "at .it: `opaque `Opaque`` here, `opaque `Opaque`` there");
     assert_eq!(
         differ::<Option<Pair>, Option<Mine>>(),
-        "at `?`: `Pair(u8, u8)` here, `Mine { id: u32, tags: [Tag] }` there"
+        "at ?: `Pair(u8, u8)` here, `Mine { id: u32, tags: [Tag] }` there"
     );
 }
 
