@@ -17,4 +17,5 @@ mod outcomes;
 mod output;
 mod payloads;
 mod recycling;
+mod schemas;
 mod termination;

@@ -155,7 +155,9 @@ impl<'a> Decoder<'a> {
     fn variant<'v>(&mut self, name: &str, variants: &'v [Variant]) -> Result<&'v Variant, SchemaError> {
         let at = self.number(32).ok_or_else(|| SchemaError::new(name, ENDED))?;
         let found = usize::try_from(at).ok().and_then(|at| variants.get(at));
-        found.ok_or_else(|| SchemaError::new(format!("{name} with {} variants", variants.len()), format!("variant {at}")))
+        found.ok_or_else(|| {
+            SchemaError::new(format!("{name} with {} variants", variants.len()), format!("variant {at}"))
+        })
     }
 
     fn items(&mut self, count: u128, item: &Node) -> Result<Value, SchemaError> {
@@ -168,9 +170,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn tuple(&mut self, nodes: &[Node]) -> Result<Value, SchemaError> {
-        let items = nodes.iter().enumerate().map(|(at, node)| {
-            self.node(node).map_err(|error| error.within(format_args!("[{at}]")))
-        });
+        let items = nodes
+            .iter()
+            .enumerate()
+            .map(|(at, node)| self.node(node).map_err(|error| error.within(format_args!("[{at}]"))));
         items.collect::<Result<_, _>>().map(Value::Array)
     }
 

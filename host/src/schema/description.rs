@@ -31,6 +31,9 @@ pub enum DescribeError {
     /// The module is not acceptable, or could not be compiled.
     #[error(transparent)]
     Exec(#[from] ExecError),
+    /// The group has no living gateway, for whose engine the module would be compiled.
+    #[error("there is no living gateway")]
+    NoGateway,
     /// What was said about it is not a description.
     #[error("module `{module}` has no readable description")]
     Unreadable {
@@ -49,6 +52,12 @@ pub enum Mismatch {
         /// The task.
         task: String,
     },
+    /// What was said about the module is not a description.
+    #[error("it has no readable description")]
+    Unreadable,
+    /// The module's description of its tasks is of no use.
+    #[error("its description of its tasks cannot be read")]
+    Trouble(#[source] ReadError),
     /// The program's `main` has no description.
     #[error("only named tasks have types")]
     NotATask,
@@ -104,6 +113,9 @@ impl ModuleDescription {
 
     pub(crate) fn check(&self, task: Option<&str>, expected: &Expected) -> Result<(), Mismatch> {
         let name = task.ok_or(Mismatch::NotATask)?;
+        if let Some(trouble) = &self.trouble {
+            return Err(Mismatch::Trouble(trouble.clone()));
+        }
         let task = self.task(name).ok_or_else(|| Mismatch::NoTask { task: name.to_owned() })?;
         let name = || name.to_owned();
         if let Some(ours) = &expected.arguments {

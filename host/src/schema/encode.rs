@@ -7,9 +7,8 @@ use serde_json::{Map, Number, Value};
 
 use super::error::{SchemaError, quoted};
 use super::{base64, is_text_key};
+use crate::budget::MAX_VALUE_DEPTH;
 
-/// Deepest nesting of types while a value is encoded.
-const MAX_DEPTH: u32 = 512;
 /// Most variants that an error lists.
 const MAX_LISTED: usize = 12;
 
@@ -77,8 +76,9 @@ struct Encoder<'a> {
 
 impl Encoder<'_> {
     fn node(&mut self, node: &Node, value: &Value) -> Result<(), SchemaError> {
-        if self.depth == MAX_DEPTH {
-            return Err(SchemaError::value("a value that nests less deep", value));
+        if self.depth == MAX_VALUE_DEPTH {
+            let expected = format!("a value that nests at most {MAX_VALUE_DEPTH} levels deep");
+            return Err(SchemaError::value(expected, value));
         }
         self.depth += 1;
         self.node_inside(node, value)?;
@@ -233,9 +233,8 @@ impl Encoder<'_> {
 
     /// What a key is, and where it belongs among others.
     fn key_order<'t>(&self, key: &Node, text: &'t str) -> Option<Order<'t>> {
-        let within = |low: i128, high: i128| {
-            text.parse().ok().filter(|number| (low..=high).contains(number)).map(Order::Signed)
-        };
+        let within =
+            |low: i128, high: i128| text.parse().ok().filter(|number| (low..=high).contains(number)).map(Order::Signed);
         let up_to = |high: u128| text.parse().ok().filter(|number| *number <= high).map(Order::Unsigned);
         match self.bare(key) {
             Node::String => Some(Order::Text(text)),
