@@ -142,6 +142,6 @@ fn a_module_that_describes_itself_badly_is_described_without_tasks_and_runs() {
     assert!(describe(&"x".repeat(100_000)).trouble.is_some());
     assert!(describe(r"\02\01\00\00\00x").tasks.is_empty(), "of another version");
     // A task that it does not have, of a type that it does not decode: its own word.
-    let lies = describe(r"\01\0a\00\00\00\04lies\00\00\00\09");
+    let lies = describe(r"\01\09\00\00\00\04lies\00\00\00\09");
     assert_eq!((lies.tasks.len(), lies.trouble), (1, None));
 }

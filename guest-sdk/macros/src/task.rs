@@ -104,16 +104,13 @@ fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bo
     let inputs = function.sig.inputs.iter().skip(usize::from(takes_channel));
     let parameters = inputs.zip(types).enumerate().map(|(at, (input, ty))| {
         let name = parameter_name(input).unwrap_or_else(|| format!("argument_{}", at + 1));
-        quote!(schema::ParameterType {
-            name: #name,
-            ty: schema::Described::<#ty>::TYPE,
-            text: ::core::stringify!(#ty),
-        })
+        let text = text_of(ty);
+        quote!(schema::ParameterType { name: #name, ty: schema::Described::<#ty>::TYPE, text: #text })
     });
     let (result, result_text) = match &function.sig.output {
         ReturnType::Type(_, ty) if !matches!(**ty, Type::Never(_)) => match &**ty {
             // A type that cannot be named elsewhere.
-            ty if mentions(ty, "impl") => (quote!(::core::option::Option::None), quote!(::core::stringify!(#ty))),
+            ty if mentions(ty, "impl") => (quote!(::core::option::Option::None), text_of(ty)),
             ty => (
                 quote! {
                     match (schema::DescribedResult::<#ty>::TYPE, schema::IsResult::<#ty>::YES) {
@@ -121,10 +118,10 @@ fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bo
                         (of_result, _) => of_result,
                     }
                 },
-                quote!(::core::stringify!(#ty)),
+                text_of(ty),
             ),
         },
-        _ => (quote!(schema::Described::<()>::TYPE), quote!("()")),
+        _ => (quote!(schema::Described::<()>::TYPE), "()".to_owned()),
     };
     quote! {
         const DESCRIPTION: ::sandgate_guest::__private::schema::TaskEntry = {
@@ -149,6 +146,17 @@ fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bo
         #[cfg(not(target_arch = "wasm32"))]
         const _: &::sandgate_guest::__private::schema::TaskEntry = &DESCRIPTION;
     }
+}
+
+/// A type as people write it, since tokens are printed with a space between any two.
+fn text_of(ty: &Type) -> String {
+    let mut text = quote!(#ty).to_string();
+    for (spaced, close) in
+        [(" :: ", "::"), (" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ","), ("& ", "&"), (" ;", ";")]
+    {
+        text = text.replace(spaced, close);
+    }
+    text
 }
 
 fn parameter_name(input: &FnArg) -> Option<String> {
