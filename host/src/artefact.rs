@@ -43,7 +43,7 @@ pub(crate) struct Artefact {
     bytes: u64,
     /// What its module says of itself, encoded, and decoded once somebody asks.
     description: Vec<u8>,
-    described: OnceLock<Option<ModuleDescription>>,
+    described: OnceLock<Option<Box<ModuleDescription>>>,
 }
 
 impl Artefact {
@@ -64,7 +64,7 @@ impl Artefact {
 
     /// What its module says of itself, if that can be read.
     pub(crate) fn described(&self) -> Option<&ModuleDescription> {
-        self.described.get_or_init(|| ModuleDescription::read(&self.description)).as_ref()
+        self.described.get_or_init(|| ModuleDescription::read(&self.description).map(Box::new)).as_deref()
     }
 
     /// Another descriptor of the same memory.

@@ -372,7 +372,7 @@ impl Connection {
             let described = artefact.described().ok_or(Mismatch::Unreadable);
             described
                 .and_then(|described| described.check(call.task.as_deref(), expected))
-                .map_err(|source| ExecError::Mismatch { module: module.name().to_owned(), source })?;
+                .map_err(|source| ExecError::Mismatch { module: module.name().to_owned(), source: Box::new(source) })?;
         }
         let arguments: Option<Message> = match &call.arguments {
             None => None,

@@ -239,7 +239,7 @@ pub enum ExecError {
         /// The module's name.
         module: String,
         /// What does not fit.
-        source: Mismatch,
+        source: Box<Mismatch>,
     },
     /// Name, program arguments and limits together are larger than one frame.
     #[error("call of {length} bytes is larger than the maximum of {maximum}; pass large arguments as values")]

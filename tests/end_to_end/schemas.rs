@@ -133,7 +133,8 @@ fn a_module_that_describes_itself_badly_is_described_without_tasks_and_runs() {
         let run = |call: Call| group[0].remote_exec_with(&module, &call);
         run(Call::task("t")).unwrap().wait_close_timeout(LIMIT).unwrap();
         let refused = run(Call::task("t").checked_args(&()).unwrap());
-        let is_trouble = matches!(&refused, Err(ExecError::Mismatch { source: Mismatch::Trouble(_), .. }));
+        let is_trouble =
+            matches!(&refused, Err(ExecError::Mismatch { source, .. }) if matches!(**source, Mismatch::Trouble(_)));
         assert_eq!(is_trouble, described.trouble.is_some(), "{refused:?}");
         assert_eq!(described.task_names().collect::<Vec<_>>(), ["t"]);
         described
