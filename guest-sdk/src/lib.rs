@@ -62,6 +62,9 @@ pub use crate::operation::{
     ArgsError, CloseError, DecodeError, EncodeError, NewChannelError, ReceiveError, SendError, WaitError,
 };
 
+/// Derives [`Schema`](trait@Schema): see [`task`](macro@crate::task), and for its
+/// attributes the one of [`sandgate_schema`](derive@sandgate_schema::Schema).
+pub use sandgate_guest_macros::GuestSchema as Schema;
 /// Makes a function a named task, which the host runs by `remote_exec_fn`.
 ///
 /// The function stays as it is and can be called as before; the module gets an export named `sandgate_task:NAME`. One
@@ -106,9 +109,44 @@ pub use crate::operation::{
 /// The function is free, not async, not unsafe and has no generic parameters. The export needs an attribute that
 /// `#![forbid(unsafe_code)]` refuses, although no unsafe code is involved. The names of a module's tasks differ, wherever
 /// they are defined.
+///
+/// # Description
+///
+/// The module gets a custom section that describes the task: its name, this documentation (1 KiB of it), its parameters
+/// and its result. A type that implements [`Schema`] is described, any other one is *opaque*: the task works all the same,
+/// but a host cannot make its arguments from JSON. Numbers, texts, options, tuples, lists, maps, channels and what consists
+/// of these have a schema; your own types derive one:
+///
+/// ```no_run
+/// use sandgate_guest::{Schema, task};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, Schema)]
+/// struct Job {
+///     name: String,
+///     sizes: Vec<u32>,
+/// }
+///
+/// /// Adds all sizes.
+/// #[task]
+/// fn total(job: Job) -> u32 {
+///     job.sizes.iter().sum()
+/// }
+///
+/// fn main() {}
+/// ```
 pub use sandgate_guest_macros::task;
+pub use sandgate_schema::__private::Schema;
+
+/// Types that describe themselves.
+pub mod schema {
+    pub use sandgate_guest_macros::GuestSchema as Schema;
+    pub use sandgate_schema::*;
+}
 
 #[doc(hidden)]
 pub mod __private {
+    pub use sandgate_schema::__private as schema;
+
     pub use crate::task::{KindOfResult, KindOfValue, ResultKind, Returned, ValueKind, run_task};
 }

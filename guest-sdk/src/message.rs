@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 
 use sandgate_abi::status;
+use sandgate_schema::{Schema, Type};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -154,6 +155,10 @@ impl Scope {
 }
 
 /// As its position in the message's list of channels. A channel that stands several times in a value is listed once.
+impl Schema for Channel {
+    const TYPE: &'static Type = &Type::Channel;
+}
+
 impl Serialize for Channel {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let index = TRAVELLING.with_borrow_mut(|list| match list {

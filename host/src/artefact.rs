@@ -30,6 +30,7 @@ use crate::compile::{check, compile};
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
+use crate::schema::ModuleDescription;
 
 /// Most artefacts kept in memory by one process, and most bytes of them. Workers that have them keep them.
 const MAX_IN_MEMORY: usize = 256;
@@ -40,6 +41,9 @@ const MAX_IN_MEMORY_BYTES: u64 = 1 << 30;
 pub(crate) struct Artefact {
     memory: OwnedFd,
     bytes: u64,
+    /// What its module says of itself, encoded, and decoded once somebody asks.
+    description: Vec<u8>,
+    described: OnceLock<Option<Box<ModuleDescription>>>,
 }
 
 impl Artefact {
@@ -47,7 +51,20 @@ impl Artefact {
     pub(crate) fn seal(memory: OwnedFd) -> io::Result<Artefact> {
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
         let bytes = rustix::fs::fstat(&memory)?.st_size.unsigned_abs();
-        Ok(Artefact { memory, bytes })
+        Ok(Artefact { memory, bytes, description: Vec::new(), described: OnceLock::new() })
+    }
+
+    pub(crate) fn with_description(self, description: Vec<u8>) -> Artefact {
+        Artefact { description, ..self }
+    }
+
+    pub(crate) fn description(&self) -> &[u8] {
+        &self.description
+    }
+
+    /// What its module says of itself, if that can be read.
+    pub(crate) fn described(&self) -> Option<&ModuleDescription> {
+        self.described.get_or_init(|| ModuleDescription::read(&self.description).map(Box::new)).as_deref()
     }
 
     /// Another descriptor of the same memory.

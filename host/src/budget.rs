@@ -16,8 +16,8 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 /// Deepest nesting of containers, options and enums in one message.
 pub const MAX_VALUE_DEPTH: u32 = 128;
 /// Elements, fields and variants that a message may hold for each of its bytes, and besides.
-const VALUES_PER_BYTE: u64 = 16;
-const FREE_VALUES: u64 = 4096;
+pub(crate) const VALUES_PER_BYTE: u64 = 16;
+pub(crate) const FREE_VALUES: u64 = 4096;
 
 /// What is left for one message.
 #[derive(Debug)]

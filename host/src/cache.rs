@@ -1,7 +1,7 @@
 //! The directory of compiled modules: what is in it, and how to make it smaller.
 //!
 //! ```text
-//!  KEY.artefact   magic │ key │ SHA-256 of the rest │ length of the shape │ shape │ native code
+//!  KEY.artefact   magic │ key │ SHA-256 of the rest │ length of the facts │ facts: shape, description │ native code
 //!  KEY.lock       held by the one process that compiles, and removed by it
 //!  .sandgate-*    an artefact that is being written; it appears under its name whole or not at all
 //! ```
@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
+use sandgate_wire::description::MAX_DESCRIPTION_BYTES;
 use sandgate_wire::module_limits::Shape;
 use sha2::{Digest, Sha256};
 
@@ -25,11 +26,11 @@ use crate::artefact::{Artefact, Key, memory};
 use crate::deadline::Deadline;
 
 /// Opens an artefact file; changes with its layout.
-const FILE_MAGIC: [u8; 8] = *b"SGARTEF2";
-/// Magic, key, digest and the length of the shape.
+const FILE_MAGIC: [u8; 8] = *b"SGARTEF3";
+/// Magic, key, digest and the length of the facts.
 const HEADER_BYTES: usize = 8 + 32 + 32 + 4;
-/// Most bytes of a shape.
-const MAX_SHAPE_BYTES: usize = 256;
+/// Most bytes of the facts.
+const MAX_FACTS_BYTES: usize = 256 + MAX_DESCRIPTION_BYTES;
 const SUFFIX: &str = "artefact";
 const TEMPORARY: &str = ".sandgate-";
 /// How long another process may take to make an artefact before this one makes its own.
@@ -291,14 +292,14 @@ impl CacheEntry {
             return Err(io::Error::other("it is not the artefact that its name says"));
         }
         let length = length.iter().rev().fold(0, |length: usize, byte| length << 8 | usize::from(*byte));
-        if length > MAX_SHAPE_BYTES {
+        if length > MAX_FACTS_BYTES {
             return Err(io::Error::other("its header makes no sense"));
         }
-        let mut shape = vec![0; length];
-        file.read_exact(&mut shape)?;
+        let mut facts = vec![0; length];
+        file.read_exact(&mut facts)?;
         let mut hash = Sha256::new();
         hash.update(&header[HEADER_BYTES - 4..]);
-        hash.update(&shape);
+        hash.update(&facts);
         let mut copy = File::from(memory("sandgate-artefact")?);
         let mut buffer = vec![0; 128 * 1024];
         loop {
@@ -312,23 +313,23 @@ impl CacheEntry {
         if hash.finalize().as_slice() != digest {
             return Err(io::Error::other("its bytes have changed"));
         }
-        let shape = postcard::from_bytes(&shape).map_err(io::Error::other)?;
+        let (shape, description) = postcard::from_bytes(&facts).map_err(io::Error::other)?;
         // On a file system that takes no times it is the oldest, and made anew once it is gone.
         let _ = file.set_modified(SystemTime::now());
-        Ok(Some((Artefact::seal(copy.into())?, shape)))
+        Ok(Some((Artefact::seal(copy.into())?.with_description(description), shape)))
     }
 
     /// Writes the artefact; whoever reads sees all of it or nothing.
     pub(crate) fn write(&self, artefact: &Artefact, shape: &Shape) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        let shape = postcard::to_stdvec(shape).map_err(io::Error::other)?;
-        let length = u32::try_from(shape.len()).map_err(io::Error::other)?.to_le_bytes();
+        let facts = postcard::to_stdvec(&(shape, artefact.description())).map_err(io::Error::other)?;
+        let length = u32::try_from(facts.len()).map_err(io::Error::other)?.to_le_bytes();
         let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(directory)?;
         file.write_all(&[0; HEADER_BYTES])?;
-        file.write_all(&shape)?;
+        file.write_all(&facts)?;
         let mut hash = Sha256::new();
         hash.update(length);
-        hash.update(&shape);
+        hash.update(&facts);
         let mut buffer = vec![0; 128 * 1024];
         let mut at = 0;
         loop {

@@ -6,6 +6,7 @@ use sandgate_wire::{ExecutionGrants, Limits};
 use serde::Serialize;
 
 use crate::error::CodecError;
+use crate::schema::{self, Expected, Schema, SchemaError, TaskSchema, TypeSchema};
 use crate::value::{self, Encoded};
 
 /// One execution to be: an entry point, arguments and limits.
@@ -26,6 +27,8 @@ pub struct Call {
     pub(crate) limits: Option<Limits>,
     pub(crate) grants: Option<ExecutionGrants>,
     pub(crate) compile_timeout: Option<Duration>,
+    /// What the types of the task have to be.
+    pub(crate) expected: Option<Expected>,
 }
 
 impl Call {
@@ -46,6 +49,48 @@ impl Call {
     /// [`CodecError`] if they cannot be serialised.
     pub fn args<T: Serialize + ?Sized>(mut self, arguments: &T) -> Result<Call, CodecError> {
         self.arguments = Some(value::encode(arguments)?);
+        Ok(self)
+    }
+
+    /// As [`args`](Self::args), and the task's parameters have to be of the types in `T`: a tuple, as for `args`. Otherwise
+    /// the call is refused with [`ExecError::Mismatch`](crate::ExecError::Mismatch), and nothing runs.
+    ///
+    /// What is compared is the encoding and the names of fields and variants; see
+    /// [`TypeSchema::compare`](crate::schema::TypeSchema::compare). It costs about as much as the types are long, without
+    /// asking the worker. The types are those of the module's own description: a check against mistakes, not against a module
+    /// that lies.
+    ///
+    /// ```
+    /// use sandgate::Call;
+    ///
+    /// let call = Call::task("process_item").checked_args(&(7_u32,))?.checked_result::<u64>();
+    /// # Ok::<(), sandgate::CodecError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CodecError`] if they cannot be serialised.
+    pub fn checked_args<T: Serialize + Schema + ?Sized>(self, arguments: &T) -> Result<Call, CodecError> {
+        let mut call = self.args(arguments)?;
+        call.expected.get_or_insert_default().arguments = Some(TypeSchema::of::<T>());
+        Ok(call)
+    }
+
+    /// The task's result, the item that it sends last, has to be of this type, as
+    /// [`checked_args`](Self::checked_args) has it of the arguments; `()` if it sends none.
+    #[must_use]
+    pub fn checked_result<T: Schema + ?Sized>(mut self) -> Call {
+        self.expected.get_or_insert_default().result = Some(TypeSchema::of::<T>());
+        self
+    }
+
+    /// The arguments as JSON, for a task as its module describes it; see
+    /// [`encode_arguments`](crate::schema::encode_arguments).
+    ///
+    /// # Errors
+    /// [`SchemaError`] names the argument and the place in it that does not fit.
+    pub fn json_args(mut self, task: &TaskSchema, arguments: &serde_json::Value) -> Result<Call, SchemaError> {
+        let bytes = schema::encode_arguments(task, arguments)?.into();
+        self.arguments = Some(Encoded { bytes, channels: Vec::new() });
         Ok(self)
     }
 

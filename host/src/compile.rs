@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
+use sandgate_wire::description::MAX_DESCRIPTION_BYTES;
 use sandgate_wire::frame::{Frame, FrameError, FrameReader};
 use sandgate_wire::launch::COMPILER_ARGUMENT;
 use sandgate_wire::message::{Compile, Compiled};
@@ -44,10 +45,12 @@ pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecErro
     let _turn = Turn::wait(wanted.deadline).ok_or_else(|| wanted.timed_out())?;
     let limit = Deadline::after(wanted.limits.compile_time);
     match ask(wanted, limit.sooner(wanted.deadline)) {
-        Ok(Answer::Compiled(Compiled::Done { engine: theirs, shape, .. }, artefact)) if theirs == engine => {
+        Ok(Answer::Compiled(Compiled::Done { engine: theirs, shape, description, .. }, artefact))
+            if theirs == engine =>
+        {
             // The compiler has compared them; one that was taken over may have not, for its own module.
             check(&shape, wanted).map_err(rejected)?;
-            Ok((artefact, shape))
+            Ok((artefact.with_description(description), shape))
         }
         Ok(Answer::Compiled(Compiled::Done { engine: theirs, .. }, _)) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
@@ -181,6 +184,12 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> 
         let message = format!("it announced {bytes} bytes and wrote {}", artefact.bytes());
         return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
     }
+    if let Compiled::Done { description, .. } = &compiled
+        && description.len() > MAX_DESCRIPTION_BYTES
+    {
+        let message = format!("it described the module with {} bytes", description.len());
+        return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
+    }
     Ok(Answer::Compiled(compiled, artefact))
 }
 
@@ -242,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_compiler_that_stops_anywhere_in_its_answer_is_given_up() {
-        let compiled = Compiled::Done { engine: "e".to_owned(), bytes: 3, shape: Shape::default() };
+        let compiled =
+            Compiled::Done { engine: "e".to_owned(), bytes: 3, shape: Shape::default(), description: vec![1] };
         let encoded = ToHost::Compiled(compiled.clone()).encode();
         let length = u32::try_from(encoded.body.len()).unwrap();
         let header = sandgate_wire::frame::Header { length, kind: encoded.kind, flags: 0, channel: encoded.channel };

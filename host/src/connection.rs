@@ -34,6 +34,7 @@ use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::process::Process;
 use crate::reader;
+use crate::schema::{DescribeError, Mismatch, ModuleDescription};
 use crate::spec::Spec;
 use crate::table::Table;
 use crate::usage::Usage;
@@ -367,6 +368,12 @@ impl Connection {
         let grants = call.grants.clone().unwrap_or_else(|| self.spec.grants().execution.clone());
         let codegen = Codegen::of(&limits, &grants, self.spec.has_epochs());
         let artefact = self.compiled(module, codegen, call.compile_timeout)?;
+        if let Some(expected) = &call.expected {
+            let described = artefact.described().ok_or(Mismatch::Unreadable);
+            described
+                .and_then(|described| described.check(call.task.as_deref(), expected))
+                .map_err(|source| ExecError::Mismatch { module: module.name().to_owned(), source: Box::new(source) })?;
+        }
         let arguments: Option<Message> = match &call.arguments {
             None => None,
             Some(encoded) => Some(message_for(self, encoded.clone()).map_err(ExecError::Arguments)?),
@@ -433,6 +440,19 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// What a module says of itself; it is compiled for that, as its first execution would have it.
+    /// The worker only has to have said hello.
+    pub(crate) fn describe(
+        &self,
+        module: &Module,
+        timeout: Option<Duration>,
+    ) -> Result<ModuleDescription, DescribeError> {
+        let codegen = Codegen::of(self.spec.limits(), &self.spec.grants().execution, self.spec.has_epochs());
+        let artefact = self.compiled(module, codegen, timeout)?;
+        let described = artefact.described().cloned();
+        described.ok_or_else(|| DescribeError::Unreadable { module: module.name().to_owned() })
     }
 
     fn check_open(&self) -> Result<(), ExecError> {

@@ -16,6 +16,8 @@ use sandgate_wire::{LimitName, Limits};
 
 use crate::vetting;
 
+use crate::schema::Mismatch;
+
 /// A value could not be turned into bytes or back.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -231,6 +233,14 @@ pub enum ExecError {
     /// The arguments cannot be sent.
     #[error("arguments cannot be sent")]
     Arguments(#[source] SendError),
+    /// The task takes or gives other types than the call was made for.
+    #[error("module `{module}` does not fit the call")]
+    Mismatch {
+        /// The module's name.
+        module: String,
+        /// What does not fit.
+        source: Box<Mismatch>,
+    },
     /// Name, program arguments and limits together are larger than one frame.
     #[error("call of {length} bytes is larger than the maximum of {maximum}; pass large arguments as values")]
     CallTooLarge {

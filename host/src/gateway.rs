@@ -15,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::error::{ExecError, StatusError};
 use crate::module::Module;
 use crate::recycle::Recycled;
+use crate::schema::{DescribeError, ModuleDescription};
 use crate::spec::Spec;
 use crate::termination::{GatewayReport, terminate_all};
 use crate::workers::Workers;
@@ -135,6 +136,23 @@ impl Gateway {
     /// [`ExecError`].
     pub fn remote_exec_with(&self, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.workers.execute(module, call)
+    }
+
+    /// What the module says of itself: its imports, exports and tasks with their types. Blocks while it is compiled, if
+    /// nobody has compiled it yet; none of its code runs.
+    ///
+    /// # Errors
+    /// [`DescribeError`]; a module that would not be executed is not described.
+    pub fn describe(&self, module: &Module) -> Result<ModuleDescription, DescribeError> {
+        self.connection().describe(module, None)
+    }
+
+    /// [`describe`](Self::describe) that waits at most `timeout` for the compilation.
+    ///
+    /// # Errors
+    /// [`DescribeError`].
+    pub fn describe_timeout(&self, module: &Module, timeout: Duration) -> Result<ModuleDescription, DescribeError> {
+        self.connection().describe(module, Some(timeout))
     }
 
     /// Makes a channel that belongs to no execution; a task gets its other end inside a value. It belongs to the worker of

@@ -24,6 +24,7 @@ use crate::multi::MultiChannel;
 use crate::output::{OutputRouter, OutputSink};
 use crate::process::{Launch, launch};
 use crate::recycle::Recycle;
+use crate::schema::{DescribeError, ModuleDescription};
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
 use crate::workers::{Launcher, Workers, end_now};
@@ -306,6 +307,16 @@ impl Group {
     }
 
     // ---- executions ----
+
+    /// What a module says of itself; see [`Gateway::describe`]. The first living member's limits and profile decide whether
+    /// the module is acceptable.
+    ///
+    /// # Errors
+    /// [`DescribeError`].
+    pub fn describe(&self, module: &Module) -> Result<ModuleDescription, DescribeError> {
+        let living = self.iter().find(|gateway| gateway.is_alive()).ok_or(DescribeError::NoGateway)?;
+        living.describe(module)
+    }
 
     /// Runs the module's `main` on every member and returns the channels in their order. Blocks only while the module is
     /// compiled.

@@ -18,4 +18,5 @@ mod outcomes;
 mod output;
 mod payloads;
 mod recycling;
+mod schemas;
 mod termination;

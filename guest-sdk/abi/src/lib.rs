@@ -68,9 +68,15 @@
 //! | traps | nothing, or [`report::ERROR`] | trapped, with its kind and backtrace |
 //!
 //! A report of [`report::ERROR`] is forgotten when the guest calls any other function of this page afterwards: it went on.
+//!
+//! # Description
+//!
+//! A module can describe its named tasks, with the types of their parameters and results: see [`schema`].
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+
+pub mod schema;
 
 /// Version of this contract. It is part of [`IMPORT_MODULE`], so that a module built for another version is refused when
 /// it is loaded, by name.

@@ -9,12 +9,21 @@
 //!         let value = add(channel, a0, a1);
 //!         value's kind decides: nothing, an error to report, or a last item to send
 //!     })
+//! static ENTRY: [u8; N]                                             in the custom section `sandgate.tasks`
 //! ```
+//!
+//! The entry describes the task: its parameters and its result with their types, as far as these have a schema, and its
+//! documentation. It is a constant, and no part of the guest's memory.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, ItemFn, Result, Signature, Type};
+use syn::{Error, FnArg, ItemFn, Pat, Result, ReturnType, Signature, Type};
+
+use crate::attributes;
+
+/// Most bytes of a task's documentation that go into the module.
+const MAX_HELP_BYTES: usize = 1024;
 
 /// How the task takes its own channel.
 enum ChannelParameter {
@@ -58,10 +67,14 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
         types => quote!((#(#types),*)),
     };
 
+    let description = description(&function, &name, &types, !matches!(channel, ChannelParameter::None));
+
     Ok(quote! {
         #function
 
         const _: () = {
+            #description
+
             // Without the export, which only the wasm target has, this still type-checks the arguments and the result.
             #[cfg_attr(target_arch = "wasm32", unsafe(export_name = #export))]
             #[allow(dead_code, reason = "only the worker calls it")]
@@ -81,6 +94,92 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
             }
         };
     })
+}
+
+/// The entry in the module's custom section.
+///
+/// Each type is written out where it is asked for a schema, because only there the compiler can tell whether it has one.
+fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bool) -> TokenStream {
+    let help = attributes::documentation(&function.attrs, MAX_HELP_BYTES);
+    let inputs = function.sig.inputs.iter().skip(usize::from(takes_channel));
+    let parameters = inputs.zip(types).enumerate().map(|(at, (input, ty))| {
+        let name = parameter_name(input).unwrap_or_else(|| format!("argument_{}", at + 1));
+        let text = text_of(ty);
+        quote!(schema::ParameterType { name: #name, ty: schema::Described::<#ty>::TYPE, text: #text })
+    });
+    let (result, result_text) = match &function.sig.output {
+        ReturnType::Type(_, ty) if !matches!(**ty, Type::Never(_)) => match &**ty {
+            // A type that cannot be named elsewhere.
+            ty if mentions(ty, "impl") => (quote!(::core::option::Option::None), text_of(ty)),
+            ty => (
+                quote! {
+                    match (schema::DescribedResult::<#ty>::TYPE, schema::IsResult::<#ty>::YES) {
+                        (::core::option::Option::None, false) => schema::Described::<#ty>::TYPE,
+                        (of_result, _) => of_result,
+                    }
+                },
+                text_of(ty),
+            ),
+        },
+        _ => (quote!(schema::Described::<()>::TYPE), "()".to_owned()),
+    };
+    quote! {
+        const DESCRIPTION: ::sandgate_guest::__private::schema::TaskEntry = {
+            #[allow(unused_imports, reason = "which of them are needed depends on the types")]
+            use ::sandgate_guest::__private::schema::{self, NoResult, NoSchema, NoSchemaResult};
+            schema::TaskEntry {
+                name: #name,
+                takes_channel: #takes_channel,
+                help: #help,
+                parameters: &[#(#parameters),*],
+                result: #result,
+                result_text: #result_text,
+            }
+        };
+        // Nothing refers to it: it is read before the module runs.
+        #[cfg(target_arch = "wasm32")]
+        #[unsafe(link_section = "sandgate.tasks")]
+        #[used]
+        static ENTRY: [u8; ::sandgate_guest::__private::schema::entry_length(&DESCRIPTION)] =
+            ::sandgate_guest::__private::schema::entry_bytes(&DESCRIPTION);
+        // Elsewhere it is only checked.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: &::sandgate_guest::__private::schema::TaskEntry = &DESCRIPTION;
+    }
+}
+
+/// A type as people write it, since tokens are printed with a space between any two.
+fn text_of(ty: &Type) -> String {
+    let mut text = quote!(#ty).to_string();
+    for (spaced, close) in
+        [(" :: ", "::"), (" <", "<"), ("< ", "<"), (" >", ">"), (" ,", ","), ("& ", "&"), (" ;", ";")]
+    {
+        text = text.replace(spaced, close);
+    }
+    text
+}
+
+fn parameter_name(input: &FnArg) -> Option<String> {
+    let FnArg::Typed(parameter) = input else { return None };
+    match &*parameter.pat {
+        Pat::Ident(pattern) => {
+            let name = pattern.ident.to_string();
+            Some(name.trim_start_matches("r#").trim_start_matches('_').to_owned()).filter(|name| !name.is_empty())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a word stands in a type.
+fn mentions(ty: &Type, word: &str) -> bool {
+    fn within(tokens: TokenStream, word: &str) -> bool {
+        tokens.into_iter().any(|token| match token {
+            proc_macro2::TokenTree::Ident(ident) => ident == word,
+            proc_macro2::TokenTree::Group(group) => within(group.stream(), word),
+            _ => false,
+        })
+    }
+    within(quote!(#ty), word)
 }
 
 fn check_signature(signature: &Signature) -> Result<()> {

@@ -3,6 +3,9 @@
 //! A guest whose messages are plain numbers or texts has no type here; its own `//!` says what it speaks.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
+use sandgate_schema::Schema;
 use serde::{Deserialize, Serialize};
 
 /// What `process_item` sends. It receives `Option<u32>`: an item, or `None` to stop.
@@ -122,3 +125,33 @@ pub enum OpError {
     Peer(String),
     Other(String),
 }
+
+/// What `typed` takes and gives back: one of each kind of type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Schema)]
+#[serde(rename_all = "camelCase")]
+pub struct Zoo {
+    pub small_numbers: (i8, u8, i16, u16, i32),
+    pub large: u64,
+    pub larger: i128,
+    pub floats: [f64; 2],
+    pub single: f32,
+    pub letter: char,
+    pub name: String,
+    pub maybe: Option<Box<Zoo>>,
+    pub animals: Vec<Animal>,
+    pub counts: BTreeMap<u32, bool>,
+    pub nothing: (),
+}
+
+/// One animal of the [`Zoo`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Animal {
+    None,
+    Named(String),
+    Pair(u8, Age),
+    Group { name: String, members: Vec<Animal> },
+}
+
+/// In years.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub struct Age(pub u16);

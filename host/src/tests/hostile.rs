@@ -88,7 +88,7 @@ fn messages_out_of_place() {
     check("a second hello", &say(&[hello()]));
     check("a status that nobody asked for", &say(&[ToHost::Status(WorkerStatus::default())]));
     let compiled =
-        Compiled::Done { engine: "e".to_owned(), bytes: 1, shape: sandgate_wire::module_limits::Shape::default() };
+        Compiled::Done { engine: "e".to_owned(), bytes: 1, shape: Default::default(), description: Vec::new() };
     check("a worker does not compile", &say(&[ToHost::Compiled(compiled)]));
 }
 

@@ -21,6 +21,7 @@
 
 pub mod account;
 pub mod assembly;
+pub mod description;
 pub mod flow;
 pub mod frame;
 pub mod grants;

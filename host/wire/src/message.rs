@@ -210,6 +210,8 @@ pub enum Compiled {
         bytes: u64,
         /// What the module turned out to be.
         shape: Shape,
+        /// What it says of itself: a [`Description`](crate::description::Description), encoded.
+        description: Vec<u8>,
     },
     /// The module is not acceptable.
     Rejected(Rejection),

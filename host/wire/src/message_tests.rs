@@ -138,8 +138,8 @@ fn golden_bytes_to_the_host() {
         items: 7,
         features: Profile::MINIMAL.with(Feature::TailCall),
     };
-    let compiled = Compiled::Done { engine: "e".into(), bytes: 2, shape };
-    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4]));
+    let compiled = Compiled::Done { engine: "e".into(), bytes: 2, shape, description: vec![8] };
+    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4, 1, 8]));
 }
 
 #[test]

@@ -25,7 +25,7 @@ use sha2::{Digest, Sha256};
 use crate::preflight::{self, Checked};
 use crate::process::{Surroundings, exit_code};
 use crate::worker::WorkerError;
-use crate::{bulk, ending, engine};
+use crate::{bulk, describe, ending, engine};
 
 /// Stack of the thread that compiles. Only what is used of it takes memory.
 const STACK_BYTES: usize = 64 << 20;
@@ -39,6 +39,8 @@ pub struct Compilation {
     pub artefact: Vec<u8>,
     /// What the module turned out to be.
     pub shape: Shape,
+    /// What it says of itself, encoded.
+    pub description: Vec<u8>,
 }
 
 /// Compiles a module to interruptible code, by the default limits and the minimal profile.
@@ -78,6 +80,8 @@ pub fn compile_within(
 ) -> Result<Compilation, Rejection> {
     let failed = |error: wasmtime::Error| failed(&error, limits);
     let Checked { shape, bulk_bodies } = preflight::check(module, limits, profile)?;
+    let description =
+        describe::describe(module).map_err(|error| Rejection::InvalidModule { message: error.to_string() })?;
     // Code without checks is not interrupted anywhere.
     let bulk_bodies = if codegen == Codegen::Unchecked { &[] } else { &bulk_bodies[..] };
     let rewritten =
@@ -85,7 +89,7 @@ pub fn compile_within(
     let default = engine::for_compiler(Codegen::default()).map_err(failed)?;
     let engine = engine::for_compiler(codegen).map_err(failed)?;
     let artefact = engine.precompile_module(&rewritten).map_err(failed)?;
-    Ok(Compilation { engine: engine::compatibility(&default), artefact, shape })
+    Ok(Compilation { engine: engine::compatibility(&default), artefact, shape, description })
 }
 
 fn failed(error: &wasmtime::Error, limits: &ModuleLimits) -> Rejection {
@@ -167,10 +171,10 @@ fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled,
     let module = read(module, request).map_err(system("read the module"))?;
     let compiled = module.and_then(|module| compile_within(&module, request.codegen, &request.limits, request.profile));
     match compiled {
-        Ok(Compilation { engine, artefact: bytes, shape }) => {
+        Ok(Compilation { engine, artefact: bytes, shape, description }) => {
             artefact.write_all_at(&bytes, 0).map_err(system("write the artefact"))?;
             let bytes = bytes.len() as u64;
-            Ok(Compiled::Done { engine, bytes, shape })
+            Ok(Compiled::Done { engine, bytes, shape, description })
         }
         Err(rejection) => Ok(Compiled::Rejected(rejection)),
     }

@@ -21,6 +21,7 @@ mod channel;
 mod clock;
 mod compiler;
 mod cpu_time;
+mod describe;
 mod directories;
 mod ending;
 mod engine;

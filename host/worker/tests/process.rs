@@ -351,9 +351,9 @@ fn a_compiler_compiles() {
     let wasm = wat::parse_str(TALKATIVE).unwrap();
     let (compiled, artefact) = compile(&wasm, digest(&wasm));
     let here = sandgate_worker::compile(&wasm).unwrap();
-    let (engine, shape) = (here.engine, here.shape);
+    let (engine, shape, description) = (here.engine, here.shape, here.description);
     let bytes = here.artefact.len() as u64;
-    assert_eq!(compiled, Compiled::Done { engine, bytes, shape });
+    assert_eq!(compiled, Compiled::Done { engine, bytes, shape, description });
     assert_eq!(artefact, here.artefact);
 }
 
