@@ -435,6 +435,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Sees to it that a call need not wait for its module to be compiled or sent.
+    pub(crate) fn prepare(&self, module: &Module, call: &Call) -> Result<(), ExecError> {
+        let limits = call.limits.as_ref().unwrap_or(self.spec.limits());
+        let grants = call.grants.as_ref().unwrap_or(&self.spec.grants().execution);
+        let codegen = Codegen::of(limits, grants, self.spec.has_epochs());
+        let artefact = self.compiled(module, codegen, call.compile_timeout)?;
+        self.load(module.id(), codegen, &artefact)
+    }
+
     fn check_open(&self) -> Result<(), ExecError> {
         let life = self.life.lock();
         let reason = match &*life {

@@ -29,6 +29,7 @@ use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
+use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
 
@@ -124,6 +125,17 @@ enum Consumer {
         index: usize,
     },
     Callback(Arc<Callback>),
+    Pool(PoolConsumer),
+}
+
+/// A pool, which is told by a note.
+#[derive(Debug)]
+struct PoolConsumer {
+    notes: crossbeam_channel::Sender<Note>,
+    lane: usize,
+    number: u64,
+    /// Whether the first message is not told of, since the end follows it.
+    at_end: bool,
 }
 
 /// What a consumer gets.
@@ -435,6 +447,10 @@ impl Endpoint {
             }
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
+            Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
+            Consumer::Pool(PoolConsumer { notes, lane, number, .. }) => {
+                let _ = notes.send(Note::Moved { lane: *lane, number: *number });
+            }
         }
     }
 
@@ -504,7 +520,7 @@ impl Endpoint {
         }
         let outcome = state.outcome.clone()?;
         // A queue has delivered the end by taking it; a callback says so when it returns.
-        if let Consumer::Queue { .. } = state.consumer {
+        if let Consumer::Queue { .. } | Consumer::Pool(_) = state.consumer {
             self.end_was_delivered(state);
         }
         Some(Delivery::End(outcome))
@@ -640,6 +656,17 @@ impl Endpoint {
 
     pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
         self.set_consumer(Consumer::Queue { tokens, index })
+    }
+
+    /// Tells a pool what happens to this run, or session, of it.
+    pub(crate) fn set_pool(
+        self: &Arc<Self>,
+        notes: crossbeam_channel::Sender<Note>,
+        lane: usize,
+        number: u64,
+        at_end: bool,
+    ) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
     }
 
     /// Takes the channel out of a queue that was not made after all.

@@ -141,6 +141,10 @@ impl GroupBuilder {
         self
     }
 
+    pub(crate) fn settings(&self) -> (&Spec, Duration) {
+        (&self.defaults, self.drop_timeout)
+    }
+
     /// A group without gateways.
     pub fn build(mut self) -> Group {
         if self.tenant.is_some() {
