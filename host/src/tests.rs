@@ -6,6 +6,7 @@ mod connection;
 mod hostile;
 mod inside_values;
 mod output;
+mod pool_core;
 mod queues;
 mod recycling;
 mod taken_over;

@@ -47,6 +47,20 @@ pub struct Map<'a, I: Iterator, T> {
     item: PhantomData<fn() -> T>,
 }
 
+/// Inputs that were pulled. They reach the pool also if the next one makes the iterator panic.
+struct Batch<'a> {
+    pool: &'a Pool,
+    tasks: Vec<(TaskId, Work)>,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.tasks.is_empty() {
+            self.pool.submit_all(std::mem::take(&mut self.tasks));
+        }
+    }
+}
+
 impl<'a, I, T> Map<'a, I, T>
 where
     I: Iterator,
@@ -108,22 +122,20 @@ where
         // An iterator that panics is not asked again.
         let Some(mut inputs) = self.inputs.take() else { return };
         let start = Instant::now();
-        let mut tasks: Vec<(TaskId, Work)> = Vec::with_capacity(self.batch);
+        let mut batch = Batch { pool: self.pool, tasks: Vec::with_capacity(self.batch) };
         let mut ended = false;
         for _ in 0..self.batch {
             match inputs.next() {
-                Some(input) => tasks.extend(self.work(&input)),
+                Some(input) => batch.tasks.extend(self.work(&input)),
                 None => ended = true,
             }
-            if ended || self.bytes >= self.pool.buffer_bytes {
+            if ended || self.bytes >= self.pool.buffer_bytes || self.outstanding >= self.pool.window {
                 break;
             }
         }
+        drop(batch);
         let quick = start.elapsed() < SOON * u32::try_from(self.batch).unwrap_or(u32::MAX);
         self.batch = if quick { (self.batch * 2).min(MAX_BATCH) } else { 1 };
-        if !tasks.is_empty() {
-            self.pool.submit_all(tasks);
-        }
         if !ended {
             self.inputs = Some(inputs);
         }

@@ -32,6 +32,6 @@ pub use stats::{GatewayStats, Histogram, PoolStats};
 
 #[cfg(test)]
 pub(crate) use self::{
-    core::{Action, Core, Finished, Rules, Verdict},
+    core::{Action, Core, Rules, Verdict},
     ground::{Made, Maker},
 };
