@@ -386,6 +386,7 @@ impl Connection {
             argv,
             limits: limits.clone(),
             grants,
+            stdin: call.stdin,
         };
         // First, since a worker must not hear of an execution that cannot be.
         self.load(module.id(), codegen, &artefact)?;
@@ -394,6 +395,9 @@ impl Connection {
         if execute.body.len() > MAX_FRAME_BYTES {
             self.forget(endpoint.id);
             return Err(ExecError::CallTooLarge { length: execute.body.len(), maximum: MAX_FRAME_BYTES });
+        }
+        if call.capture {
+            endpoint.capture_output();
         }
         let channel = Channel::new(&endpoint);
         // If the worker goes away from here on, the channel's outcome says so.

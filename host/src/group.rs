@@ -141,8 +141,9 @@ impl GroupBuilder {
         self
     }
 
-    pub(crate) fn settings(&self) -> (&Spec, Duration) {
-        (&self.defaults, self.drop_timeout)
+    /// The common settings, the time to end, and whether there is a tenant.
+    pub(crate) fn settings(&self) -> (&Spec, Duration, bool) {
+        (&self.defaults, self.drop_timeout, self.tenant.is_some())
     }
 
     /// A group without gateways.

@@ -7,6 +7,7 @@
 mod chaos;
 mod hostile;
 mod limits_of_laziness;
+mod programs;
 mod results;
 
 use sandgate::{Pool, PoolBuilder};

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
@@ -20,12 +21,13 @@ use super::event::{EventSink, PoolEvent};
 use super::ground::{Ground, Made, Maker};
 use super::handle::{CancelToken, TaskHandle};
 use super::map::Map;
-use super::result::{OutcomeKind, PoolError, RetryOn};
+use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
 use super::stats::{GatewayStats, PoolStats};
-use super::work::{self, RawResult, Work};
+use super::work::{self, Codec, RawResult, RawValue, Work};
 use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
+use crate::recycle::Recycle;
 use crate::spec::Spec;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
@@ -109,6 +111,29 @@ impl PoolBuilder {
     #[must_use]
     pub fn task(mut self, name: impl Into<String>) -> PoolBuilder {
         self.call.task = Some(name.into());
+        self
+    }
+
+    /// Runs the module's `main` as a program like any other for `wasm32-wasip1`, whatever it was written in: the input is
+    /// its standard input, and what it prints is the result, [`ProgramOutput`]. Its arguments are [`argv`](Self::argv). One
+    /// that exits with another code than 0 has failed: see [`TaskError::Program`].
+    ///
+    /// ```no_run
+    /// use sandgate::{Module, Pool};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = Pool::builder(&Module::from_file("jq.wasm")?).program().argv([".name"]).build()?;
+    /// for result in pool.map_programs([r#"{"name": "a"}"#, r#"{"name": "b"}"#]) {
+    ///     println!("{}", String::from_utf8_lossy(&result.value?.stdout));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn program(mut self) -> PoolBuilder {
+        self.call.task = None;
+        self.call.stdin = true;
+        self.call = self.call.capture_output();
         self
     }
 
@@ -257,9 +282,14 @@ impl PoolBuilder {
             true => vec![Spec::popen(); self.gateways.unwrap_or_else(cores)],
             false => self.specs.clone(),
         };
-        let least = Spec::popen().executions(1).timeout(DEFAULT_TASK_WALL_TIME);
+        let (common, _, has_tenant) = self.group.settings();
+        let recycle = if has_tenant { Recycle::for_tenant() } else { Recycle::default() };
+        let least = Spec::popen().executions(1).timeout(DEFAULT_TASK_WALL_TIME).recycle(recycle);
         let named = specs.into_iter().enumerate().map(|(lane, spec)| {
-            let spec = spec.or(&self.spec).or(self.group.settings().0).or(&least);
+            let spec = spec.or(&self.spec).or(common).or(&least);
+            // A worker that is lost is the pool's to replace; one that has served its time the gateway's.
+            let recycle = Recycle { after_loss: false, ..spec.recycling() };
+            let spec = spec.recycle(recycle);
             if spec.given_id().is_some() { spec } else { spec.id(format!("gw{lane}")) }
         });
         named.collect()
@@ -362,7 +392,7 @@ impl Pool {
         I::Item: Serialize,
         T: DeserializeOwned,
     {
-        Map::new(self, inputs.into_iter(), true)
+        Map::new(self, inputs.into_iter(), true, Codec::VALUES)
     }
 
     /// [`map`](Self::map) that gives each result as soon as it is there.
@@ -372,14 +402,45 @@ impl Pool {
         I::Item: Serialize,
         T: DeserializeOwned,
     {
-        Map::new(self, inputs.into_iter(), false)
+        Map::new(self, inputs.into_iter(), false, Codec::VALUES)
+    }
+
+    /// [`map`](Self::map) of a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn map_programs<I>(&self, inputs: I) -> Map<'_, I::IntoIter, ProgramOutput>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        Map::new(self, inputs.into_iter(), true, Codec::PROGRAMS)
+    }
+
+    /// [`map_unordered`](Self::map_unordered) of a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn map_programs_unordered<I>(&self, inputs: I) -> Map<'_, I::IntoIter, ProgramOutput>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        Map::new(self, inputs.into_iter(), false, Codec::PROGRAMS)
     }
 
     /// Runs the task for one input. Does not block, and takes any number.
     pub fn submit<T: DeserializeOwned>(&self, input: &(impl Serialize + ?Sized)) -> TaskHandle<T> {
+        self.submit_encoded(work::encode(input), work::decode)
+    }
+
+    /// [`submit`](Self::submit) to a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn submit_program(&self, input: impl Into<Vec<u8>>) -> TaskHandle<ProgramOutput> {
+        self.submit_encoded(Ok(input.into().into()), work::output_of)
+    }
+
+    fn submit_encoded<T>(
+        &self,
+        input: Result<Bytes, TaskError>,
+        decode: fn(RawValue) -> Result<T, TaskError>,
+    ) -> TaskHandle<T> {
         let (sender, results) = bounded(1);
         let id = self.next_task();
-        match work::encode(input) {
+        match input {
             Ok(input) => {
                 self.submit_all(vec![(id, Work { owner: self.next_owner(), index: id, input, results: sender })]);
             }
@@ -387,7 +448,7 @@ impl Pool {
                 let _ = sender.send(RawResult::refused(id, error, self.age()));
             }
         }
-        TaskHandle::new(id, results, self.notes.clone())
+        TaskHandle::new(id, results, self.notes.clone(), decode)
     }
 
     /// What can stop this pool from elsewhere.

@@ -161,11 +161,19 @@ impl Driver {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
             Came::Answered(message) => {
                 if let Some(head) = core.head(lane) {
-                    core.ended(lane, head, Verdict::Value(Some(message)), now);
+                    core.ended(lane, head, Verdict::Value(RawValue::Message(Some(message))), now);
                 }
             }
             Came::SessionEnded(verdict) => core.session_ended(lane, verdict, now),
         });
+    }
+
+    fn tell_if_recycled(&mut self, lane: usize, now: Instant) {
+        if let Some(pid) = self.ground.recycled(lane)
+            && let Some(events) = &mut self.core.events
+        {
+            events.push((now, PoolEvent::GatewayRecycled { gateway: lane, pid }));
+        }
     }
 
     fn started(&mut self, lane: usize, result: Result<Box<Made>, PoolError>, now: Instant) {
@@ -219,7 +227,7 @@ impl Driver {
     fn begin(&mut self, lane: usize, task: TaskId, run: u64, now: Instant) {
         let Some(work) = self.core.payload(task) else { return };
         match self.ground.begin(lane, run, work.input.clone()) {
-            Ok(()) => {}
+            Ok(()) => self.tell_if_recycled(lane, now),
             Err(NotBegun::Full) => self.core.not_taken(lane, run),
             Err(NotBegun::Refused(error)) => self.core.ended(lane, run, Verdict::Failed(error), now),
             Err(NotBegun::Closing) => {

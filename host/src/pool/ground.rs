@@ -13,7 +13,7 @@ use sandgate_wire::{Message, Outcome};
 
 use super::core::Verdict;
 use super::driver::Note;
-use super::result::{PoolError, TaskError};
+use super::result::{PoolError, ProgramOutput, TaskError};
 use super::work::RawValue;
 use crate::call::Call;
 use crate::callback;
@@ -24,6 +24,7 @@ use crate::error::{ExecError, SendError};
 use crate::gateway::Gateway;
 use crate::group::Group;
 use crate::module::Module;
+use crate::output::CapturedOutput;
 use crate::value::Encoded;
 
 /// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
@@ -64,13 +65,16 @@ pub(crate) enum Came {
 struct Place {
     made: Option<Made>,
     runs: HashMap<u64, Running>,
+    /// The worker of the last run.
+    pid: Option<u32>,
+    recycled: bool,
     session: Option<Session>,
 }
 
 #[derive(Debug)]
 struct Running {
     channel: Channel,
-    last: RawValue,
+    last: Option<Message>,
 }
 
 #[derive(Debug)]
@@ -99,7 +103,7 @@ impl Ground {
         reuse: bool,
         notes: Sender<Note>,
     ) -> Ground {
-        let place = |_| Place { made: None, runs: HashMap::new(), session: None };
+        let place = |_| Place { made: None, runs: HashMap::new(), pid: None, recycled: false, session: None };
         let places = (0..lanes).map(place).collect();
         Ground { places, maker, module, call, reuse, next_session: 0, notes }
     }
@@ -116,7 +120,9 @@ impl Ground {
     }
 
     pub(crate) fn started(&mut self, lane: usize, made: Made) {
-        self.places[lane].made = Some(made);
+        let place = &mut self.places[lane];
+        (place.pid, place.recycled) = (made.gateway.pid(), false);
+        place.made = Some(made);
     }
 
     pub(crate) fn gateway(&self, lane: usize) -> Option<&Gateway> {
@@ -139,7 +145,8 @@ impl Ground {
 
     fn ask_session(&mut self, lane: usize, input: Bytes) -> Result<(), NotBegun> {
         if self.places[lane].session.is_none() {
-            let channel = self.execute(lane, &self.call)?;
+            let call = self.call.clone();
+            let channel = self.execute(lane, &call)?;
             let number = self.next_session;
             self.next_session += 1;
             let told = channel.endpoint().set_pool(self.notes.clone(), lane, number, false);
@@ -158,12 +165,22 @@ impl Ground {
         })
     }
 
-    fn execute(&self, lane: usize, call: &Call) -> Result<Channel, NotBegun> {
+    fn execute(&mut self, lane: usize, call: &Call) -> Result<Channel, NotBegun> {
         let gateway = self.gateway(lane).ok_or(NotBegun::Closing)?;
-        gateway.connection().execute(&self.module, call).map_err(|error| match error {
-            ExecError::GatewayClosed { .. } => NotBegun::Closing,
+        let channel = gateway.remote_exec_with(&self.module, call).map_err(|error| match error {
+            ExecError::GatewayClosed { .. } | ExecError::NoWorker { .. } => NotBegun::Closing,
             error => NotBegun::Refused(TaskError::Refused(Arc::new(error))),
-        })
+        })?;
+        let (pid, place) = (channel.endpoint().connection.pid(), &mut self.places[lane]);
+        place.recycled |= place.pid != pid;
+        place.pid = pid;
+        Ok(channel)
+    }
+
+    /// The worker of a lane's last run, if the gateway has replaced the one before by itself. Said once.
+    pub(crate) fn recycled(&mut self, lane: usize) -> Option<Option<u32>> {
+        let place = &mut self.places[lane];
+        std::mem::take(&mut place.recycled).then_some(place.pid)
     }
 
     /// What a run, or a session, has brought since the last time. What is late finds nothing.
@@ -175,7 +192,10 @@ impl Ground {
                 match delivery {
                     Delivery::Message(message) => running.last = Some(message),
                     Delivery::End(outcome) => {
-                        let verdict = verdict(running.channel.gateway_id(), outcome, running.last.take());
+                        let verdict = match running.channel.take_output() {
+                            Some(output) => program(running.channel.gateway_id(), outcome, output),
+                            None => verdict(running.channel.gateway_id(), outcome, running.last.take()),
+                        };
                         place.runs.remove(&number);
                         return came(Came::Ended { run: number, verdict });
                     }
@@ -248,9 +268,26 @@ impl Ground {
     }
 }
 
-fn verdict(gateway: &str, outcome: Outcome, last: RawValue) -> Verdict<RawValue> {
+fn program(gateway: &str, outcome: Outcome, output: CapturedOutput) -> Verdict<RawValue> {
+    let CapturedOutput { stdout, stderr, truncated } = output;
+    let exit_code = match outcome {
+        Outcome::Returned => Some(0),
+        Outcome::Exited { code } => Some(code),
+        _ => None,
+    };
+    let output = ProgramOutput { stdout, stderr, exit_code, truncated };
+    match verdict(gateway, outcome, None) {
+        Verdict::Value(_) => Verdict::Value(RawValue::Program(output)),
+        Verdict::Failed(TaskError::Ended(outcome)) => {
+            Verdict::Failed(TaskError::Program { outcome, output: Box::new(output) })
+        }
+        other => other,
+    }
+}
+
+fn verdict(gateway: &str, outcome: Outcome, last: Option<Message>) -> Verdict<RawValue> {
     match outcome {
-        Outcome::Returned => Verdict::Value(last),
+        Outcome::Returned => Verdict::Value(RawValue::Message(last)),
         Outcome::WorkerLost { loss } => Verdict::Lost(loss),
         Outcome::Killed { by: KilledBy::Kill, .. } => Verdict::Stopped,
         outcome @ Outcome::Killed { .. } => {

@@ -1,18 +1,16 @@
 //! What users hold of a task that they have submitted, and of a pool that they may want to stop.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use serde::de::DeserializeOwned;
 
 use super::core::TaskId;
 use super::driver::Note;
 use super::result::{TaskError, TaskResult};
-use super::work::RawResult;
+use super::work::{RawResult, RawValue};
 
 /// A task that was [submitted](super::Pool::submit). Its result is given out once, so what waits for it takes the handle.
 ///
@@ -21,12 +19,17 @@ pub struct TaskHandle<T> {
     id: TaskId,
     results: Receiver<RawResult>,
     notes: Option<Sender<Note>>,
-    item: PhantomData<fn() -> T>,
+    decode: fn(RawValue) -> Result<T, TaskError>,
 }
 
-impl<T: DeserializeOwned> TaskHandle<T> {
-    pub(crate) fn new(id: TaskId, results: Receiver<RawResult>, notes: Sender<Note>) -> TaskHandle<T> {
-        TaskHandle { id, results, notes: Some(notes), item: PhantomData }
+impl<T> TaskHandle<T> {
+    pub(crate) fn new(
+        id: TaskId,
+        results: Receiver<RawResult>,
+        notes: Sender<Note>,
+        decode: fn(RawValue) -> Result<T, TaskError>,
+    ) -> TaskHandle<T> {
+        TaskHandle { id, results, notes: Some(notes), decode }
     }
 
     /// Waits for the task's result. It always comes: a pool that is dropped cancels its tasks.
@@ -60,7 +63,7 @@ impl<T: DeserializeOwned> TaskHandle<T> {
     fn through(&mut self, result: Option<RawResult>) -> TaskResult<T> {
         self.notes = None;
         let gone = || RawResult::refused(self.id, TaskError::Cancelled, Duration::ZERO);
-        result.unwrap_or_else(gone).typed()
+        result.unwrap_or_else(gone).typed(self.decode)
     }
 }
 

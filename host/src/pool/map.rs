@@ -7,17 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::builder::Pool;
 use super::core::TaskId;
 use super::result::TaskResult;
-use super::work::{self, RawResult, Work};
+use super::work::{Codec, RawResult, Work};
 
 /// Most inputs that are handed to the pool in one go.
 const MAX_BATCH: usize = 64;
@@ -44,7 +41,7 @@ pub struct Map<'a, I: Iterator, T> {
     early: BTreeMap<u64, RawResult>,
     /// Inputs that are pulled in one go; one if they come slowly.
     batch: usize,
-    item: PhantomData<fn() -> T>,
+    codec: Codec<I::Item, T>,
 }
 
 /// Inputs that were pulled. They reach the pool also if the next one makes the iterator panic.
@@ -64,10 +61,8 @@ impl Drop for Batch<'_> {
 impl<'a, I, T> Map<'a, I, T>
 where
     I: Iterator,
-    I::Item: Serialize,
-    T: DeserializeOwned,
 {
-    pub(crate) fn new(pool: &'a Pool, inputs: I, ordered: bool) -> Map<'a, I, T> {
+    pub(crate) fn new(pool: &'a Pool, inputs: I, ordered: bool, codec: Codec<I::Item, T>) -> Map<'a, I, T> {
         let (sender, results) = unbounded();
         Map {
             pool,
@@ -82,7 +77,7 @@ where
             next: 0,
             early: BTreeMap::new(),
             batch: 1,
-            item: PhantomData,
+            codec,
         }
     }
 
@@ -143,7 +138,7 @@ where
 
     fn work(&mut self, input: &I::Item) -> Option<(TaskId, Work)> {
         let index = self.pulled;
-        let encoded = work::encode(input);
+        let encoded = (self.codec.encode)(input);
         self.pulled += 1;
         self.outstanding += 1;
         match encoded {
@@ -163,15 +158,13 @@ where
         self.outstanding -= 1;
         self.bytes = self.bytes.saturating_sub(result.input_bytes);
         self.next += 1;
-        result.typed()
+        result.typed(self.codec.decode)
     }
 }
 
 impl<I, T> Iterator for Map<'_, I, T>
 where
     I: Iterator,
-    I::Item: Serialize,
-    T: DeserializeOwned,
 {
     type Item = TaskResult<T>;
 

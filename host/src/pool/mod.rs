@@ -27,7 +27,7 @@ pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
 pub use handle::{CancelToken, TaskHandle};
 pub use map::Map;
-pub use result::{OutcomeKind, PoolError, RetryOn, TaskError, TaskResult, Timing};
+pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
 pub use stats::{GatewayStats, Histogram, PoolStats};
 
 #[cfg(test)]

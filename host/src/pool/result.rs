@@ -25,6 +25,20 @@ pub struct TaskResult<T> {
     pub timing: Timing,
 }
 
+/// What a program brought: see [`PoolBuilder::program`](super::PoolBuilder::program).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ProgramOutput {
+    /// Standard output, as it was written.
+    pub stdout: Vec<u8>,
+    /// Standard error, as it was written.
+    pub stderr: Vec<u8>,
+    /// Its exit code, if it came to its end: 0 if it went well.
+    pub exit_code: Option<i32>,
+    /// Whether it reached its limit (setting `output=`) and what followed was dropped.
+    pub truncated: bool,
+}
+
 /// When things happened to a task, since its pool was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -64,6 +78,14 @@ pub enum TaskError {
         /// What became of the last worker.
         loss: WorkerLoss,
     },
+    /// A program ended, but not well: see [`Outcome`]. What it had printed is here.
+    #[error("{outcome}")]
+    Program {
+        /// How it ended.
+        outcome: Outcome,
+        /// What it had printed.
+        output: Box<ProgramOutput>,
+    },
     /// It was cancelled, or its pool was dropped.
     #[error("task was cancelled")]
     Cancelled,
@@ -94,7 +116,7 @@ impl TaskError {
     /// In one word.
     pub fn kind(&self) -> OutcomeKind {
         match self {
-            TaskError::Ended(outcome) => OutcomeKind::of(outcome),
+            TaskError::Ended(outcome) | TaskError::Program { outcome, .. } => OutcomeKind::of(outcome),
             TaskError::Poisonous { .. } => OutcomeKind::WorkerLost,
             TaskError::Cancelled => OutcomeKind::Cancelled,
             TaskError::NoValue | TaskError::Decode { .. } => OutcomeKind::NoValue,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::core::Finished;
-use super::result::{TaskError, TaskResult, Timing};
+use super::result::{ProgramOutput, TaskError, TaskResult, Timing};
 use crate::error::CodecError;
 use crate::value;
 
@@ -24,8 +24,31 @@ pub(crate) struct Work {
     pub(crate) results: Sender<RawResult>,
 }
 
-/// What a run brought: what it sent last, if anything.
-pub(crate) type RawValue = Option<Message>;
+/// What a run brought.
+#[derive(Debug)]
+pub(crate) enum RawValue {
+    /// What it sent last, if anything.
+    Message(Option<Message>),
+    /// What it printed.
+    Program(ProgramOutput),
+}
+
+/// How inputs of a type become bytes, and what becomes of a result.
+pub(crate) struct Codec<I, T> {
+    pub(crate) encode: fn(&I) -> Result<Bytes, TaskError>,
+    pub(crate) decode: fn(RawValue) -> Result<T, TaskError>,
+}
+
+impl<I: Serialize, T: DeserializeOwned> Codec<I, T> {
+    /// Both are values.
+    pub(crate) const VALUES: Codec<I, T> = Codec { encode: encode::<I>, decode: decode::<T> };
+}
+
+impl<I: AsRef<[u8]>> Codec<I, ProgramOutput> {
+    /// What a program reads, and what it prints.
+    pub(crate) const PROGRAMS: Codec<I, ProgramOutput> =
+        Codec { encode: |input| Ok(Bytes::copy_from_slice(input.as_ref())), decode: output_of };
+}
 
 /// A result before anybody has asked for its type.
 #[derive(Debug)]
@@ -64,18 +87,26 @@ impl RawResult {
         RawResult { index, value: Err(error), attempts: 0, gateway: None, timing, input_bytes: 0 }
     }
 
-    pub(crate) fn typed<T: DeserializeOwned>(self) -> TaskResult<T> {
+    pub(crate) fn typed<T>(self, decode: fn(RawValue) -> Result<T, TaskError>) -> TaskResult<T> {
         let RawResult { index, value, attempts, gateway, timing, .. } = self;
         TaskResult { index, value: value.and_then(decode), attempts, gateway, timing }
     }
 }
 
 /// A task that returns `()` sends nothing.
-fn decode<T: DeserializeOwned>(raw: RawValue) -> Result<T, TaskError> {
-    let has_value = raw.is_some();
-    let bytes = raw.map(|message| message.bytes).unwrap_or_default();
+pub(crate) fn decode<T: DeserializeOwned>(raw: RawValue) -> Result<T, TaskError> {
+    let RawValue::Message(message) = raw else { return Err(TaskError::NoValue) };
+    let has_value = message.is_some();
+    let bytes = message.map(|message| message.bytes).unwrap_or_default();
     value::decode_plain(&bytes).map_err(|source| match has_value {
         false => TaskError::NoValue,
         true => TaskError::Decode { type_name: std::any::type_name::<T>(), source: Arc::new(source) },
     })
+}
+
+pub(crate) fn output_of(raw: RawValue) -> Result<ProgramOutput, TaskError> {
+    match raw {
+        RawValue::Program(output) => Ok(output),
+        RawValue::Message(_) => Err(TaskError::NoValue),
+    }
 }

@@ -41,6 +41,7 @@ mod randomness;
 pub mod self_test;
 #[doc(hidden)]
 pub mod testing;
+mod stdin;
 mod wasi;
 mod wasi_files;
 mod wasi_poll;
