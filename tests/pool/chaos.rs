@@ -19,8 +19,8 @@ fn killer(events: EventStream, stop: crossbeam_channel::Receiver<()>) -> std::th
         let (mut kills, mut random) = (0_u64, 88_172_645_463_325_252_u64);
         while stop.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
             for event in events.drain() {
-                if let PoolEvent::GatewayStarted { gateway, pid, .. } | PoolEvent::GatewayReplaced { gateway, pid, .. } =
-                    event.event
+                if let PoolEvent::GatewayStarted { gateway, pid, .. }
+                | PoolEvent::GatewayReplaced { gateway, pid, .. } = event.event
                 {
                     workers[gateway] = pid.and_then(Watched::find);
                 }

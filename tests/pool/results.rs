@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guest_protocol::Hostile;
-use sandgate::{
-    EventSink, Outcome, OutcomeKind, Pool, PoolError, PoolEvent, RetryOn, TaskError, TaskHandle, TrapKind,
-};
+use sandgate::{EventSink, Outcome, OutcomeKind, Pool, PoolError, PoolEvent, RetryOn, TaskError, TaskHandle, TrapKind};
 use sandgate_tests::{LIMIT, assert_no_leaks, builder, module, popen, within};
 
 use crate::pool_of;

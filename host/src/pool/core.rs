@@ -91,7 +91,6 @@ pub(crate) enum Verdict<V> {
 /// A task that is through.
 #[derive(Debug)]
 pub(crate) struct Finished<P, V> {
-    pub(crate) task: TaskId,
     pub(crate) payload: P,
     pub(crate) value: Result<V, TaskError>,
     pub(crate) attempts: u32,
@@ -363,9 +362,9 @@ impl<P, V> Core<P, V> {
         let error = match verdict {
             Verdict::Value(value) => return self.finish(flight.task, Ok(value), place, now),
             Verdict::Failed(error) => error,
-            Verdict::Stopped => TaskError::Ended(Outcome::TimedOut {
-                after: self.rules.watched_deadline.unwrap_or_default(),
-            }),
+            Verdict::Stopped => {
+                TaskError::Ended(Outcome::TimedOut { after: self.rules.watched_deadline.unwrap_or_default() })
+            }
             Verdict::Lost(_) => return,
         };
         let kind = error.kind();
@@ -440,7 +439,7 @@ impl<P, V> Core<P, V> {
         let kind = value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
         self.counts.finished(kind, duration);
         self.tell(now, || PoolEvent::TaskFinished { task: id, gateway: lane, outcome: kind, attempts, duration });
-        self.finished.push(Finished { task: id, payload, value, attempts, lane, queued, started, finished: now });
+        self.finished.push(Finished { payload, value, attempts, lane, queued, started, finished: now });
     }
 
     // ---- what is to be done ----
@@ -521,7 +520,10 @@ impl<P, V> Core<P, V> {
                     // Once more later, should this not end it.
                     lane.progress = now;
                     lane.innocent = lane.stops > 0;
-                    lane.flights.iter_mut().filter_map(|flight| flight.stop_by.as_mut()).for_each(|by| *by = now + rules.grace);
+                    lane.flights
+                        .iter_mut()
+                        .filter_map(|flight| flight.stop_by.as_mut())
+                        .for_each(|by| *by = now + rules.grace);
                     self.actions.push(Action::KillWorker { lane: number });
                 }
                 State::Up => {

@@ -154,10 +154,9 @@ impl Ground {
             self.places[lane].session = Some(Session { number, channel });
         }
         let Some(session) = &self.places[lane].session else { return Err(NotBegun::Closing) };
-        let sent = session.channel.send_encoded(
-            Encoded { bytes: input, channels: Vec::new() },
-            Deadline::after(std::time::Duration::ZERO),
-        );
+        let sent = session
+            .channel
+            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(std::time::Duration::ZERO));
         sent.map_err(|error| match error {
             // Its end is about to be told.
             SendError::Ended(_) | SendError::Closed | SendError::Timeout(_) => NotBegun::Full,
@@ -246,7 +245,9 @@ impl Ground {
 
     /// What is known about the end of a lane's worker.
     pub(crate) fn loss(&self, lane: usize) -> WorkerLoss {
-        let known = self.gateway(lane).and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
+        let known = self
+            .gateway(lane)
+            .and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
         known.unwrap_or_else(|| WorkerLoss {
             gateway: self.gateway(lane).map(|gateway| gateway.id().to_owned()).unwrap_or_default(),
             pid: self.gateway(lane).and_then(Gateway::pid),

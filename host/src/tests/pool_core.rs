@@ -74,9 +74,10 @@ impl Table {
 
     /// Tasks that are through since the last time, with how they ended and their attempts.
     fn finished(&mut self) -> Vec<(u64, OutcomeKind, u32)> {
-        let kind = |value: &Result<u32, TaskError>| value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
+        let kind =
+            |value: &Result<u32, TaskError>| value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
         let finished = std::mem::take(&mut self.core.finished);
-        finished.into_iter().map(|it| (it.task, kind(&it.value), it.attempts)).collect()
+        finished.into_iter().map(|it| (u64::from(it.payload), kind(&it.value), it.attempts)).collect()
     }
 }
 
@@ -152,7 +153,8 @@ fn an_input_is_poisonous_after_three_losses_alone() {
         }
         // Those that were given out by `actions` above.
         while let Some(run) = table.core.head(0) {
-            let poison = table.core.payload(0).is_some() && table.core.in_flight(0) == 1 && table.core.unfinished() == 1;
+            let poison =
+                table.core.payload(0).is_some() && table.core.in_flight(0) == 1 && table.core.unfinished() == 1;
             blamed += u32::from(poison);
             table.ended(0, run, if poison { Verdict::Lost(loss()) } else { Verdict::Value(0) });
         }

@@ -39,9 +39,9 @@ mod preflight;
 mod process;
 mod randomness;
 pub mod self_test;
+mod stdin;
 #[doc(hidden)]
 pub mod testing;
-mod stdin;
 mod wasi;
 mod wasi_files;
 mod wasi_poll;
