@@ -1,6 +1,7 @@
 //! A worker is killed every 50 ms, whichever, while many small tasks run: every input has exactly its one result.
 //!
-//! `SANDGATE_CHAOS_TASKS` says how many tasks; the default is what suits a run of all tests.
+//! `SANDGATE_CHAOS_TASKS` says how many tasks, of which the two tests in order take an eighth and all; the default is what
+//! suits a run of all tests.
 
 use std::time::{Duration, Instant};
 
@@ -89,10 +90,10 @@ fn nothing_is_lost_or_doubled_in_fresh_instances() {
 
 #[test]
 fn nothing_is_lost_or_doubled_in_order() {
-    chaos(true, false, tasks());
+    chaos(true, false, tasks() / 8);
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_in_sessions() {
-    chaos(true, true, 10 * tasks());
+    chaos(true, true, tasks());
 }

@@ -2,10 +2,9 @@
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use sandgate::{TaskError, TaskResult};
-use sandgate_tests::{LIMIT, assert_no_leaks, eventually, within};
+use sandgate_tests::{LIMIT, eventually};
 
 use crate::pool_of;
 
@@ -88,30 +87,4 @@ fn a_token_stops_everything() {
     assert!(values == 20 && cancelled > 0 && token.is_cancelled());
     assert!(matches!(pool.submit::<u64>(&(1_u64, 0_u64)).wait().value, Err(TaskError::Cancelled)));
     assert!(pool.map::<_, u64>([(1_u64, 0_u64)]).next().is_none(), "nothing is pulled any more");
-}
-
-#[test]
-fn nothing_is_left_behind_wherever_a_pool_is_dropped() {
-    let drops: &[(&str, fn())] = &[
-        ("an idle pool", || drop(pool_of("double").build().unwrap())),
-        ("an iterator dropped half-way", || {
-            let pool = pool_of("double").build().unwrap();
-            pool.map::<_, u64>(0..).take(300).for_each(drop);
-        }),
-        ("tasks that run", || {
-            let pool = pool_of("slowly").build().unwrap();
-            let handle = pool.submit::<u64>(&(1_u64, 60_000_u64));
-            let handle = handle.wait_timeout(Duration::from_millis(20)).expect_err("it sleeps");
-            within(LIMIT, "the drop of a busy pool", move || drop(pool));
-            assert!(matches!(handle.wait().value, Err(TaskError::Cancelled)));
-        }),
-        ("a session that runs", || {
-            let pool = pool_of("serves_double").reuse(true).build().unwrap();
-            assert_eq!(pool.map::<_, u64>(0..).take(300).count(), 300);
-        }),
-    ];
-    for (what, act) in drops {
-        act();
-        assert_no_leaks(what, act);
-    }
 }
