@@ -28,6 +28,8 @@ use super::stats::Counts;
 /// Work that a lane is given ahead: enough that its worker never waits for the host, little enough that no task waits
 /// long behind another while other lanes are idle.
 const AHEAD: Duration = Duration::from_millis(2);
+/// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
+const MOST_AHEAD: Duration = Duration::from_millis(50);
 /// Runs that a lane has at least: one that runs and one that waits.
 const MIN_WINDOW: usize = 2;
 /// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
@@ -135,6 +137,8 @@ struct Lane {
     failed_starts: u32,
     /// Mean time between ends of runs, in seconds; 0 if it is not known.
     mean: f64,
+    /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
+    enough: f64,
     /// When a run ended last, or the first of the present ones began.
     progress: Instant,
     generation: u64,
@@ -181,6 +185,7 @@ impl<P, V> Core<P, V> {
             losses_in_a_row: 0,
             failed_starts: 0,
             mean: 0.0,
+            enough: 0.0,
             progress: now,
             generation: 0,
             stops: 0,
@@ -356,6 +361,9 @@ impl<P, V> Core<P, V> {
         }
         let Some(flight) = it.remove(run) else { return };
         it.ended_well(now, began.max(flight.started));
+        if it.flights.is_empty() && !self.waiting.is_empty() {
+            it.has_run_dry(self.rules.max_in_flight);
+        }
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
         task.attempts += 1;
         let place = Some((lane, flight.started.max(began)));
@@ -556,13 +564,28 @@ impl Lane {
         self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * MEAN_SHARE };
         self.progress = now;
         self.losses_in_a_row = 0;
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        if self.flights.len() as f64 * 2.0 > self.enough {
+            self.enough *= 1.0 - MEAN_SHARE / 4.0;
+        }
+    }
+
+    /// Nothing flies on it though tasks wait: it was given too little.
+    fn has_run_dry(&mut self, most: usize) {
+        if !self.alone && !self.draining {
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let (window, most) = (self.window(most) as f64, most as f64);
+            self.enough = (window * 2.0).min(most);
+        }
     }
 
     fn window(&self, most: usize) -> usize {
         if self.mean == 0.0 {
             return MIN_WINDOW.min(most);
         }
-        let ahead = AHEAD.as_secs_f64() / self.mean.max(1e-9);
+        let (least, most_ahead) =
+            (AHEAD.as_secs_f64() / self.mean.max(1e-9), MOST_AHEAD.as_secs_f64() / self.mean.max(1e-9));
+        let ahead = least.max(self.enough.min(most_ahead));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
         let ahead = ahead as usize;
         ahead.clamp(MIN_WINDOW, most.max(MIN_WINDOW)).min(most)

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::core::{Action, Core, TaskId, Verdict};
 use super::event::{EventSink, PoolEvent, TimedEvent};
@@ -108,10 +108,7 @@ impl Driver {
         self.ground.about_to_wait();
         match self.core.next_timer() {
             None => self.notes.recv().ok(),
-            Some(at) => match self.notes.recv_deadline(at) {
-                Ok(note) => Some(note),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(at) => self.notes.recv_deadline(at).ok(),
         }
     }
 
