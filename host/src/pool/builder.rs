@@ -287,6 +287,8 @@ impl PoolBuilder {
         let least = Spec::popen().executions(1).timeout(DEFAULT_TASK_WALL_TIME).recycle(recycle);
         let named = specs.into_iter().enumerate().map(|(lane, spec)| {
             let spec = spec.or(&self.spec).or(common).or(&least);
+            // Workers have room for what they were told when they started.
+            let spec = self.limits.iter().fold(spec, |spec, limits| spec.with_limits(limits.clone()));
             // A worker that is lost is the pool's to replace; one that has served its time the gateway's.
             let recycle = Recycle { after_loss: false, ..spec.recycling() };
             let spec = spec.recycle(recycle);
