@@ -10,7 +10,7 @@
 //!            suspects ──► flying alone on a lane, so that a second loss has one cause
 //! ```
 //!
-//! A *lane* is a place for a gateway, which is replaced when its worker is lost. A *run* is one attempt at a task; its
+//! A *lane* ([`Lane`]) is a place for a gateway, which is replaced when its worker is lost. A *run* is one attempt at a task; its
 //! number is never used twice, so that whatever is late finds nothing. Invariant: a task leaves [`Core`] exactly once,
 //! with the one [`Finished`] of it.
 
@@ -22,22 +22,9 @@ use sandgate_wire::Outcome;
 use sandgate_wire::outcome::WorkerLoss;
 
 use super::event::PoolEvent;
+use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay};
 use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
-
-/// Work that a lane is given ahead: enough that its worker never waits for the host, little enough that no task waits
-/// long behind another while other lanes are idle.
-const AHEAD: Duration = Duration::from_millis(2);
-/// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
-const MOST_AHEAD: Duration = Duration::from_millis(50);
-/// Runs that a lane has at least: one that runs and one that waits.
-const MIN_WINDOW: usize = 2;
-/// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
-const FREE_RESTARTS: u32 = 2;
-const LEAST_DELAY: Duration = Duration::from_millis(20);
-const MOST_DELAY: Duration = Duration::from_secs(1);
-/// The part of a new measurement in a lane's mean time for a task.
-const MEAN_SHARE: f64 = 1.0 / 16.0;
 
 /// A task's number within its pool.
 pub(crate) type TaskId = u64;
@@ -111,52 +98,6 @@ struct Task<P> {
     queued: Instant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Starting,
-    Up,
-    /// Its worker is gone, but its runs have not ended yet; nothing more is put on it.
-    Closing,
-    /// Waits until then before it is started again.
-    Down {
-        until: Instant,
-    },
-}
-
-/// One place for a gateway.
-#[derive(Debug)]
-struct Lane {
-    state: State,
-    flights: VecDeque<Flight>,
-    /// A suspect flies on it, and nothing else may.
-    alone: bool,
-    /// It takes nothing more until it is empty and a suspect can have it.
-    draining: bool,
-    /// Losses since a run ended well, and failures to start since a start.
-    losses_in_a_row: u32,
-    failed_starts: u32,
-    /// Mean time between ends of runs, in seconds; 0 if it is not known.
-    mean: f64,
-    /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
-    enough: f64,
-    /// When a run ended last, or the first of the present ones began.
-    progress: Instant,
-    generation: u64,
-    /// Runs that were told to stop.
-    stops: usize,
-    /// Its worker was killed for a run that did not stop, so the others are not to blame.
-    innocent: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    run: u64,
-    task: TaskId,
-    started: Instant,
-    /// When its worker is killed because it was told to stop and did not.
-    stop_by: Option<Instant>,
-}
-
 /// The state of a pool.
 #[derive(Debug)]
 pub(crate) struct Core<P, V> {
@@ -177,26 +118,12 @@ pub(crate) struct Core<P, V> {
 impl<P, V> Core<P, V> {
     /// A pool without tasks, whose lanes are being started.
     pub(crate) fn new(rules: Rules, lanes: usize, now: Instant, wants_events: bool) -> Core<P, V> {
-        let lane = |_| Lane {
-            state: State::Starting,
-            flights: VecDeque::new(),
-            alone: false,
-            draining: false,
-            losses_in_a_row: 0,
-            failed_starts: 0,
-            mean: 0.0,
-            enough: 0.0,
-            progress: now,
-            generation: 0,
-            stops: 0,
-            innocent: false,
-        };
         Core {
             rules,
             tasks: HashMap::new(),
             waiting: VecDeque::new(),
             suspects: VecDeque::new(),
-            lanes: (0..lanes).map(lane).collect(),
+            lanes: (0..lanes).map(|_| Lane::new(now)).collect(),
             next_run: 0,
             broken: None,
             actions: Vec::new(),
@@ -545,93 +472,7 @@ impl<P, V> Core<P, V> {
     }
 }
 
-impl Lane {
-    fn remove(&mut self, run: u64) -> Option<Flight> {
-        let position = self.flights.iter().position(|flight| flight.run == run)?;
-        let flight = self.flights.remove(position)?;
-        if flight.stop_by.is_some() {
-            self.stops -= 1;
-        }
-        Some(flight)
-    }
-
-    fn recount_stops(&mut self) {
-        self.stops = self.flights.iter().filter(|flight| flight.stop_by.is_some()).count();
-    }
-
-    fn ended_well(&mut self, now: Instant, began: Instant) {
-        let took = now.saturating_duration_since(began).as_secs_f64();
-        self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * MEAN_SHARE };
-        self.progress = now;
-        self.losses_in_a_row = 0;
-        #[expect(clippy::cast_precision_loss, reason = "a small number")]
-        if self.flights.len() as f64 * 2.0 > self.enough {
-            self.enough *= 1.0 - MEAN_SHARE / 4.0;
-        }
-    }
-
-    /// Nothing flies on it though tasks wait: it was given too little.
-    fn has_run_dry(&mut self, most: usize) {
-        if !self.alone && !self.draining {
-            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-            let (window, most) = (self.window(most) as f64, most as f64);
-            self.enough = (window * 2.0).min(most);
-        }
-    }
-
-    fn window(&self, most: usize) -> usize {
-        if self.mean == 0.0 {
-            return MIN_WINDOW.min(most);
-        }
-        let (least, most_ahead) =
-            (AHEAD.as_secs_f64() / self.mean.max(1e-9), MOST_AHEAD.as_secs_f64() / self.mean.max(1e-9));
-        let ahead = least.max(self.enough.min(most_ahead));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
-        let ahead = ahead as usize;
-        ahead.clamp(MIN_WINDOW, most.max(MIN_WINDOW)).min(most)
-    }
-
-    fn next_timer(&self, rules: &Rules) -> Option<Instant> {
-        match self.state {
-            State::Down { until } => Some(until),
-            State::Up if !self.flights.is_empty() => {
-                let patience = rules.patience.map(|patience| self.progress + patience);
-                let stop = self.flights.iter().filter(|_| self.stops > 0).filter_map(|flight| flight.stop_by).min();
-                let head = self.flights.front().filter(|flight| flight.stop_by.is_none());
-                let watched = head.and(rules.watched_deadline).map(|deadline| self.progress + deadline);
-                [patience, stop, watched].into_iter().flatten().min()
-            }
-            _ => None,
-        }
-    }
-
-    fn is_hung(&self, rules: &Rules, now: Instant) -> bool {
-        let silent = rules.patience.is_some_and(|patience| self.progress + patience <= now);
-        let deaf = self.stops > 0 && self.flights.iter().filter_map(|flight| flight.stop_by).any(|by| by <= now);
-        !self.flights.is_empty() && (silent || deaf)
-    }
-
-    /// Marks the run at the head to be stopped if its time is over.
-    fn stop_late_head(&mut self, rules: &Rules, now: Instant) -> Option<u64> {
-        let deadline = rules.watched_deadline?;
-        let head = self.flights.front_mut().filter(|flight| flight.stop_by.is_none())?;
-        if self.progress + deadline > now {
-            return None;
-        }
-        head.stop_by = Some(now + rules.grace);
-        self.stops += 1;
-        Some(head.run)
-    }
-}
-
 /// The next that was not cancelled meanwhile.
 fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
     std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
-}
-
-fn delay(times: u32) -> Duration {
-    match times.checked_sub(FREE_RESTARTS + 1) {
-        None => Duration::ZERO,
-        Some(more) => LEAST_DELAY.saturating_mul(1 << more.min(16)).min(MOST_DELAY),
-    }
 }

@@ -6,7 +6,7 @@
 //! | `builder` | what users set, and the start |
 //! | `map`, `handle` | what users wait on |
 //! | `work`, `result` | values in and out; how a task can end |
-//! | `core` | every decision, without a thread or clock |
+//! | `core`, `lane` | every decision, without a thread or clock |
 //! | `driver` | the one thread, between notes and gateways |
 //! | `ground` | the gateways: starting them, giving them tasks |
 //! | `event`, `stats` | what can be seen of it |
@@ -17,6 +17,7 @@ mod driver;
 mod event;
 mod ground;
 mod handle;
+mod lane;
 mod map;
 mod result;
 mod stats;
