@@ -20,7 +20,7 @@ use sandgate_wire::account::{Account, cost};
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
-use sandgate_wire::message::{Close, Output};
+use sandgate_wire::message::{Close, Output, Stream};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
 
@@ -29,6 +29,8 @@ use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
+use crate::output::CapturedOutput;
+use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
 
@@ -104,6 +106,8 @@ struct State {
     output_under_way: u64,
     had_output: bool,
     output_truncated: bool,
+    /// What was printed, if it is kept for the caller.
+    captured: Option<Box<CapturedOutput>>,
     /// The user's handle, so that a channel that comes back is the same one.
     handle: Weak<Handle>,
     /// Whether a user ever had a handle.
@@ -124,6 +128,17 @@ enum Consumer {
         index: usize,
     },
     Callback(Arc<Callback>),
+    Pool(PoolConsumer),
+}
+
+/// A pool, which is told by a note.
+#[derive(Debug)]
+struct PoolConsumer {
+    notes: crossbeam_channel::Sender<Note>,
+    lane: usize,
+    number: u64,
+    /// Whether the first message is not told of, since the end follows it.
+    at_end: bool,
 }
 
 /// What a consumer gets.
@@ -287,14 +302,44 @@ impl Endpoint {
         Ok(())
     }
 
+    /// From here on output is kept.
+    pub(crate) fn capture_output(&self) {
+        self.state.lock().captured = Some(Box::default());
+    }
+
+    /// Keeps output, if it is to be kept; an error is what is wrong with it. Credit for it goes back at once.
+    pub(crate) fn keep_output(&self, output: Output<'_>) -> Result<bool, &'static str> {
+        let most = self.limits.output_bytes;
+        let mut state = self.state.lock();
+        let Some(captured) = &mut state.captured else { return Ok(false) };
+        let kept = captured.stdout.len() + captured.stderr.len() + output.bytes.len();
+        if kept as u64 > most {
+            return Err("sent more output than its limit");
+        }
+        captured.truncated |= output.truncated;
+        match output.stream {
+            Stream::Stdout => captured.stdout.extend_from_slice(output.bytes),
+            Stream::Stderr => captured.stderr.extend_from_slice(output.bytes),
+        }
+        drop(state);
+        self.output_delivered(output.bytes.len() as u64);
+        Ok(true)
+    }
+
+    pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
+        self.state.lock().captured.as_deref_mut().map(std::mem::take)
+    }
+
     /// Output was handed on.
     pub(crate) fn output_delivered(&self, bytes: u64) {
         self.state.lock().output_under_way -= bytes;
         let _ = self.connection.outbox.push_urgent(ToWorker::OutputCredit(self.id, bytes).encode());
     }
 
+    /// Whether it has printed something for the sink of its group.
     pub(crate) fn had_output(&self) -> bool {
-        self.state.lock().had_output
+        let state = self.state.lock();
+        state.had_output && state.captured.is_none()
     }
 
     /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
@@ -435,6 +480,10 @@ impl Endpoint {
             }
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
+            Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
+            Consumer::Pool(PoolConsumer { notes, lane, number, .. }) => {
+                let _ = notes.send(Note::Moved { lane: *lane, number: *number });
+            }
         }
     }
 
@@ -504,7 +553,7 @@ impl Endpoint {
         }
         let outcome = state.outcome.clone()?;
         // A queue has delivered the end by taking it; a callback says so when it returns.
-        if let Consumer::Queue { .. } = state.consumer {
+        if let Consumer::Queue { .. } | Consumer::Pool(_) = state.consumer {
             self.end_was_delivered(state);
         }
         Some(Delivery::End(outcome))
@@ -640,6 +689,17 @@ impl Endpoint {
 
     pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
         self.set_consumer(Consumer::Queue { tokens, index })
+    }
+
+    /// Tells a pool what happens to this run, or session, of it.
+    pub(crate) fn set_pool(
+        self: &Arc<Self>,
+        notes: crossbeam_channel::Sender<Note>,
+        lane: usize,
+        number: u64,
+        at_end: bool,
+    ) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
     }
 
     /// Takes the channel out of a queue that was not made after all.

@@ -195,7 +195,10 @@ fn output_arrived(connection: &Connection, channel: ChannelId, output: Output<'_
             return Err(format!("channel {channel} is no execution, so it has no output"));
         }
         endpoint.output_arrived(output).map_err(|problem| format!("execution {channel} {problem}"))?;
-        connection.output.arrive(endpoint, output);
+        let kept = endpoint.keep_output(output).map_err(|problem| format!("execution {channel} {problem}"))?;
+        if !kept {
+            connection.output.arrive(endpoint, output);
+        }
         Ok(())
     })
 }

@@ -40,6 +40,7 @@ mod preflight;
 mod process;
 mod randomness;
 pub mod self_test;
+mod stdin;
 #[doc(hidden)]
 pub mod testing;
 mod wasi;
