@@ -14,6 +14,7 @@
 //! 5. Memory, descriptors, threads and children are what they were, there is no zombie, and the canaries are untouched.
 
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,7 +99,13 @@ impl House {
         let (takes_worker, host_growth, worker_growth) = (row.takes_worker, row.host_growth, row.worker_growth);
 
         let watch = Watch::start(&self.neighbour, room.sibling.as_ref());
-        problems.extend(attend(&room.gateway, row));
+        let attended = catch_unwind(AssertUnwindSafe(|| attend(&room.gateway, row)));
+        problems.extend(attended.unwrap_or_else(|panic| {
+            // Nothing waits any more for a worker that is gone.
+            room.gateway.kill();
+            let text = panic.downcast_ref::<String>().map_or("it panics", |text| &text[..]);
+            vec![text.to_owned()]
+        }));
         problems.extend(watch.stop(takes_worker));
 
         problems.extend(self.usable(&room, takes_worker));
