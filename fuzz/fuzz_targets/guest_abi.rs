@@ -1,4 +1,9 @@
-//! A stub.
+//! A guest that calls every host function there is with numbers of any kind.
 #![no_main]
+
 use libfuzzer_sys::fuzz_target;
-fuzz_target!(|input: &[u8]| { std::hint::black_box((input, sandgate_worker::run_if_worker as fn())); });
+
+fuzz_target!(
+    init: sandgate_fuzz::plant("guest_abi", sandgate_worker::fuzzing::guest_abi_seeds()),
+    |input: &[u8]| sandgate_worker::fuzzing::guest_abi(input)
+);
