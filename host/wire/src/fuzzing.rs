@@ -214,6 +214,7 @@ mod seeds {
     };
     use crate::module_limits::{ModuleLimits, Shape};
     use crate::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
+    use crate::profile::Profile;
 
     pub(super) fn messages() -> Vec<(&'static str, Encoded)> {
         let (one, two, module) = (ChannelId(1), ChannelId(2), ModuleId([9; 32]));
@@ -303,6 +304,7 @@ mod seeds {
             bytes: 1,
             codegen: Codegen::Interruptible,
             limits: ModuleLimits::default(),
+            profile: Profile::MINIMAL,
             policy: Policy::all(Demand::Prefer),
         }
     }

@@ -4,5 +4,7 @@
 mod abi;
 mod guest;
 mod host;
+mod preflight;
 
 pub use abi::{guest_abi, guest_abi_seeds};
+pub use preflight::{preflight, preflight_seeds};
