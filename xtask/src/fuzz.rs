@@ -84,6 +84,8 @@ fn step(workspace: &Workspace, target: &Target, sanitizer: &str, seconds: u32) -
         format!("-malloc_limit_mb={}", target.allocation_mib),
         format!("-rss_limit_mb={}", target.memory_mib),
         format!("-timeout={INPUT_SECONDS}"),
+        // Scripts are long from the beginning.
+        "-len_control=0".to_owned(),
         // Threads that start or end while it looks are leaks to it. The targets check what is left themselves.
         "-detect_leaks=0".to_owned(),
         "-print_final_stats=1".to_owned(),
