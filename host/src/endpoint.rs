@@ -747,7 +747,7 @@ impl Endpoint {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Endpoint {
     /// Messages that wait here and their bytes.
     pub(crate) fn waiting(&self) -> (usize, u64) {

@@ -57,6 +57,9 @@ mod deadline;
 mod endpoint;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod group;
 mod module;

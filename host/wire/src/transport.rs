@@ -162,7 +162,7 @@ pub fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, timeout: Option<Durati
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing {
     //! A receiving half that plays a script.
 
