@@ -310,7 +310,7 @@ mod seeds {
     }
 
     fn compiled() -> Compiled {
-        Compiled::Done { engine: "e".to_owned(), bytes: 2, shape: Shape::default() }
+        Compiled::Done { engine: "e".to_owned(), bytes: 2, shape: Shape::default(), description: vec![1] }
     }
 }
 
