@@ -30,6 +30,7 @@ use crate::channel::{Channel, message_for};
 use crate::deadline::Deadline;
 use crate::endpoint::{Endpoint, Role};
 use crate::error::{ExecError, SendError, StatusError, WaitError};
+use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::process::Process;
@@ -160,7 +161,9 @@ impl Connection {
         let writing = Arc::clone(&connection);
         connection.spawn("writer", move || writing.outbox.run_writer())?;
         let reading = Arc::clone(&connection);
-        let started = connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive)));
+        let started = connection.watch_exit();
+        let started =
+            started.and_then(|()| connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive))));
         if let Err(error) = started {
             connection.outbox.shutdown();
             connection.join();
@@ -169,6 +172,12 @@ impl Connection {
         // If it is gone already, waiting for its hello says so.
         let _ = connection.outbox.push(hello);
         Ok(connection)
+    }
+
+    /// Has the reader told when the process has ended, whoever else holds its end of the connection.
+    fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
+        let pidfd = self.process.as_ref().and_then(Process::pidfd);
+        pidfd.map_or(Ok(()), |pidfd| exits::watch(self, pidfd))
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
