@@ -91,6 +91,8 @@ pub(crate) struct Handles {
     free: Vec<u32>,
     /// Handles that count by themselves; those of channels the guest made count with the channel.
     given: usize,
+    /// Handles of channels the guest made.
+    made: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +104,7 @@ struct Slot {
 impl Handles {
     fn new(own: ChannelId) -> Handles {
         let own = Slot { channel: own, made: false };
-        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1 }
+        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1, made: 0 }
     }
 
     pub(crate) fn get(&self, handle: u32) -> Option<ChannelId> {
@@ -119,13 +121,14 @@ impl Handles {
 
     /// The handle of a channel that the guest made.
     pub(crate) fn add_made(&mut self, channel: ChannelId) -> u32 {
+        self.made += 1;
         let made = true;
         self.add(Slot { channel, made })
     }
 
     /// How many of the handles are of channels the guest made.
     pub(crate) fn made(&self) -> usize {
-        self.slots.iter().flatten().filter(|slot| slot.made).count()
+        self.made
     }
 
     fn add(&mut self, slot: Slot) -> u32 {
@@ -140,9 +143,8 @@ impl Handles {
     pub(crate) fn remove(&mut self, handle: u32) -> Option<ChannelId> {
         let slot = self.slots.get_mut(usize::try_from(handle).ok()?)?.take()?;
         self.free.push(handle);
-        if !slot.made {
-            self.given -= 1;
-        }
+        let count = if slot.made { &mut self.made } else { &mut self.given };
+        *count -= 1;
         Some(slot.channel)
     }
 
@@ -150,6 +152,7 @@ impl Handles {
     pub(crate) fn take_all(&mut self) -> Vec<ChannelId> {
         self.free.clear();
         self.given = 1;
+        self.made = 0;
         self.slots.drain(1..).flatten().map(|slot| slot.channel).collect()
     }
 }
