@@ -34,7 +34,12 @@ pub(crate) fn run() {
         let header = Header { length, kind: encoded.kind, flags: encoded.flags, channel: encoded.channel };
         let _ = socket.write_all(&[&header.encode()[..], &encoded.body].concat());
     };
-    let done = |engine: &str, bytes| Compiled::Done { engine: engine.to_owned(), bytes, shape: Shape::default() };
+    let done = |engine: &str, bytes| Compiled::Done {
+        engine: engine.to_owned(),
+        bytes,
+        shape: Shape::default(),
+        description: vec![],
+    };
     let native = b"native code";
     match text.strip_prefix("compiler: ") {
         None => {
