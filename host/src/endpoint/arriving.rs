@@ -1,0 +1,133 @@
+//! What the reader thread does with an endpoint. Nothing here waits.
+
+use std::sync::Arc;
+
+use sandgate_wire::account::cost;
+use sandgate_wire::assembly::{AssemblyError, Chunk};
+use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
+use sandgate_wire::message::{Close, Output};
+use sandgate_wire::{Message, Outcome, ToWorker};
+
+use super::{Endpoint, State};
+
+impl Endpoint {
+    /// A chunk of a message arrived. Says whether that makes a message, which the consumer is to be [told](Self::tell) of.
+    pub(crate) fn arrive(&self, chunk: Chunk<'_>) -> Result<bool, AssemblyError> {
+        let mut state = self.state.lock();
+        if state.closed || state.outcome.is_some() {
+            return Ok(false);
+        }
+        let State { assembly, receive_window, .. } = &mut *state;
+        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
+        self.count(&mut state, chunk.payload.len() as u64, message.as_ref())?;
+        let Some(message) = message else { return Ok(false) };
+        state.queue.push_back(message);
+        state.untold += 1;
+        Ok(true)
+    }
+
+    /// Counts what has arrived: a part of a message, or the last part.
+    fn count(&self, state: &mut State, bytes: u64, whole: Option<&Message>) -> Result<(), AssemblyError> {
+        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
+        let bytes = match whole {
+            Some(message) => {
+                self.uncount(state, state.in_parts);
+                state.in_parts = 0;
+                cost(message.bytes.len() as u64)
+            }
+            None => {
+                state.in_parts += bytes;
+                bytes
+            }
+        };
+        state.unread += bytes;
+        // The worker counts the same and more, so that an honest one never gets here.
+        let maximum = self.limits.memory_bytes;
+        if account.sent(bytes) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
+    }
+
+    /// The peer waits for credits.
+    pub(crate) fn credit_is_wanted(&self) {
+        let mut state = self.state.lock();
+        state.credit_wanted = true;
+        let credit = state.receive_window.give_all();
+        self.send_credit(&state, credit);
+    }
+
+    /// Tells the consumer about all that has arrived.
+    pub(crate) fn tell(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        match std::mem::take(&mut state.untold) {
+            0 => {}
+            count => self.notify(&state, count),
+        }
+    }
+
+    /// The peer took messages of ours.
+    pub(crate) fn credit(&self, credit: Credit) -> Result<(), FlowError> {
+        let mut state = self.state.lock();
+        state.send_window.give_back(credit)?;
+        // Credit for what still waits here would let a peer that does not read fill this side's memory.
+        let (under_way, unsent) = (state.send_window.under_way(), self.connection.outbox.unsent(self.id));
+        if under_way.bytes < unsent.bytes || under_way.messages < unsent.messages {
+            return Err(FlowError::Surplus);
+        }
+        drop(state);
+        self.writable.notify_all();
+        Ok(())
+    }
+
+    /// Takes note of output; an error is what is wrong with it. Each piece takes credit or is the last one, so that what
+    /// waits is bounded.
+    pub(crate) fn output_arrived(&self, output: Output<'_>) -> Result<(), &'static str> {
+        let mut state = self.state.lock();
+        if state.output_truncated {
+            return Err("sent output after the last of it");
+        }
+        if output.bytes.is_empty() && !output.truncated {
+            return Err("sent output without bytes");
+        }
+        state.had_output = true;
+        state.output_truncated = output.truncated;
+        state.output_under_way += output.bytes.len() as u64;
+        if state.output_under_way > OUTPUT_WINDOW_BYTES {
+            return Err("sent output without credit");
+        }
+        Ok(())
+    }
+
+    /// Output was handed on.
+    pub(crate) fn output_delivered(&self, bytes: u64) {
+        self.state.lock().output_under_way -= bytes;
+        let _ = self.connection.outbox.push_urgent(ToWorker::OutputCredit(self.id, bytes).encode());
+    }
+
+    pub(crate) fn had_output(&self) -> bool {
+        self.state.lock().had_output
+    }
+
+    /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
+    /// close of this side is due when somebody claims what is left: messages, or an error to tell.
+    pub(crate) fn peer_closed(self: &Arc<Self>, error: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        let settled = state.closed || state.claimed || (state.queue.is_empty() && error.is_none());
+        if settled && !state.closed {
+            self.send_close(Close::default());
+        }
+        state.owes_close = !settled;
+        state.over = true;
+        self.end_locked(
+            &mut state,
+            match error {
+                None => Outcome::Closed,
+                Some(message) => Outcome::ClosedWithError { message },
+            },
+        );
+        drop(state);
+        if settled && let Some(parent) = self.parent.upgrade() {
+            parent.release_child(self.id);
+        }
+        settled
+    }
+}
