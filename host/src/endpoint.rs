@@ -20,6 +20,7 @@ use sandgate_wire::account::Account;
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::{Credit, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
+use sandgate_wire::outbox::CreditFor;
 use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
 
 use crate::callback::Callback;
@@ -100,6 +101,9 @@ struct State {
     over: bool,
     /// Output bytes that were not credited yet.
     output_under_way: u64,
+    /// Output bytes that were handed on, and whether what the limit does not allow was dropped.
+    output_bytes: u64,
+    output_cut: bool,
     had_output: bool,
     output_truncated: bool,
     /// The user's handle, so that a channel that comes back is the same one.
@@ -317,7 +321,7 @@ impl Endpoint {
 
     fn send_credit(&self, state: &State, credit: Option<Credit>) {
         if let (Some(credit), None, false) = (credit, &state.outcome, state.closed) {
-            let _ = self.connection.outbox.push_urgent(ToWorker::Credit(self.id, credit).encode());
+            let _ = self.connection.outbox.push_credit(CreditFor::Messages(self.id), credit);
         }
     }
 

@@ -7,7 +7,8 @@ use sandgate_wire::assembly::{AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
 use sandgate_wire::message::{Close, Output};
-use sandgate_wire::{Message, Outcome, ToWorker};
+use sandgate_wire::outbox::CreditFor;
+use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
 
@@ -78,33 +79,54 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Takes note of output; an error is what is wrong with it. Each piece takes credit or is the last one, so that what
-    /// waits is bounded.
-    pub(crate) fn output_arrived(&self, output: Output<'_>) -> Result<(), &'static str> {
+    /// Takes note of output and returns what of it is to be handed on; an error is what is wrong with it. Each piece takes
+    /// credit or is the last one, so that what waits is bounded. What is over the limit is dropped as the worker would have
+    /// done: it ends in a mark, and nothing after it gets credit.
+    pub(crate) fn output_arrived<'a>(&self, output: Output<'a>) -> Result<Option<Output<'a>>, &'static str> {
         let mut state = self.state.lock();
-        if state.output_truncated {
+        if state.output_truncated && !state.output_cut {
             return Err("sent output after the last of it");
         }
         if output.bytes.is_empty() && !output.truncated {
             return Err("sent output without bytes");
         }
         state.had_output = true;
-        state.output_truncated = output.truncated;
-        state.output_under_way += output.bytes.len() as u64;
+        let length = output.bytes.len() as u64;
+        state.output_under_way += length;
         if state.output_under_way > OUTPUT_WINDOW_BYTES {
             return Err("sent output without credit");
         }
-        Ok(())
+        if state.output_cut {
+            return Ok(None);
+        }
+        let left = self.limits.output_bytes - state.output_bytes;
+        let fits = length.min(left);
+        state.output_bytes += fits;
+        state.output_cut = fits < length;
+        state.output_truncated = output.truncated || state.output_cut;
+        let bytes = &output.bytes[..usize::try_from(fits).unwrap_or(usize::MAX).min(output.bytes.len())];
+        Ok(Some(Output { bytes, truncated: state.output_truncated, ..output }))
     }
 
     /// Output was handed on.
     pub(crate) fn output_delivered(&self, bytes: u64) {
         self.state.lock().output_under_way -= bytes;
-        let _ = self.connection.outbox.push_urgent(ToWorker::OutputCredit(self.id, bytes).encode());
+        let _ = self.connection.outbox.push_credit(CreditFor::Output(self.id), Credit { bytes, messages: 0 });
     }
 
     pub(crate) fn had_output(&self) -> bool {
         self.state.lock().had_output
+    }
+
+    /// Closes this side as the peer has closed the other. How often guests do that is for the worker to bound, and for the
+    /// outbox to see to.
+    fn answer_close(&self) {
+        let close = ToWorker::Close(self.id, Close::default()).encode();
+        let outbox = &self.connection.outbox;
+        let _ = match self.id.side() {
+            Side::Host => outbox.push(close),
+            Side::Worker => outbox.push_answer(close),
+        };
     }
 
     /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
@@ -113,7 +135,7 @@ impl Endpoint {
         let mut state = self.state.lock();
         let settled = state.closed || state.claimed || (state.queue.is_empty() && error.is_none());
         if settled && !state.closed {
-            self.send_close(Close::default());
+            self.answer_close();
         }
         state.owes_close = !settled;
         state.over = true;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 use sandgate_wire::account::cost;
+use sandgate_wire::assembly::Assembly;
 use sandgate_wire::message::Close;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{Message, Outcome, ToWorker};
