@@ -165,7 +165,8 @@ fn a_worker_that_ends_is_lost_although_its_child_has_the_connection() {
     let script = directory.path().join("leaves");
     for (what, end, expected) in [
         ("exits", "exit 7", LossCause::Exited { code: 7 }),
-        ("is killed", "kill -KILL $$", LossCause::Signaled { signal: 9 }),
+        ("crashes", "kill -KILL $$", LossCause::Signaled { signal: 9 }),
+        ("is killed by the host", "wait", LossCause::Signaled { signal: 9 }),
     ] {
         let text = format!("#!/bin/sh\nexec 3<&0\n/bin/sleep 1000 <&3 &\n{end}\n");
         std::fs::write(&script, text).unwrap();
@@ -179,6 +180,9 @@ fn a_worker_that_ends_is_lost_although_its_child_has_the_connection() {
         let common = Common::new(output, ArtefactStore::holding(&module(), "e"), None);
         let spec = Spec::popen().id("gw0");
         let connection = Connection::start("gw0".to_owned(), spec, transport, Some(process), common).unwrap();
+        if end == "wait" {
+            connection.kill_process();
+        }
         let loss = connection.wait_ready(Deadline::after(PATIENCE)).expect_err("a loss");
         assert_eq!(loss.cause, expected, "a worker that {what}");
         connection.join();

@@ -220,3 +220,25 @@ impl ResourceLimiter for Growth {
         MAX_TABLES
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_of_channels_that_the_guest_made_are_counted() {
+        let mut handles = Handles::new(ChannelId(1));
+        let given = handles.add_given(ChannelId(3));
+        let made = [2, 4, 6].map(|id| handles.add_made(ChannelId(id)));
+        assert_eq!((handles.made(), handles.given), (3, 2));
+        assert_eq!(handles.remove(made[1]), Some(ChannelId(4)));
+        assert_eq!(handles.remove(made[1]), None);
+        assert_eq!((handles.made(), handles.given), (2, 2));
+        assert_eq!(handles.remove(given), Some(ChannelId(3)));
+        assert_eq!((handles.made(), handles.given), (2, 1));
+        assert_eq!(handles.add_made(ChannelId(8)), given, "a handle is used again");
+        assert_eq!(handles.made(), 3);
+        assert_eq!(handles.take_all().len(), 3);
+        assert_eq!((handles.made(), handles.given), (0, 1));
+    }
+}
