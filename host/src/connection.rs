@@ -19,6 +19,7 @@ use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, MAX_TABLE_ELEMENTS};
 use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
+use sandgate_wire::outbox::Bounds;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
@@ -30,6 +31,7 @@ use crate::channel::{Channel, message_for};
 use crate::deadline::Deadline;
 use crate::endpoint::{Endpoint, Role};
 use crate::error::{ExecError, SendError, StatusError, WaitError};
+use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::process::Process;
@@ -44,9 +46,11 @@ use crate::workers::Owner;
 /// How long a worker may take to end after its connection has.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Control messages that may wait for a worker to read them: a few for each channel there can be. A worker that provokes
-/// more than that without reading is not worth its memory.
-const MAX_CONTROLS: usize = 4 * (MAX_CONNECTION_CHANNELS + MAX_GUEST_CHANNELS);
+/// What may wait for a worker to read it. Control messages: a few for each channel there can be. Answers to channels that
+/// guests close: one for each that they can have, since the worker counts a channel until it has read the answer. A worker
+/// that provokes more than that without reading is not worth its memory.
+const BOUNDS: Bounds =
+    Bounds { controls: 4 * (MAX_CONNECTION_CHANNELS + MAX_GUEST_CHANNELS), answers: MAX_GUEST_CHANNELS };
 
 /// One worker and everything between it and its users.
 #[derive(Debug)]
@@ -138,7 +142,7 @@ impl Connection {
             return Err(std::io::Error::other(text));
         }
         let connection = Arc::new(Connection {
-            outbox: Outbox::bounded(send, MAX_CONTROLS),
+            outbox: Outbox::bounded(send, BOUNDS),
             output: common.output,
             owner: Owner::default(),
             process,
@@ -160,7 +164,9 @@ impl Connection {
         let writing = Arc::clone(&connection);
         connection.spawn("writer", move || writing.outbox.run_writer())?;
         let reading = Arc::clone(&connection);
-        let started = connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive)));
+        let started = connection.watch_exit();
+        let started =
+            started.and_then(|()| connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive))));
         if let Err(error) = started {
             connection.outbox.shutdown();
             connection.join();
@@ -169,6 +175,12 @@ impl Connection {
         // If it is gone already, waiting for its hello says so.
         let _ = connection.outbox.push(hello);
         Ok(connection)
+    }
+
+    /// Has the reader told when the process has ended, whoever else holds its end of the connection.
+    fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
+        let pidfd = self.process.as_ref().and_then(Process::pidfd);
+        pidfd.map_or(Ok(()), |pidfd| exits::watch(self, pidfd))
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

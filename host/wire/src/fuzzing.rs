@@ -295,6 +295,7 @@ mod seeds {
             argv: vec!["program".to_owned()],
             limits: Limits::default(),
             grants: ExecutionGrants::default(),
+            stdin: false,
         }
     }
 

@@ -90,6 +90,7 @@ impl Host {
             argv: vec!["guest".to_owned(), "argument".to_owned()],
             limits,
             grants: ExecutionGrants::default(),
+            stdin: false,
         };
         self.send(&ToWorker::Execute(id, execute));
         id
