@@ -60,7 +60,8 @@ fn install(workspace: &Workspace) -> Result<()> {
 /// The sanitizer that counts allocations, if the toolchain comes with it.
 fn sanitizer(workspace: &Workspace) -> Result<&'static str> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let libraries = Step::new("find the sanitizer", rustc, &workspace.root).args(["--print", "target-libdir"]).read()?;
+    let libraries =
+        Step::new("find the sanitizer", rustc, &workspace.root).args(["--print", "target-libdir"]).read()?;
     let has_it = std::fs::read_dir(Path::new(libraries.trim_end()))?
         .filter_map(Result::ok)
         .any(|file| file.file_name().to_string_lossy().ends_with("_rt.asan.a"));

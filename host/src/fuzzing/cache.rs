@@ -90,7 +90,8 @@ pub fn artefact_cache_seeds() -> Vec<(String, Vec<u8>)> {
     // Changes and the cut; then the default shape with a rightful length, once.
     let formed = |name: &str, changes: &[u8]| (name.to_owned(), [&[0], changes, &[0, 1, 1], CODE].concat());
     let change = |at: u8| vec![1, at, 0, 1, 0];
-    let other_shape = |shape: &[u8]| [&[0, 0, 0, 1, u8::try_from(shape.len()).unwrap_or(0)], shape, &[1, 1], CODE].concat();
+    let other_shape =
+        |shape: &[u8]| [&[0, 0, 0, 1, u8::try_from(shape.len()).unwrap_or(0)], shape, &[1, 1], CODE].concat();
     vec![
         raw("empty", &[]),
         raw("magic", &[&FILE_MAGIC]),

@@ -105,7 +105,10 @@ pub fn guest_abi_seeds() -> Vec<(String, Vec<u8>)> {
     let (small, place, own) = (|value| (kind::SMALL, value), |value| (kind::SCRATCH, value), (kind::SMALL, 0));
     let forever = (kind::MINUS, 0);
     let send = |length| call("channel_send", &[own, place(1024), small(length), place(0), small(0), own]);
-    let receive = call("channel_receive", &[own, place(1024), (kind::IN_MEMORY, 8192), place(256), small(8), place(512), forever]);
+    let receive = call(
+        "channel_receive",
+        &[own, place(1024), (kind::IN_MEMORY, 8192), place(256), small(8), place(512), forever],
+    );
     let new = call("channel_new", &[]);
     let keep = call("store", &[(kind::ALIGNED, 256), (kind::LAST_RESULT, 0)]);
     let send_new = call("channel_send", &[own, place(1024), small(3), place(256), small(1), own]);
@@ -114,16 +117,32 @@ pub fn guest_abi_seeds() -> Vec<(String, Vec<u8>)> {
     seeds.extend([
         conversation("echo", &[1, 0, 5, 0], &[&receive, &send(5)]),
         conversation("receives-channels", &[1, 2, 3, 0], &[&receive, &receive, &send_new]),
-        conversation("sends-a-channel", QUIET, &[&new, &keep, &send_new, &call("channel_drop", &[(kind::LAST_RESULT, 0)])]),
+        conversation(
+            "sends-a-channel",
+            QUIET,
+            &[&new, &keep, &send_new, &call("channel_drop", &[(kind::LAST_RESULT, 0)])],
+        ),
         conversation("many-channels", QUIET, &[&new[..]; 20]),
-        conversation("hears-an-error", &[1, 6, 2, 0], &[&receive, &call("channel_error", &[own, place(0), small(99), place(512)])]),
+        conversation(
+            "hears-an-error",
+            &[1, 6, 2, 0],
+            &[&receive, &call("channel_error", &[own, place(0), small(99), place(512)])],
+        ),
         conversation("too-large", &[1, 1, 255, 0], &[&receive]),
-        conversation("arguments-again", &[0, 3], &[&call("call_args", &[place(0), small(9), place(256), small(9), place(512)])]),
+        conversation(
+            "arguments-again",
+            &[0, 3],
+            &[&call("call_args", &[place(0), small(9), place(256), small(9), place(512)])],
+        ),
         conversation("flood", QUIET, &vec![&send(200)[..]; 200]),
         conversation("waits", &[0, 1], &[&call("channel_wait", &[place(0), small(1), forever])]),
         conversation("prints", QUIET, &[&file("fd_write", 1), &file("fd_write", 2)]),
         conversation("polls", QUIET, &[&call("poll_oneoff", &[place(0), place(2048), small(2), place(512)])]),
-        conversation("exits", QUIET, &[&call("task_report", &[small(2), place(0), small(9)]), &call("proc_exit", &[small(7)])]),
+        conversation(
+            "exits",
+            QUIET,
+            &[&call("task_report", &[small(2), place(0), small(9)]), &call("proc_exit", &[small(7)])],
+        ),
     ]);
     seeds
 }

@@ -44,7 +44,8 @@ pub(super) fn text() -> String {
     let functions = functions();
     let mut text = "(module\n".to_owned();
     let signature = |parameters: &str, results: &str| {
-        let list = |letters: &str| letters.chars().map(|it| if it == 'i' { " i32" } else { " i64" }).collect::<String>();
+        let list =
+            |letters: &str| letters.chars().map(|it| if it == 'i' { " i32" } else { " i64" }).collect::<String>();
         format!("(param{}) (result{})", list(parameters), list(results))
     };
     for (module, name, parameters, results) in functions.iter().filter(|(module, ..)| !module.is_empty()) {
@@ -65,7 +66,11 @@ pub(super) fn text() -> String {
                (local.set $function (i32.load8_u (global.get $at)))
                (global.set $at (i32.add (global.get $at) (i32.const 1)))"#
     );
-    let text = text.replacen(r#"(func (export "_start")"#, r#"(func (export "_start") (local $end i32) (local $function i32)"#, 1);
+    let text = text.replacen(
+        r#"(func (export "_start")"#,
+        r#"(func (export "_start") (local $end i32) (local $function i32)"#,
+        1,
+    );
     let mut text = text;
     text.push_str(&"(block ".repeat(functions.len()));
     let labels: Vec<String> = (0..functions.len()).map(|label| label.to_string()).collect();
@@ -76,7 +81,8 @@ pub(super) fn text() -> String {
         functions.len()
     );
     for (_, name, parameters, results) in &functions {
-        let arguments: String = parameters.chars().map(|it| if it == 'i' { " (call $i32)" } else { " (call $i64)" }).collect();
+        let arguments: String =
+            parameters.chars().map(|it| if it == 'i' { " (call $i32)" } else { " (call $i64)" }).collect();
         let call = format!("(call ${name}{arguments})");
         let call = if results.is_empty() { call } else { format!("(global.set $last {call})") };
         let _ = writeln!(text, ") {call} (br $next)");

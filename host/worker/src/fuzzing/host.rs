@@ -152,7 +152,8 @@ impl Host {
         loop {
             while !self.frames.has_frame() {
                 let left = PATIENCE.saturating_sub(start.elapsed());
-                let readable = wait(self.readable.as_fd(), PollFlags::IN, Some(left)).expect("a socket can be waited for");
+                let readable =
+                    wait(self.readable.as_fd(), PollFlags::IN, Some(left)).expect("a socket can be waited for");
                 assert!(readable, "waited {PATIENCE:?} for {what}");
                 assert!(self.frames.fill_now(), "the worker hung up before {what}");
             }

@@ -122,7 +122,10 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
             r#"(module (type $t (func (result i32))) (table 4 funcref) (elem (i32.const 0) $a $a) (global (mut i32) (i32.const 5))
                 (func $a (type $t) (call_indirect (type $t) (i32.const 1))) (start $s) (func $s))"#,
         ),
-        ("many-types", "(module (type (func (param i32 i64 f32 f64) (result i64 i32))) (func (type 0) i64.const 1 i32.const 2))"),
+        (
+            "many-types",
+            "(module (type (func (param i32 i64 f32 f64) (result i64 i32))) (func (type 0) i64.const 1 i32.const 2))",
+        ),
         ("simd", "(module (func (result v128) (v128.const i32x4 1 2 3 4) (v128.const i32x4 1 2 3 4) i32x4.add))"),
         ("tail-call", "(module (func $f (return_call $f)))"),
         ("threads", "(module (memory 1 1 shared) (func (drop (i32.atomic.load (i32.const 0)))))"),
@@ -141,7 +144,9 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
             (name.to_owned(), [&[0], &module[..]].concat())
         })
         .collect();
-    for (name, bytes) in [("elf", &b"\0\x7fELF"[..]), ("text", b"\0(module)"), ("header", b"\0\0asm\x01\0\0\0"), ("none", b"\0")] {
+    for (name, bytes) in
+        [("elf", &b"\0\x7fELF"[..]), ("text", b"\0(module)"), ("header", b"\0\0asm\x01\0\0\0"), ("none", b"\0")]
+    {
         seeds.push((name.to_owned(), bytes.to_vec()));
     }
     // Types, imports and functions by the million, as the counts of their sections say.
