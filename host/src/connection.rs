@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     pub(crate) output: Arc<OutputRouter>,
     pub(crate) owner: Owner,
     process: Option<Process>,
+    /// Until the process was reaped.
+    exit: Mutex<Option<exits::Watch>>,
     artefacts: Arc<ArtefactStore>,
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
@@ -146,6 +148,7 @@ impl Connection {
             output: common.output,
             owner: Owner::default(),
             process,
+            exit: Mutex::default(),
             artefacts: common.artefacts,
             tenant: common.tenant,
             usage: Mutex::default(),
@@ -179,8 +182,10 @@ impl Connection {
 
     /// Has the reader told when the process has ended, whoever else holds its end of the connection.
     fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
-        let pidfd = self.process.as_ref().and_then(Process::pidfd);
-        pidfd.map_or(Ok(()), |pidfd| exits::watch(self, pidfd))
+        if let Some(pidfd) = self.process.as_ref().and_then(Process::pidfd) {
+            *self.exit.lock() = Some(exits::watch(self, pidfd)?);
+        }
+        Ok(())
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -307,6 +312,7 @@ impl Connection {
                 process.kill();
             }
             ended = process.reap(REAP_PATIENCE).clone();
+            drop(self.exit.lock().take());
             stderr_tail = process.take_stderr_tail();
         }
         let cause = violation.unwrap_or(ended);
