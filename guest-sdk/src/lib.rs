@@ -51,6 +51,7 @@ mod channel;
 mod error;
 mod message;
 mod operation;
+mod serve;
 mod startup;
 mod sys;
 mod task;
@@ -61,6 +62,7 @@ pub use crate::error::{Error, Result};
 pub use crate::operation::{
     ArgsError, CloseError, DecodeError, EncodeError, NewChannelError, ReceiveError, SendError, WaitError,
 };
+pub use crate::serve::serve;
 
 /// Derives [`Schema`](trait@Schema): see [`task`](macro@crate::task), and for its
 /// attributes the one of [`sandgate_schema`](derive@sandgate_schema::Schema).

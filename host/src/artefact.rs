@@ -191,7 +191,7 @@ impl ArtefactStore {
     }
 
     /// A store that holds a ready-made artefact for one module, so that no compiler is needed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn holding(module: &Module, engine: &str) -> Arc<ArtefactStore> {
         let mut file = File::from(memory("test").expect("memory for an artefact"));
         file.write_all(b"native code").expect("memory takes bytes");

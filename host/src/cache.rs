@@ -26,11 +26,11 @@ use crate::artefact::{Artefact, Key, memory};
 use crate::deadline::Deadline;
 
 /// Opens an artefact file; changes with its layout.
-const FILE_MAGIC: [u8; 8] = *b"SGARTEF3";
+pub(crate) const FILE_MAGIC: [u8; 8] = *b"SGARTEF3";
 /// Magic, key, digest and the length of the facts.
 const HEADER_BYTES: usize = 8 + 32 + 32 + 4;
 /// Most bytes of the facts.
-const MAX_FACTS_BYTES: usize = 256 + MAX_DESCRIPTION_BYTES;
+pub(crate) const MAX_FACTS_BYTES: usize = 256 + MAX_DESCRIPTION_BYTES;
 const SUFFIX: &str = "artefact";
 const TEMPORARY: &str = ".sandgate-";
 /// How long another process may take to make an artefact before this one makes its own.
@@ -346,6 +346,24 @@ impl CacheEntry {
         file.persist(&self.path).map_err(|error| error.error)?;
         Ok(())
     }
+}
+
+/// What the cache makes of a file that stands where an artefact belongs: its native code and its shape, if it takes it for
+/// one. The file is what `make` makes of the entry's key.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_in_place(
+    directory: &Path,
+    make: impl FnOnce(&[u8; 32]) -> Vec<u8>,
+) -> io::Result<Option<(Vec<u8>, Shape)>> {
+    let key = Key(Sha256::digest(b"fuzz").into());
+    let entry = CacheEntry::lock(directory, key, Deadline::NEVER)?;
+    fs::write(&entry.path, make(&key.0))?;
+    let Some((artefact, shape)) = entry.read()? else { return Ok(None) };
+    // What the compiler said of the module is read when somebody asks.
+    std::hint::black_box(artefact.described());
+    let mut bytes = vec![0; usize::try_from(artefact.bytes()).map_err(io::Error::other)?];
+    rustix::io::pread(artefact.memory(), &mut bytes[..], 0)?;
+    Ok(Some((bytes, shape)))
 }
 
 impl Drop for CacheEntry {

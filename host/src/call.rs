@@ -29,6 +29,8 @@ pub struct Call {
     pub(crate) compile_timeout: Option<Duration>,
     /// What the types of the task have to be.
     pub(crate) expected: Option<Expected>,
+    pub(crate) stdin: bool,
+    pub(crate) capture: bool,
 }
 
 impl Call {
@@ -49,6 +51,7 @@ impl Call {
     /// [`CodecError`] if they cannot be serialised.
     pub fn args<T: Serialize + ?Sized>(mut self, arguments: &T) -> Result<Call, CodecError> {
         self.arguments = Some(value::encode(arguments)?);
+        self.stdin = false;
         Ok(self)
     }
 
@@ -91,7 +94,30 @@ impl Call {
     pub fn json_args(mut self, task: &TaskSchema, arguments: &serde_json::Value) -> Result<Call, SchemaError> {
         let bytes = schema::encode_arguments(task, arguments)?.into();
         self.arguments = Some(Encoded { bytes, channels: Vec::new() });
+        self.stdin = false;
         Ok(self)
+    }
+
+    /// What the program reads from its standard input, which otherwise is empty. It takes the place of
+    /// [`args`](Self::args): a program has one or the other.
+    ///
+    /// ```
+    /// # use sandgate::Call;
+    /// let call = Call::start().stdin(*b"2 + 2").argv(["-q"]).capture_output();
+    /// ```
+    #[must_use]
+    pub fn stdin(mut self, input: impl Into<Vec<u8>>) -> Call {
+        self.arguments = Some(Encoded { bytes: input.into().into(), channels: Vec::new() });
+        self.stdin = true;
+        self
+    }
+
+    /// Keeps what the program prints for [`Channel::take_output`](crate::Channel::take_output) instead of giving it to the
+    /// group's [`OutputSink`](crate::OutputSink). It is bounded by the limit `output=`.
+    #[must_use]
+    pub fn capture_output(mut self) -> Call {
+        self.capture = true;
+        self
     }
 
     /// The strings that the program finds in `std::env::args` after its own name.

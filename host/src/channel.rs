@@ -16,6 +16,7 @@ use crate::deadline::Deadline;
 use crate::endpoint::{Delivery, Endpoint};
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::gateway::Gateway;
+use crate::output::CapturedOutput;
 use crate::value::{self, Encoded};
 
 /// One end of a two-way stream of messages between the host and a task.
@@ -242,6 +243,12 @@ impl Channel {
     /// Whether the channel was closed here or has ended. Messages may still wait in it.
     pub fn is_closed(&self) -> bool {
         self.endpoint().is_closed()
+    }
+
+    /// What the execution has printed so far and nobody has taken yet, once the channel has ended all of it; `None` if its
+    /// call did not ask for it with [`Call::capture_output`](crate::Call::capture_output).
+    pub fn take_output(&self) -> Option<CapturedOutput> {
+        self.endpoint().take_output()
     }
 
     /// How the channel ended, if it has.

@@ -411,6 +411,7 @@ impl Connection {
             argv,
             limits: limits.clone(),
             grants,
+            stdin: call.stdin,
         };
         // First, since a worker must not hear of an execution that cannot be.
         self.load(module.id(), codegen, &artefact)?;
@@ -419,6 +420,9 @@ impl Connection {
         if execute.body.len() > MAX_FRAME_BYTES {
             self.forget(endpoint.id);
             return Err(ExecError::CallTooLarge { length: execute.body.len(), maximum: MAX_FRAME_BYTES });
+        }
+        if call.capture {
+            endpoint.capture_output();
         }
         let channel = Channel::new(&endpoint);
         // If the worker goes away from here on, the channel's outcome says so.
@@ -471,6 +475,15 @@ impl Connection {
         let artefact = self.compiled(module, codegen, timeout)?;
         let described = artefact.described().cloned();
         described.ok_or_else(|| DescribeError::Unreadable { module: module.name().to_owned() })
+    }
+
+    /// Sees to it that a call need not wait for its module to be compiled or sent.
+    pub(crate) fn prepare(&self, module: &Module, call: &Call) -> Result<(), ExecError> {
+        let limits = call.limits.as_ref().unwrap_or(self.spec.limits());
+        let grants = call.grants.as_ref().unwrap_or(&self.spec.grants().execution);
+        let codegen = Codegen::of(limits, grants, self.spec.has_epochs());
+        let artefact = self.compiled(module, codegen, call.compile_timeout)?;
+        self.load(module.id(), codegen, &artefact)
     }
 
     fn check_open(&self) -> Result<(), ExecError> {

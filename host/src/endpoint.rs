@@ -27,6 +27,8 @@ use crate::callback::Callback;
 use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
+use crate::output::CapturedOutput;
+use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
 
@@ -106,6 +108,8 @@ struct State {
     output_cut: bool,
     had_output: bool,
     output_truncated: bool,
+    /// What was printed, if it is kept for the caller.
+    captured: Option<Box<CapturedOutput>>,
     /// The user's handle, so that a channel that comes back is the same one.
     handle: Weak<Handle>,
     /// Whether a user ever had a handle.
@@ -126,6 +130,17 @@ enum Consumer {
         index: usize,
     },
     Callback(Arc<Callback>),
+    Pool(PoolConsumer),
+}
+
+/// A pool, which is told by a note.
+#[derive(Debug)]
+struct PoolConsumer {
+    notes: crossbeam_channel::Sender<Note>,
+    lane: usize,
+    number: u64,
+    /// Whether the first message is not told of, since the end follows it.
+    at_end: bool,
 }
 
 /// What a consumer gets.
@@ -316,6 +331,10 @@ impl Endpoint {
             }
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
+            Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
+            Consumer::Pool(PoolConsumer { notes, lane, number, .. }) => {
+                let _ = notes.send(Note::Moved { lane: *lane, number: *number });
+            }
         }
     }
 
@@ -336,7 +355,7 @@ impl Endpoint {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Endpoint {
     /// Messages that wait here and their bytes.
     pub(crate) fn waiting(&self) -> (usize, u64) {

@@ -177,17 +177,24 @@ impl FakeWorker {
         });
     }
 
-    /// An execution; its module is taken on the way.
+    /// An execution; its module and arguments are taken on the way.
     pub(crate) fn expect_execute(&mut self) -> (u64, Execute) {
         loop {
+            let mut is_load = false;
             let found = self.next("EXECUTE", |message| match message {
-                Some(ToWorker::Load { .. }) => None,
+                Some(ToWorker::Load { .. }) => {
+                    is_load = true;
+                    None
+                }
+                Some(ToWorker::Arguments(..)) => None,
                 Some(ToWorker::Execute(id, execute)) => Some((id.0, execute)),
                 other => panic!("EXECUTE was expected, not {other:?}"),
             });
-            match found {
-                Some(found) => return found,
-                None => drop(self.frames.take_descriptor().expect("LOAD comes with a descriptor")),
+            if let Some(found) = found {
+                return found;
+            }
+            if is_load {
+                drop(self.frames.take_descriptor().expect("LOAD comes with a descriptor"));
             }
         }
     }

@@ -142,6 +142,11 @@ impl GroupBuilder {
         self
     }
 
+    /// The common settings, the time to end, and whether there is a tenant.
+    pub(crate) fn settings(&self) -> (&Spec, Duration, bool) {
+        (&self.defaults, self.drop_timeout, self.tenant.is_some())
+    }
+
     /// A group without gateways.
     pub fn build(mut self) -> Group {
         if self.tenant.is_some() {

@@ -58,11 +58,15 @@ mod endpoint;
 mod error;
 mod exits;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod group;
 mod module;
 mod multi;
 mod output;
+mod pool;
 mod process;
 mod queue;
 mod reader;
@@ -96,7 +100,12 @@ pub use gateway::{Gateway, GatewayStatus};
 pub use group::{DEFAULT_DROP_TIMEOUT, Group, GroupBuilder};
 pub use module::Module;
 pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
-pub use output::{MAX_LINE_BYTES, OutputLine, OutputSink};
+pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputSink};
+pub use pool::{
+    CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, EventSink, EventStream,
+    EventsEnded, GatewayStats, Histogram, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats,
+    ProgramOutput, RetryOn, TaskError, TaskHandle, TaskResult, TimedEvent, Timing,
+};
 pub use queue::ReceiveQueue;
 pub use recycle::{Recycle, Recycled};
 pub use sandgate_guest_macros::HostSchema as Schema;

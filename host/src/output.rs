@@ -50,6 +50,18 @@ impl fmt::Display for OutputLine {
     }
 }
 
+/// All that an execution printed, if its call asked for it: see [`Call::capture_output`](crate::Call::capture_output).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct CapturedOutput {
+    /// Standard output, as it was written.
+    pub stdout: Vec<u8>,
+    /// Standard error, as it was written.
+    pub stderr: Vec<u8>,
+    /// Whether the execution reached its limit (setting `output=`) and what followed was dropped.
+    pub truncated: bool,
+}
+
 /// Where the lines go.
 #[derive(Clone, Default)]
 #[non_exhaustive]

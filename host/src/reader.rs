@@ -195,7 +195,9 @@ fn output_arrived(connection: &Connection, channel: ChannelId, output: Output<'_
             return Err(format!("channel {channel} is no execution, so it has no output"));
         }
         let output = endpoint.output_arrived(output).map_err(|problem| format!("execution {channel} {problem}"))?;
-        if let Some(output) = output {
+        if let Some(output) = output
+            && !endpoint.keep_output(output)
+        {
             connection.output.arrive(endpoint, output);
         }
         Ok(())

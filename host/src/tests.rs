@@ -6,6 +6,8 @@ mod connection;
 mod hostile;
 mod inside_values;
 mod output;
+mod pool_core;
+mod pool_gateways;
 mod queues;
 mod recycling;
 mod taken_over;

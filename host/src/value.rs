@@ -46,11 +46,17 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecE
 
 pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Connection>) -> Result<T, CodecError> {
     let scope = Entered::new(Scope::Decoding { connection: Arc::clone(connection), ids: message.channels.clone() });
-    let budget = Budget::new(message.bytes.len());
-    let mut bytes = postcard::Deserializer::from_bytes(&message.bytes);
+    let result = decode_plain(&message.bytes);
+    scope.leave();
+    result
+}
+
+/// Decodes a value that holds no channels.
+pub(crate) fn decode_plain<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let budget = Budget::new(bytes.len());
+    let mut bytes = postcard::Deserializer::from_bytes(bytes);
     let result = T::deserialize(Budgeted::new(&mut bytes, &budget));
     let rest = bytes.finalize().map_or(0, <[u8]>::len);
-    scope.leave();
     match (result, budget.exceeded()) {
         (Err(_), Some(what)) => Err(CodecError::new(what)),
         (Err(error), None) => Err(CodecError::new(error.to_string())),

@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandgate::{Channel, Event, Gateway, GatewayError, Group, OutputSink};
+use sandgate::{Channel, Event, Gateway, GatewayError, Group, Module, OutputSink, Pool, PoolBuilder, TaskError};
 use sandgate_tests::{
-    LIMIT, State, assert_echoes, assert_no_leaks, builder, children_of, eventually, group, module, popen,
+    LIMIT, State, Watched, assert_echoes, assert_no_leaks, builder, children_of, eventually, group, module, popen,
     resident_bytes, run, run_with, sibling, spec, within,
 };
 
@@ -31,6 +31,12 @@ const CASES: &[(&str, fn())] = &[
     ("ids that were refused", duplicate_ids_are_refused_before_anything_is_started),
     ("gateways that ended in a group that goes on", ended_gateways_of_a_living_group),
     ("workers that were replaced", replaced_workers),
+    ("an idle pool", || drop(pool("double").build().unwrap())),
+    ("a pool whose iterator is dropped half-way", pool_with_a_dropped_iterator),
+    ("a pool whose tasks run", busy_pool),
+    ("a pool whose session runs", pool_with_a_session),
+    ("a pool whose workers are killed", pool_with_killed_workers),
+    ("pools that cannot start", pools_that_cannot_start),
     ("a flood that nobody reads", memory_stays_flat_under_a_flood),
 ];
 
@@ -157,6 +163,45 @@ fn duplicate_ids_are_refused_before_anything_is_started() {
         assert!(matches!(error, GatewayError::DuplicateId { .. }), "{error:?}");
         assert_eq!((children(), group.len()), (before + 1, 1), "{specs:?}");
     }
+}
+
+/// The start of a pool of two gateways over one of the tasks of the guest `pooled`.
+fn pool(task: &str) -> PoolBuilder {
+    Pool::builder(&module("pooled")).task(task).group(builder()).spec(popen()).gateways(2)
+}
+
+fn pool_with_a_dropped_iterator() {
+    let pool = pool("double").build().unwrap();
+    pool.map::<_, u64>(0_u64..).take(300).for_each(drop);
+}
+
+fn busy_pool() {
+    let pool = pool("slowly").build().unwrap();
+    let handle = pool.submit::<u64>(&(1_u64, 60_000_u64));
+    let handle = handle.wait_timeout(Duration::from_millis(20)).expect_err("it sleeps");
+    within(LIMIT, "the drop of a busy pool", move || drop(pool));
+    assert!(matches!(handle.wait().value, Err(TaskError::Cancelled)));
+}
+
+fn pool_with_a_session() {
+    let pool = pool("serves_double").reuse(true).build().unwrap();
+    assert_eq!(pool.map::<_, u64>(0_u64..).take(300).count(), 300);
+}
+
+fn pool_with_killed_workers() {
+    let pool = pool("double").build().unwrap();
+    for _ in 0..3 {
+        let workers = pool.stats().gateways.into_iter().filter_map(|gateway| gateway.pid).filter_map(Watched::find);
+        workers.for_each(|worker| worker.signal(rustix::process::Signal::KILL));
+        assert_eq!(pool.submit::<u64>(&2_u64).wait().value.unwrap(), 4);
+    }
+}
+
+fn pools_that_cannot_start() {
+    pool("double").specs([popen(), popen().worker("/nonexistent/worker")]).build().expect_err("no such worker");
+    let module = Module::from_bytes(*b"no module").unwrap();
+    let pool = Pool::builder(&module).group(builder()).spec(popen()).gateways(2).build();
+    pool.expect_err("no such module");
 }
 
 fn memory_stays_flat_under_a_flood() {

@@ -30,6 +30,12 @@ impl Watched {
         }
     }
 
+    /// Starts to watch the process `pid`, if it is there.
+    pub fn find(pid: u32) -> Option<Watched> {
+        let id = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+        pidfd_open(id, PidfdFlags::empty()).ok().map(|pidfd| Watched { pid, pidfd })
+    }
+
     /// Its id.
     pub fn pid(&self) -> u32 {
         self.pid

@@ -38,7 +38,7 @@ pub(crate) fn run() {
         engine: engine.to_owned(),
         bytes,
         shape: Shape::default(),
-        description: vec![],
+        description: Vec::new(),
     };
     let native = b"native code";
     match text.strip_prefix("compiler: ") {

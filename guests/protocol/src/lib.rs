@@ -155,3 +155,24 @@ pub enum Animal {
 /// In years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Age(pub u16);
+
+/// An input of the tasks of `pooled`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Hostile {
+    /// Return twice the number.
+    Double(u64),
+    /// Sleep so many milliseconds.
+    Sleep(u64),
+    /// Compute for ever.
+    Loop,
+    /// Panic.
+    Panic,
+    /// Allocate for ever.
+    Bomb,
+    /// Recurse for ever.
+    Recurse,
+    /// Return an error.
+    Fail,
+    /// Exit with this code.
+    Exit(i32),
+}

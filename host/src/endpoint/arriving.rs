@@ -6,7 +6,7 @@ use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
-use sandgate_wire::message::{Close, Output};
+use sandgate_wire::message::{Close, Output, Stream};
 use sandgate_wire::outbox::CreditFor;
 use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
@@ -108,14 +108,30 @@ impl Endpoint {
         Ok(Some(Output { bytes, truncated: state.output_truncated, ..output }))
     }
 
+    /// Keeps output, if it is to be kept, and says whether it is. Credit for it goes back at once.
+    pub(crate) fn keep_output(&self, output: Output<'_>) -> bool {
+        let mut state = self.state.lock();
+        let Some(captured) = &mut state.captured else { return false };
+        captured.truncated |= output.truncated;
+        match output.stream {
+            Stream::Stdout => captured.stdout.extend_from_slice(output.bytes),
+            Stream::Stderr => captured.stderr.extend_from_slice(output.bytes),
+        }
+        drop(state);
+        self.output_delivered(output.bytes.len() as u64);
+        true
+    }
+
     /// Output was handed on.
     pub(crate) fn output_delivered(&self, bytes: u64) {
         self.state.lock().output_under_way -= bytes;
         let _ = self.connection.outbox.push_credit(CreditFor::Output(self.id), Credit { bytes, messages: 0 });
     }
 
+    /// Whether it has printed something for the sink of its group.
     pub(crate) fn had_output(&self) -> bool {
-        self.state.lock().had_output
+        let state = self.state.lock();
+        state.had_output && state.captured.is_none()
     }
 
     /// Closes this side as the peer has closed the other. How often guests do that is for the worker to bound, and for the

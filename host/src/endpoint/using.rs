@@ -9,11 +9,13 @@ use sandgate_wire::message::Close;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{Message, Outcome, ToWorker};
 
-use super::{Consumer, Delivery, Endpoint, Role, State};
+use super::{Consumer, Delivery, Endpoint, PoolConsumer, Role, State};
 use crate::callback::{self, Callback};
 use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
+use crate::output::CapturedOutput;
+use crate::pool::Note;
 use crate::queue::Tokens;
 
 /// Longest text that a close carries.
@@ -84,7 +86,7 @@ impl Endpoint {
         }
         let outcome = state.outcome.clone()?;
         // A queue has delivered the end by taking it; a callback says so when it returns.
-        if let Consumer::Queue { .. } = state.consumer {
+        if let Consumer::Queue { .. } | Consumer::Pool(_) = state.consumer {
             self.end_was_delivered(state);
         }
         Some(Delivery::End(outcome))
@@ -210,6 +212,26 @@ impl Endpoint {
 
     pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
         self.set_consumer(Consumer::Queue { tokens, index })
+    }
+
+    /// Tells a pool what happens to this run, or session, of it.
+    pub(crate) fn set_pool(
+        self: &Arc<Self>,
+        notes: crossbeam_channel::Sender<Note>,
+        lane: usize,
+        number: u64,
+        at_end: bool,
+    ) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
+    }
+
+    /// From here on output is kept.
+    pub(crate) fn capture_output(&self) {
+        self.state.lock().captured = Some(Box::default());
+    }
+
+    pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
+        self.state.lock().captured.as_deref_mut().map(std::mem::take)
     }
 
     /// Takes the channel out of a queue that was not made after all.

@@ -157,6 +157,8 @@ pub struct Execute {
     pub limits: Limits,
     /// What it is given.
     pub grants: ExecutionGrants,
+    /// Whether its arguments are what it reads from its standard input, which otherwise is empty.
+    pub stdin: bool,
 }
 
 /// Where an execution starts.

@@ -82,8 +82,9 @@ fn golden_bytes_to_the_worker() {
         argv: vec!["p".into()],
         limits: limits(),
         grants: ExecutionGrants::default(),
+        stdin: true,
     };
-    let body = [&[9; 32][..], b"\x02\x01\x01t\x01\x01\x01p", LIMITS, &[0, 0, 0xa0, 0x8d, 6, 0, 0]].concat();
+    let body = [&[9; 32][..], b"\x02\x01\x01t\x01\x01\x01p", LIMITS, &[0, 0, 0xa0, 0x8d, 6, 0, 0, 1]].concat();
     check_to_worker(ToWorker::Execute(one, execute), (5, 0, 1, &body));
     let credit = Credit { bytes: 0x0102, messages: 3 };
     check_to_worker(ToWorker::Credit(one, credit), (7, 0, 1, &[2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]));

@@ -175,7 +175,7 @@ pub fn wait_any<const N: usize>(
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing {
     //! A receiving half that plays a script.
 

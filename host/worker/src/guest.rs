@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::{ChannelId, ExecutionGrants, Message};
 use wasmtime::{Memory, ResourceLimiter};
@@ -23,6 +24,8 @@ pub(crate) struct Guest {
     pub(crate) memory: Option<Memory>,
     pub(crate) handles: Handles,
     pub(crate) arguments: Option<Message>,
+    /// What is left of its standard input.
+    pub(crate) stdin: Bytes,
     pub(crate) report: Option<Report>,
     pub(crate) output: GuestOutput,
     pub(crate) growth: Growth,
@@ -53,11 +56,16 @@ impl Guest {
         worker.directories.give(&mut wasi);
         let limits = &job.execution.limits;
         let growth = Growth { execution: Arc::clone(&job.execution), asked: 0, denied: None };
+        let (arguments, stdin) = match job.arguments {
+            Some(message) if job.execute.stdin => (None, message.bytes),
+            arguments => (arguments, Bytes::new()),
+        };
         Guest {
             wasi,
             memory: None,
             handles: Handles::new(job.execution.id),
-            arguments: job.arguments,
+            arguments,
+            stdin,
             report: None,
             output: GuestOutput::new(limits.output_bytes),
             growth,

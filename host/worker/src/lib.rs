@@ -27,6 +27,9 @@ mod ending;
 mod engine;
 mod execution;
 mod executor;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod guest_memory;
 mod hostcalls;
@@ -40,6 +43,7 @@ mod preflight;
 mod process;
 mod randomness;
 pub mod self_test;
+mod stdin;
 #[doc(hidden)]
 pub mod testing;
 mod wasi;

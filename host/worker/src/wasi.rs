@@ -22,7 +22,7 @@ use crate::guest_memory::{self as memory, Fault, number};
 use crate::hostcalls::parts;
 use crate::imports::WASI;
 use crate::wasi_files::{self, OWN_DESCRIPTORS, at_once, files, original};
-use crate::{randomness, wasi_poll};
+use crate::{randomness, stdin, wasi_poll};
 
 /// Numbers of WASI's errors.
 pub(crate) mod errno {
@@ -35,7 +35,7 @@ pub(crate) mod errno {
 }
 
 /// Most buffers of one `fd_write` or `fd_read`, as on Linux.
-const MAX_BUFFERS: u32 = 1024;
+pub(crate) const MAX_BUFFERS: u32 = 1024;
 /// Bytes that are handed to the output at a time.
 const WRITE_BYTES: usize = 4096;
 /// Random bytes that are made between two looks for a stop.
@@ -185,7 +185,6 @@ fn own_filestat_get(mut caller: Caller<'_, Guest>, descriptor: i32, out: i32) ->
     result(memory::write(memory, number(out), &[0; 64]).map(|()| errno::SUCCESS))
 }
 
-/// Standard input is empty.
 fn fd_read(
     mut caller: Caller<'_, Guest>,
     descriptor: i32,
@@ -199,12 +198,12 @@ fn fd_read(
     Ok(own_read(caller, descriptor, buffers, count, out))
 }
 
-fn own_read(mut caller: Caller<'_, Guest>, descriptor: i32, _buffers: i32, _count: i32, out: i32) -> i32 {
+fn own_read(mut caller: Caller<'_, Guest>, descriptor: i32, buffers: i32, count: i32, out: i32) -> i32 {
     let (memory, guest) = parts(&mut caller);
     if descriptor != 0 || !is_open(guest, 0) {
         return errno::BADF;
     }
-    result(memory::write_numbers(memory, number(out), &[0]).map(|()| errno::SUCCESS))
+    stdin::read(memory, guest, buffers, count, out)
 }
 
 fn fd_renumber(mut caller: Caller<'_, Guest>, from: i32, to: i32) -> wasmtime::Result<i32> {
@@ -296,7 +295,7 @@ fn fd_write(
 type Ranges = Vec<std::ops::Range<usize>>;
 
 /// The checked ranges of an array of pointers and lengths, and how many bytes they are together.
-fn buffers_of(memory: &[u8], pointer: u32, count: u32) -> Result<(Ranges, u64), Fault> {
+pub(crate) fn buffers_of(memory: &[u8], pointer: u32, count: u32) -> Result<(Ranges, u64), Fault> {
     memory::range(memory, pointer, count, 8)?;
     let numbers = memory::read_numbers(memory, pointer, count * 2)?;
     let mut total = 0;

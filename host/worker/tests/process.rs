@@ -194,6 +194,7 @@ impl Process {
             argv: Vec::new(),
             limits: Limits::default(),
             grants: ExecutionGrants::default(),
+            stdin: false,
         };
         self.send(ToWorker::Execute(ChannelId(id), execute).encode());
     }

@@ -238,6 +238,7 @@ impl Host {
             codegen: call.codegen,
             entry: call.entry,
             has_arguments,
+            stdin: false,
             argv: call.argv,
             limits: call.limits,
             grants: call.grants,

@@ -1,0 +1,579 @@
+//! [`Pool`] and what it is built from.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded, unbounded};
+use sandgate_wire::Limits;
+use sandgate_wire::grants::ExecutionGrants;
+use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::core::{Core, Rules, TaskId};
+use super::driver::{Driver, Life, Note};
+use super::event::{EventSink, PoolEvent};
+use super::ground::{Ground, Made, Maker};
+use super::handle::{CancelToken, TaskHandle};
+use super::map::Map;
+use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
+use super::stats::{GatewayStats, PoolStats};
+use super::work::{self, Codec, RawResult, RawValue, Work};
+use crate::call::Call;
+use crate::group::{Group, GroupBuilder};
+use crate::module::Module;
+use crate::recycle::Recycle;
+use crate::spec::Spec;
+
+/// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
+/// long: about 2 ms of work, and one task more than the one that runs at least.
+pub const DEFAULT_IN_FLIGHT: usize = 64;
+/// Losses of a worker after which an input is poisonous, unless the builder says otherwise.
+pub const DEFAULT_MAX_LOSSES: u32 = 3;
+/// Inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
+pub const DEFAULT_WINDOW: usize = 4096;
+/// Bytes of inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
+pub const DEFAULT_BUFFER_BYTES: usize = 64 << 20;
+/// Starts in a row that fail on every gateway before the pool gives up.
+const START_ATTEMPTS: u32 = 5;
+/// Time beyond a task's own deadline before its worker is taken for hung: its grace comes on top.
+const HUNG_AFTER: Duration = Duration::from_secs(2);
+
+/// Sets up a [`Pool`].
+#[derive(Debug, Clone)]
+pub struct PoolBuilder {
+    module: Module,
+    call: Call,
+    reuse: bool,
+    gateways: Option<usize>,
+    specs: Vec<Spec>,
+    spec: Spec,
+    group: GroupBuilder,
+    limits: Option<Limits>,
+    deadline: Option<Duration>,
+    retries: u32,
+    retry_on: RetryOn,
+    max_losses: u32,
+    in_flight: usize,
+    window: usize,
+    buffer_bytes: usize,
+    events: Option<EventSink>,
+}
+
+/// Gateways that run one task of one module for many inputs. `Send` and `Sync`; all methods take `&self`.
+///
+/// Every input has exactly one [`TaskResult`](super::TaskResult). A gateway whose worker dies is replaced, and the tasks
+/// that were with it run again: a task may run more than once, but has one result. Those that may have been the reason
+/// run again one at a time, and the input that kills its worker then is given up after [`max_losses`] such losses.
+///
+/// Dropping the pool cancels its tasks and ends its gateways: no process, thread or descriptor of it is left.
+///
+/// ```no_run
+/// use sandgate::{Module, Pool};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder(&Module::from_file("words.wasm")?).task("count_words").build()?;
+/// let lines = std::io::stdin().lines().map_while(Result::ok);
+/// for result in pool.map::<_, u64>(lines) {
+///     match result.value {
+///         Ok(words) => println!("line {}: {words}", result.index),
+///         Err(error) => println!("line {}: {error}", result.index),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`max_losses`]: PoolBuilder::max_losses
+pub struct Pool {
+    notes: Sender<Note>,
+    thread: Option<JoinHandle<()>>,
+    cancelled: Arc<AtomicBool>,
+    next_task: AtomicU64,
+    next_owner: AtomicU64,
+    epoch: Instant,
+    pub(crate) lanes: usize,
+    /// Tasks under way that keep every gateway busy.
+    pub(crate) enough: usize,
+    pub(crate) window: usize,
+    pub(crate) buffer_bytes: usize,
+}
+
+impl PoolBuilder {
+    /// The task to run: a function of the module with the attribute `#[task]`. An input is its argument, or the tuple of
+    /// its arguments. Default: the module's `main`, which gets the input by `sandgate_guest::args` and sends the result on
+    /// its channel. What is sent last counts.
+    #[must_use]
+    pub fn task(mut self, name: impl Into<String>) -> PoolBuilder {
+        self.call.task = Some(name.into());
+        self
+    }
+
+    /// Runs the module's `main` as a program like any other for `wasm32-wasip1`, whatever it was written in: the input is
+    /// its standard input, and what it prints is the result, [`ProgramOutput`]. Its arguments are [`argv`](Self::argv). One
+    /// that exits with another code than 0 has failed: see [`TaskError::Program`].
+    ///
+    /// ```no_run
+    /// use sandgate::{Module, Pool};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = Pool::builder(&Module::from_file("jq.wasm")?).program().argv([".name"]).build()?;
+    /// for result in pool.map_programs([r#"{"name": "a"}"#, r#"{"name": "b"}"#]) {
+    ///     println!("{}", String::from_utf8_lossy(&result.value?.stdout));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn program(mut self) -> PoolBuilder {
+        self.call.task = None;
+        self.call.stdin = true;
+        self.call = self.call.capture_output();
+        self
+    }
+
+    /// Whether one instance serves many inputs, one after the other. Default: no, each input has a fresh one.
+    ///
+    /// The task then is one that [serves](https://docs.rs/sandgate-guest): for each message on its channel it sends one
+    /// answer, in order. What one input leaves in its memory the next one can see. If it ends, the input it was at gets
+    /// that outcome and the next one starts it again.
+    #[must_use]
+    pub fn reuse(mut self, reuse: bool) -> PoolBuilder {
+        self.reuse = reuse;
+        self
+    }
+
+    /// The strings that the program finds in `std::env::args` after its own name.
+    #[must_use]
+    pub fn argv<S: Into<String>>(mut self, argv: impl IntoIterator<Item = S>) -> PoolBuilder {
+        self.call = self.call.argv(argv);
+        self
+    }
+
+    /// Clocks and randomness other than the gateways'.
+    #[must_use]
+    pub fn grants(mut self, grants: ExecutionGrants) -> PoolBuilder {
+        self.call = self.call.grants(grants);
+        self
+    }
+
+    /// How long [`build`](Self::build) waits for the module to be compiled. Default: 300 s.
+    #[must_use]
+    pub fn compile_timeout(mut self, timeout: Duration) -> PoolBuilder {
+        self.call = self.call.compile_timeout(timeout);
+        self
+    }
+
+    /// How many gateways there are. Default: one for each core.
+    #[must_use]
+    pub fn gateways(mut self, gateways: usize) -> PoolBuilder {
+        self.gateways = Some(gateways.max(1));
+        self
+    }
+
+    /// What all gateways are made from, where the specs of single ones do not say otherwise. A pool's gateways run one
+    /// execution at a time (`executions=1`) and have a `timeout=` of 60 s, unless this or the group's defaults say
+    /// otherwise.
+    #[must_use]
+    pub fn spec(mut self, spec: Spec) -> PoolBuilder {
+        self.spec = spec;
+        self
+    }
+
+    /// One gateway for each of these specs, instead of a number of equal ones.
+    #[must_use]
+    pub fn specs(mut self, specs: impl IntoIterator<Item = Spec>) -> PoolBuilder {
+        self.specs = specs.into_iter().collect();
+        self
+    }
+
+    /// What the gateways' groups have in common: cache, output, defaults, the time to end. Each gateway has a group of its
+    /// own, so that one that was replaced leaves nothing behind.
+    #[must_use]
+    pub fn group(mut self, group: GroupBuilder) -> PoolBuilder {
+        self.group = group;
+        self
+    }
+
+    /// The limits of a task. Default: the gateways', which are [`Limits::for_tasks`] unless their specs say otherwise.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> PoolBuilder {
+        self.limits = Some(limits);
+        self
+    }
+
+    /// The time that a task has from the moment it starts. Default: the limits' wall time, 60 s.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> PoolBuilder {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// How often a task is run again after a failure of these kinds. Default: never. A task whose worker was lost is run
+    /// again in any case: see [`max_losses`](Self::max_losses).
+    #[must_use]
+    pub fn retries(mut self, retries: u32, on: RetryOn) -> PoolBuilder {
+        (self.retries, self.retry_on) = (retries, on);
+        self
+    }
+
+    /// How many workers an input may cost, while it is alone on them, before it is given up as
+    /// [poisonous](super::TaskError::Poisonous). Default: 3. The loss that makes it a suspect does not count if other
+    /// tasks were with the worker.
+    #[must_use]
+    pub fn max_losses(mut self, losses: u32) -> PoolBuilder {
+        self.max_losses = losses.max(1);
+        self
+    }
+
+    /// Most tasks that a gateway is given at once. Default: 64, and less if tasks take longer than some ten microseconds.
+    #[must_use]
+    pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
+        self.in_flight = tasks.max(1);
+        self
+    }
+
+    /// Most inputs that one iterator has pulled and not given a result for: what may wait for a result before it when
+    /// results are given in order. Default: 4096.
+    #[must_use]
+    pub fn window(mut self, inputs: usize) -> PoolBuilder {
+        self.window = inputs.max(1);
+        self
+    }
+
+    /// Bytes of inputs that one iterator has pulled and not given a result for, after which it pulls only what keeps the
+    /// gateways busy. Default: 64 MiB.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: usize) -> PoolBuilder {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// Who is told what happens. Default: nobody.
+    #[must_use]
+    pub fn events(mut self, sink: EventSink) -> PoolBuilder {
+        self.events = Some(sink);
+        self
+    }
+
+    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready.
+    ///
+    /// # Errors
+    /// [`PoolError`] of the first that is not; nothing is left running then.
+    pub fn build(self) -> Result<Pool, PoolError> {
+        let specs = self.all_specs();
+        let maker = Arc::new(GroupMaker {
+            group: self.group.clone(),
+            specs: specs.clone(),
+            module: self.module.clone(),
+            call: self.call_of(&specs),
+        });
+        self.build_over(specs, maker)
+    }
+
+    fn all_specs(&self) -> Vec<Spec> {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let specs = match self.specs.is_empty() {
+            true => vec![Spec::popen(); self.gateways.unwrap_or_else(cores)],
+            false => self.specs.clone(),
+        };
+        let (common, _, has_tenant) = self.group.settings();
+        let recycle = if has_tenant { Recycle::for_tenant() } else { Recycle::default() };
+        let least = Spec::popen().executions(1).timeout(DEFAULT_TASK_WALL_TIME).recycle(recycle);
+        let named = specs.into_iter().enumerate().map(|(lane, spec)| {
+            let spec = spec.or(&self.spec).or(common).or(&least);
+            // Workers have room for what they were told when they started.
+            let spec = self.limits.iter().fold(spec, |spec, limits| spec.with_limits(limits.clone()));
+            // A worker that is lost is the pool's to replace; one that has served its time the gateway's.
+            let recycle = Recycle { after_loss: false, ..spec.recycling() };
+            let spec = spec.recycle(recycle);
+            if spec.given_id().is_some() { spec } else { spec.id(format!("gw{lane}")) }
+        });
+        named.collect()
+    }
+
+    fn call_of(&self, specs: &[Spec]) -> Call {
+        let mut call = self.call.clone();
+        let mut limits = self.limits_of(specs);
+        if self.reuse {
+            // The host watches each task, for the worker knows of one execution alone.
+            limits.wall_time = None;
+        }
+        call.limits = Some(limits);
+        call
+    }
+
+    fn limits_of(&self, specs: &[Spec]) -> Limits {
+        let given = || specs.first().map_or_else(Limits::for_tasks, |spec| spec.limits().clone());
+        let mut limits = self.limits.clone().unwrap_or_else(given);
+        limits.wall_time = self.deadline.or(limits.wall_time);
+        limits
+    }
+
+    pub(crate) fn build_over(self, specs: Vec<Spec>, maker: Arc<dyn Maker>) -> Result<Pool, PoolError> {
+        let lanes = specs.len();
+        let wall_time = self.limits_of(&specs).wall_time;
+        let grace = specs.iter().map(Spec::grace).max().unwrap_or_default();
+        let (notes, inbox) = unbounded();
+        let epoch = Instant::now();
+        let rules = Rules {
+            max_losses: self.max_losses,
+            max_in_flight: self.in_flight,
+            retries: self.retries,
+            retry_on: self.retry_on,
+            start_attempts: START_ATTEMPTS,
+            patience: wall_time.and_then(|wall_time| wall_time.checked_add(grace + HUNG_AFTER)),
+            grace,
+            sessions: self.reuse,
+            watched_deadline: wall_time.filter(|_| self.reuse),
+        };
+        let call = self.call_of(&specs);
+        let mut driver = Driver {
+            core: Core::new(rules, lanes, epoch, self.events.is_some()),
+            ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone()),
+            notes: inbox,
+            own: notes.clone(),
+            events: self.events,
+            epoch,
+            lanes,
+            names: vec![None; lanes],
+            drop_timeout: self.group.settings().1,
+            state: Life::Open,
+            told_until: Duration::ZERO,
+        };
+        driver.start_all()?;
+        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || driver.run());
+        Ok(Pool {
+            notes,
+            thread: Some(thread.map_err(PoolError::Thread)?),
+            cancelled: Arc::default(),
+            next_task: AtomicU64::new(0),
+            next_owner: AtomicU64::new(0),
+            epoch,
+            lanes,
+            enough: lanes * self.in_flight,
+            window: self.window,
+            buffer_bytes: self.buffer_bytes,
+        })
+    }
+}
+
+impl Pool {
+    /// Sets up a pool for a module.
+    pub fn builder(module: &Module) -> PoolBuilder {
+        PoolBuilder {
+            module: module.clone(),
+            call: Call::start(),
+            reuse: false,
+            gateways: None,
+            specs: Vec::new(),
+            spec: Spec::popen(),
+            group: Group::builder(),
+            limits: None,
+            deadline: None,
+            retries: 0,
+            retry_on: RetryOn::none(),
+            max_losses: DEFAULT_MAX_LOSSES,
+            in_flight: DEFAULT_IN_FLIGHT,
+            window: DEFAULT_WINDOW,
+            buffer_bytes: DEFAULT_BUFFER_BYTES,
+            events: None,
+        }
+    }
+
+    /// Runs the task for each input and gives the results in the order of the inputs. Inputs are pulled as they are needed,
+    /// so there may be endlessly many.
+    pub fn map<I, T>(&self, inputs: I) -> Map<'_, I::IntoIter, T>
+    where
+        I: IntoIterator,
+        I::Item: Serialize,
+        T: DeserializeOwned,
+    {
+        Map::new(self, inputs.into_iter(), true, Codec::VALUES)
+    }
+
+    /// [`map`](Self::map) that gives each result as soon as it is there.
+    pub fn map_unordered<I, T>(&self, inputs: I) -> Map<'_, I::IntoIter, T>
+    where
+        I: IntoIterator,
+        I::Item: Serialize,
+        T: DeserializeOwned,
+    {
+        Map::new(self, inputs.into_iter(), false, Codec::VALUES)
+    }
+
+    /// [`map`](Self::map) of a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn map_programs<I>(&self, inputs: I) -> Map<'_, I::IntoIter, ProgramOutput>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        Map::new(self, inputs.into_iter(), true, Codec::PROGRAMS)
+    }
+
+    /// [`map_unordered`](Self::map_unordered) of a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn map_programs_unordered<I>(&self, inputs: I) -> Map<'_, I::IntoIter, ProgramOutput>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        Map::new(self, inputs.into_iter(), false, Codec::PROGRAMS)
+    }
+
+    /// Runs the task for one input. Does not block, and takes any number.
+    pub fn submit<T: DeserializeOwned>(&self, input: &(impl Serialize + ?Sized)) -> TaskHandle<T> {
+        self.submit_encoded(work::encode(input), work::decode)
+    }
+
+    /// [`submit`](Self::submit) to a pool of [programs](PoolBuilder::program), whose inputs are bytes.
+    pub fn submit_program(&self, input: impl Into<Vec<u8>>) -> TaskHandle<ProgramOutput> {
+        self.submit_encoded(Ok(input.into().into()), work::output_of)
+    }
+
+    fn submit_encoded<T>(
+        &self,
+        input: Result<Bytes, TaskError>,
+        decode: fn(RawValue) -> Result<T, TaskError>,
+    ) -> TaskHandle<T> {
+        let (sender, results) = bounded(1);
+        let id = self.next_task();
+        match input {
+            Ok(input) => {
+                self.submit_all(vec![(id, Work { owner: self.next_owner(), index: id, input, results: sender })]);
+            }
+            Err(error) => {
+                let _ = sender.send(RawResult::refused(id, error, self.age()));
+            }
+        }
+        TaskHandle::new(id, results, self.notes.clone(), decode)
+    }
+
+    /// What can stop this pool from elsewhere.
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.notes.clone() }
+    }
+
+    /// How many gateways it has.
+    pub fn gateways(&self) -> usize {
+        self.lanes
+    }
+
+    /// What the pool has done and is doing. Blocks until its thread has looked, that is for microseconds.
+    pub fn stats(&self) -> PoolStats {
+        let (sender, answer) = bounded(1);
+        let _ = self.notes.send(Note::Stats(sender));
+        let Ok(snapshot) = answer.recv() else { return PoolStats::default() };
+        let counts = snapshot.counts;
+        let kinds = OutcomeKind::ALL.into_iter().map(|kind| (kind, counts.kinds[kind as usize]));
+        let failed = kinds.filter(|&(kind, count)| kind != OutcomeKind::Returned && count > 0).collect();
+        let gateway = |(in_flight, workers, gateway): (usize, u64, Option<crate::gateway::Gateway>)| {
+            let alive = gateway.filter(crate::gateway::Gateway::is_alive);
+            GatewayStats {
+                in_flight,
+                pid: alive.as_ref().and_then(crate::gateway::Gateway::pid),
+                memory_bytes: alive.as_ref().and_then(|gateway| gateway.connection().resident_bytes()),
+                workers,
+            }
+        };
+        PoolStats {
+            queued: counts.queued,
+            done: counts.kinds[OutcomeKind::Returned as usize],
+            failed,
+            retried: counts.retried,
+            lost_workers: counts.lost_workers,
+            unfinished: snapshot.unfinished,
+            run_times: counts.run_times,
+            gateways: snapshot.lanes.into_iter().map(gateway).collect(),
+            dropped_events: snapshot.dropped_events,
+        }
+    }
+
+    pub(crate) fn next_task(&self) -> TaskId {
+        self.next_task.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn next_owner(&self) -> u64 {
+        self.next_owner.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn submit_all(&self, tasks: Vec<(TaskId, Work)>) {
+        // If the pool's thread is gone, so are the senders of results, and whoever waits is told.
+        let _ = self.notes.send(Note::Submit(tasks));
+    }
+
+    pub(crate) fn cancel_owner(&self, owner: u64) {
+        let _ = self.notes.send(Note::CancelOwner(owner));
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.notes.send(Note::Shutdown);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of a pool panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Pool of {} gateways>", self.lanes)
+    }
+}
+
+impl Driver {
+    /// Starts all gateways and waits for them; ends those that are there if one is not.
+    fn start_all(&mut self) -> Result<(), PoolError> {
+        if let Some(events) = &mut self.core.events {
+            events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
+        }
+        (0..self.lanes).for_each(|lane| self.ground.start(lane));
+        let mut failed = None;
+        for _ in 0..self.lanes {
+            match self.notes.recv() {
+                Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
+                Ok(note) => self.take(note),
+                Err(_) => break,
+            }
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                self.ground.end(crate::deadline::Deadline::after(Duration::ZERO));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Makes real gateways.
+struct GroupMaker {
+    group: GroupBuilder,
+    specs: Vec<Spec>,
+    module: Module,
+    call: Call,
+}
+
+impl Maker for GroupMaker {
+    fn make(&self, lane: usize) -> Result<Made, PoolError> {
+        let group = self.group.clone().build();
+        let gateway = group.make_gateway(self.specs[lane].clone()).map_err(PoolError::Gateway)?;
+        gateway.connection().prepare(&self.module, &self.call).map_err(PoolError::Module)?;
+        Ok(Made { gateway, group: Some(group) })
+    }
+}

@@ -1,0 +1,478 @@
+//! What the pool decides, and nothing else: no thread, no clock, no gateway. What happened goes in, what is to be done
+//! comes out as [`Action`]s.
+//!
+//! ```text
+//!  submit ─► waiting ──► flying on a lane ──► ended: a value, an error
+//!               ▲  ▲          │     │
+//!               │  └ retry ◄──┘     └ the worker is lost:
+//!               │                      alone on it ─► blamed ─► suspect again, or poisonous after so many losses
+//!               └ (never)              with others ─► suspect, not blamed
+//!            suspects ──► flying alone on a lane, so that a second loss has one cause
+//! ```
+//!
+//! A *lane* ([`Lane`]) is a place for a gateway, which is replaced when its worker is lost. A *run* is one attempt at a task; its
+//! number is never used twice, so that whatever is late finds nothing. Invariant: a task leaves [`Core`] exactly once,
+//! with the one [`Finished`] of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sandgate_wire::Outcome;
+use sandgate_wire::outcome::WorkerLoss;
+
+use super::event::PoolEvent;
+use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay};
+use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
+use super::stats::Counts;
+
+/// A task's number within its pool.
+pub(crate) type TaskId = u64;
+
+/// What the pool was told when it was made.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// Losses that a task may cause before it is poisonous.
+    pub(crate) max_losses: u32,
+    /// Most runs on a lane at once.
+    pub(crate) max_in_flight: usize,
+    /// Times that a task that failed is run again, and which failures count.
+    pub(crate) retries: u32,
+    pub(crate) retry_on: RetryOn,
+    /// Failures to start in a row, on every lane, after which the pool gives up.
+    pub(crate) start_attempts: u32,
+    /// How long a lane may go without ending a run before its worker is taken for hung.
+    pub(crate) patience: Option<Duration>,
+    /// Time that a run has to end after it was stopped.
+    pub(crate) grace: Duration,
+    /// Whether a lane's runs are served by one execution, in order.
+    pub(crate) sessions: bool,
+    /// Time that the run at the head of a lane has, if the host is the one to watch it.
+    pub(crate) watched_deadline: Option<Duration>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Run a task.
+    Run { lane: usize, task: TaskId, run: u64 },
+    /// End a run.
+    Stop { lane: usize, run: u64 },
+    /// Kill a worker that does not do as it is told.
+    KillWorker { lane: usize },
+    /// Start a gateway, in place of the one before.
+    Start { lane: usize },
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) enum Verdict<V> {
+    /// With a value.
+    Value(V),
+    /// It failed.
+    Failed(TaskError),
+    /// Its worker is gone.
+    Lost(WorkerLoss),
+    /// It was told to stop.
+    Stopped,
+}
+
+/// A task that is through.
+#[derive(Debug)]
+pub(crate) struct Finished<P, V> {
+    pub(crate) payload: P,
+    pub(crate) value: Result<V, TaskError>,
+    pub(crate) attempts: u32,
+    pub(crate) lane: Option<usize>,
+    pub(crate) queued: Instant,
+    pub(crate) started: Option<Instant>,
+    pub(crate) finished: Instant,
+}
+
+#[derive(Debug)]
+struct Task<P> {
+    payload: P,
+    attempts: u32,
+    losses: u32,
+    retries: u32,
+    queued: Instant,
+}
+
+/// The state of a pool.
+#[derive(Debug)]
+pub(crate) struct Core<P, V> {
+    rules: Rules,
+    tasks: HashMap<TaskId, Task<P>>,
+    waiting: VecDeque<TaskId>,
+    suspects: VecDeque<TaskId>,
+    lanes: Vec<Lane>,
+    next_run: u64,
+    broken: Option<Arc<PoolError>>,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) finished: Vec<Finished<P, V>>,
+    /// What happened, if anybody wants to know.
+    pub(crate) events: Option<Vec<(Instant, PoolEvent)>>,
+    pub(crate) counts: Counts,
+}
+
+impl<P, V> Core<P, V> {
+    /// A pool without tasks, whose lanes are being started.
+    pub(crate) fn new(rules: Rules, lanes: usize, now: Instant, wants_events: bool) -> Core<P, V> {
+        Core {
+            rules,
+            tasks: HashMap::new(),
+            waiting: VecDeque::new(),
+            suspects: VecDeque::new(),
+            lanes: (0..lanes).map(|_| Lane::new(now)).collect(),
+            next_run: 0,
+            broken: None,
+            actions: Vec::new(),
+            finished: Vec::new(),
+            events: wants_events.then(Vec::new),
+            counts: Counts::default(),
+        }
+    }
+
+    // ---- what is known ----
+
+    pub(crate) fn payload(&self, task: TaskId) -> Option<&P> {
+        self.tasks.get(&task).map(|task| &task.payload)
+    }
+
+    pub(crate) fn in_flight(&self, lane: usize) -> usize {
+        self.lanes[lane].flights.len()
+    }
+
+    /// The run that a lane with one execution at a time is at.
+    pub(crate) fn head(&self, lane: usize) -> Option<u64> {
+        self.lanes[lane].flights.front().map(|flight| flight.run)
+    }
+
+    pub(crate) fn unfinished(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(crate) fn is_starting(&self, lane: usize) -> bool {
+        self.lanes[lane].state == State::Starting
+    }
+
+    pub(crate) fn generation(&self, lane: usize) -> u64 {
+        self.lanes[lane].generation
+    }
+
+    /// The tasks that `wanted` picks.
+    pub(crate) fn find(&self, wanted: impl Fn(&P) -> bool) -> Vec<TaskId> {
+        self.tasks.iter().filter(|(_, task)| wanted(&task.payload)).map(|(&id, _)| id).collect()
+    }
+
+    /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.lanes.iter().filter_map(|lane| lane.next_timer(&self.rules)).min()
+    }
+
+    fn tell(&mut self, now: Instant, event: impl FnOnce() -> PoolEvent) {
+        if let Some(events) = &mut self.events {
+            events.push((now, event()));
+        }
+    }
+
+    // ---- what happens ----
+
+    /// A task was given to the pool.
+    pub(crate) fn submit(&mut self, id: TaskId, payload: P, now: Instant) {
+        self.counts.queued += 1;
+        self.tell(now, || PoolEvent::TaskQueued { task: id });
+        self.tasks.insert(id, Task { payload, attempts: 0, losses: 0, retries: 0, queued: now });
+        match self.broken.clone() {
+            Some(error) => self.finish(id, Err(TaskError::NoGateway(error)), None, now),
+            None => self.waiting.push_back(id),
+        }
+    }
+
+    /// Nobody wants this task any more. It is through at once; if it flies, its run is stopped.
+    pub(crate) fn cancel(&mut self, id: TaskId, now: Instant) {
+        if !self.tasks.contains_key(&id) {
+            return;
+        }
+        let mut place = None;
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            let head = lane.flights.front().map(|flight| flight.run);
+            if let Some(flight) = lane.flights.iter_mut().find(|flight| flight.task == id) {
+                place = Some((number, flight.started));
+                // In a session, one that has not begun cannot be stopped by itself. Its answer is dropped.
+                let can_stop = !self.rules.sessions || Some(flight.run) == head;
+                if flight.stop_by.is_none() && can_stop {
+                    flight.stop_by = Some(now + self.rules.grace);
+                    lane.stops += 1;
+                    self.actions.push(Action::Stop { lane: number, run: flight.run });
+                }
+                break;
+            }
+        }
+        self.finish(id, Err(TaskError::Cancelled), place, now);
+    }
+
+    /// A lane's gateway is there.
+    pub(crate) fn lane_up(&mut self, lane: usize, now: Instant) {
+        let it = &mut self.lanes[lane];
+        (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
+        it.generation += 1;
+    }
+
+    /// A lane's gateway could not be started.
+    pub(crate) fn lane_failed(&mut self, lane: usize, error: PoolError, now: Instant) {
+        let it = &mut self.lanes[lane];
+        it.failed_starts += 1;
+        let delay = delay(it.failed_starts + FREE_RESTARTS);
+        it.state = State::Down { until: now + delay };
+        let text = error.to_string();
+        self.tell(now, || PoolEvent::GatewayFailed { gateway: lane, error: text, again_in: delay });
+        let most = self.rules.start_attempts;
+        let hopeless = |lane: &Lane| lane.failed_starts >= most && matches!(lane.state, State::Down { .. });
+        if self.lanes.iter().all(hopeless) && self.broken.is_none() {
+            let error = Arc::new(error);
+            self.broken = Some(Arc::clone(&error));
+            let all: Vec<TaskId> = self.tasks.keys().copied().collect();
+            for id in all {
+                self.finish(id, Err(TaskError::NoGateway(Arc::clone(&error))), None, now);
+            }
+        }
+    }
+
+    /// A run could not begin, because its gateway is about to go. It does not count.
+    pub(crate) fn not_begun(&mut self, lane: usize, run: u64) {
+        let it = &mut self.lanes[lane];
+        it.state = State::Closing;
+        if let Some(flight) = it.remove(run)
+            && self.tasks.contains_key(&flight.task)
+        {
+            self.waiting.push_front(flight.task);
+        }
+    }
+
+    /// A run could not begin yet, because its session takes nothing more for now.
+    pub(crate) fn not_taken(&mut self, lane: usize, run: u64) {
+        if let Some(flight) = self.lanes[lane].remove(run)
+            && self.tasks.contains_key(&flight.task)
+        {
+            self.waiting.push_front(flight.task);
+        }
+    }
+
+    /// A lane will not be started again.
+    pub(crate) fn lane_stays_down(&mut self, lane: usize) {
+        self.lanes[lane].state = State::Closing;
+    }
+
+    /// A lane's worker is gone, and whatever has not ended on it will not.
+    pub(crate) fn lane_gone(&mut self, lane: usize, loss: WorkerLoss, now: Instant) {
+        if self.lanes[lane].state == State::Closing {
+            self.lost(lane, loss, now);
+        }
+    }
+
+    /// A run has ended. One that nobody knows is late.
+    pub(crate) fn ended(&mut self, lane: usize, run: u64, verdict: Verdict<V>, now: Instant) {
+        let it = &mut self.lanes[lane];
+        if let Verdict::Lost(loss) = verdict {
+            if it.flights.iter().any(|flight| flight.run == run) {
+                self.lost(lane, loss, now);
+            }
+            return;
+        }
+        let began = it.progress;
+        let unasked = |flight: &Flight| flight.run == run && flight.stop_by.is_none();
+        if matches!(verdict, Verdict::Stopped) && it.flights.iter().any(unasked) {
+            // The stop was meant for another one in the same session.
+            return self.not_taken(lane, run);
+        }
+        let Some(flight) = it.remove(run) else { return };
+        it.ended_well(now, began.max(flight.started));
+        if it.flights.is_empty() && !self.waiting.is_empty() {
+            it.has_run_dry(self.rules.max_in_flight);
+        }
+        let Some(task) = self.tasks.get_mut(&flight.task) else { return };
+        task.attempts += 1;
+        let place = Some((lane, flight.started.max(began)));
+        let error = match verdict {
+            Verdict::Value(value) => return self.finish(flight.task, Ok(value), place, now),
+            Verdict::Failed(error) => error,
+            Verdict::Stopped => {
+                TaskError::Ended(Outcome::TimedOut { after: self.rules.watched_deadline.unwrap_or_default() })
+            }
+            Verdict::Lost(_) => return,
+        };
+        let kind = error.kind();
+        if task.retries < self.rules.retries && self.rules.retry_on.includes(kind) {
+            task.retries += 1;
+            self.retry(flight.task, lane, kind, now);
+            self.waiting.push_back(flight.task);
+            return;
+        }
+        self.finish(flight.task, Err(error), place, now);
+    }
+
+    /// A lane's one execution for many tasks has ended: the run at its head ends like this, the others have not begun.
+    pub(crate) fn session_ended(&mut self, lane: usize, verdict: Verdict<V>, now: Instant) {
+        let Some(head) = self.head(lane) else { return };
+        if !matches!(verdict, Verdict::Lost(_)) {
+            let rest: Vec<Flight> = self.lanes[lane].flights.drain(1..).collect();
+            self.lanes[lane].recount_stops();
+            for flight in rest.into_iter().rev() {
+                if self.tasks.contains_key(&flight.task) {
+                    self.waiting.push_front(flight.task);
+                }
+            }
+        }
+        self.ended(lane, head, verdict, now);
+    }
+
+    fn retry(&mut self, id: TaskId, lane: usize, cause: OutcomeKind, now: Instant) {
+        self.counts.retried += 1;
+        let attempts = self.tasks.get(&id).map_or(0, |task| task.attempts);
+        self.tell(now, || PoolEvent::TaskRetried { task: id, gateway: lane, cause, attempts });
+    }
+
+    /// The worker is gone: who is to blame, and when does the lane start again?
+    fn lost(&mut self, lane: usize, loss: WorkerLoss, now: Instant) {
+        let it = &mut self.lanes[lane];
+        let flights = std::mem::take(&mut it.flights);
+        (it.alone, it.draining, it.stops) = (false, false, 0);
+        it.losses_in_a_row += 1;
+        let delay = delay(it.losses_in_a_row);
+        if delay.is_zero() {
+            it.state = State::Starting;
+            self.actions.push(Action::Start { lane });
+        } else {
+            it.state = State::Down { until: now + delay };
+        }
+        self.counts.lost_workers += 1;
+        let told = loss.clone();
+        self.tell(now, || PoolEvent::GatewayLost { gateway: lane, loss: Box::new(told) });
+        let single = flights.len() == 1 && !std::mem::take(&mut self.lanes[lane].innocent);
+        for flight in flights {
+            let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
+            if single {
+                task.attempts += 1;
+                task.losses += 1;
+                if task.losses >= self.rules.max_losses {
+                    let error = TaskError::Poisonous { attempts: task.attempts, loss: loss.clone() };
+                    self.finish(flight.task, Err(error), Some((lane, flight.started)), now);
+                    continue;
+                }
+            }
+            self.retry(flight.task, lane, OutcomeKind::WorkerLost, now);
+            self.suspects.push_back(flight.task);
+        }
+    }
+
+    fn finish(&mut self, id: TaskId, value: Result<V, TaskError>, place: Option<(usize, Instant)>, now: Instant) {
+        let Some(task) = self.tasks.remove(&id) else { return };
+        let Task { payload, attempts, queued, .. } = task;
+        let (lane, started) = (place.map(|(lane, _)| lane), place.map(|(_, started)| started));
+        let duration = started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started));
+        let kind = value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
+        self.counts.finished(kind, duration);
+        self.tell(now, || PoolEvent::TaskFinished { task: id, gateway: lane, outcome: kind, attempts, duration });
+        self.finished.push(Finished { payload, value, attempts, lane, queued, started, finished: now });
+    }
+
+    // ---- what is to be done ----
+
+    /// Puts tasks on lanes that can take them.
+    pub(crate) fn dispatch(&mut self, now: Instant) {
+        self.drain_for_suspects();
+        let mut any = true;
+        while any {
+            any = false;
+            for lane in 0..self.lanes.len() {
+                any |= self.dispatch_one(lane, now);
+            }
+        }
+    }
+
+    fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
+        if self.lanes[lane].state != State::Up {
+            return false;
+        }
+        if self.lanes[lane].flights.is_empty() {
+            self.lanes[lane].alone = false;
+            self.lanes[lane].draining = false;
+            if let Some(id) = pop(&mut self.suspects, &self.tasks) {
+                self.lanes[lane].alone = true;
+                self.fly(lane, id, now);
+                return true;
+            }
+        }
+        let it = &self.lanes[lane];
+        if it.alone || it.draining || it.flights.len() >= it.window(self.rules.max_in_flight) {
+            return false;
+        }
+        let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };
+        self.fly(lane, id, now);
+        true
+    }
+
+    fn fly(&mut self, lane: usize, task: TaskId, now: Instant) {
+        let run = self.next_run;
+        self.next_run += 1;
+        let it = &mut self.lanes[lane];
+        if it.flights.is_empty() {
+            it.progress = now;
+        }
+        it.flights.push_back(Flight { run, task, started: now, stop_by: None });
+        self.actions.push(Action::Run { lane, task, run });
+        let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
+        self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
+    }
+
+    /// Suspects take the next lane that is empty. If all are busy for ever, one has to become empty.
+    fn drain_for_suspects(&mut self) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let has_turn = |lane: &Lane| lane.alone || lane.draining || lane.state == State::Starting;
+        if self.lanes.iter().any(has_turn) {
+            return;
+        }
+        let up = self.lanes.iter_mut().filter(|lane| lane.state == State::Up);
+        if let Some(lane) = up.min_by_key(|lane| lane.flights.len()) {
+            lane.draining = true;
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        for number in 0..self.lanes.len() {
+            let rules = &self.rules;
+            let lane = &mut self.lanes[number];
+            match lane.state {
+                State::Down { until } if until <= now && self.broken.is_none() => {
+                    lane.state = State::Starting;
+                    self.actions.push(Action::Start { lane: number });
+                }
+                State::Up if lane.is_hung(rules, now) => {
+                    // Once more later, should this not end it.
+                    lane.progress = now;
+                    lane.innocent = lane.stops > 0;
+                    lane.flights
+                        .iter_mut()
+                        .filter_map(|flight| flight.stop_by.as_mut())
+                        .for_each(|by| *by = now + rules.grace);
+                    self.actions.push(Action::KillWorker { lane: number });
+                }
+                State::Up => {
+                    if let Some(run) = lane.stop_late_head(rules, now) {
+                        self.actions.push(Action::Stop { lane: number, run });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The next that was not cancelled meanwhile.
+fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
+    std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
+}

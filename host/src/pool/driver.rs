@@ -1,0 +1,265 @@
+//! The pool's one thread: takes notes of what happened to [`Core`], and does what that says.
+//!
+//! ```text
+//!  users ──submit, cancel──┐
+//!  readers ──run N moved───┼─► notes ─► Core ─► actions ─► Ground ─► gateways
+//!  starters ──gateway up───┘              └──► finished ─► users
+//! ```
+//!
+//! It waits for notes, and for the earliest of the core's deadlines while there is one. It runs no user's code and waits
+//! for nobody else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::core::{Action, Core, TaskId, Verdict};
+use super::event::{EventSink, PoolEvent, TimedEvent};
+use super::ground::{Came, Ground, Made, NotBegun};
+use super::result::PoolError;
+use super::stats::Counts;
+use super::work::{self, RawValue, Work};
+use crate::deadline::Deadline;
+use crate::gateway::Gateway;
+
+/// Notes that are taken before anything is done about them.
+const MAX_BATCH: usize = 256;
+
+/// Something that the pool's thread is to know.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// Tasks for the pool.
+    Submit(Vec<(TaskId, Work)>),
+    /// A run, or a session, has brought something or ended.
+    Moved { lane: usize, number: u64 },
+    /// What became of the start of a gateway.
+    Started { lane: usize, result: Result<Box<Made>, PoolError> },
+    /// A gateway takes no more runs. Behind all that its runs have told.
+    Gone { lane: usize, generation: u64 },
+    /// Nobody wants this task any more.
+    CancelTask(TaskId),
+    /// Nobody wants what this iterator has asked for any more.
+    CancelOwner(u64),
+    /// Nobody wants anything any more.
+    CancelAll,
+    /// Somebody wants numbers.
+    Stats(Sender<Snapshot>),
+    /// The pool is being dropped.
+    Shutdown,
+}
+
+/// The scheduler's part of a [`PoolStats`](super::PoolStats).
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) counts: Counts,
+    pub(crate) unfinished: usize,
+    pub(crate) lanes: Vec<(usize, u64, Option<Gateway>)>,
+    pub(crate) dropped_events: u64,
+}
+
+pub(crate) struct Driver {
+    pub(crate) core: Core<Work, RawValue>,
+    pub(crate) ground: Ground,
+    pub(crate) notes: Receiver<Note>,
+    /// To itself.
+    pub(crate) own: Sender<Note>,
+    pub(crate) events: Option<EventSink>,
+    pub(crate) epoch: Instant,
+    pub(crate) lanes: usize,
+    pub(crate) names: Vec<Option<Arc<str>>>,
+    pub(crate) drop_timeout: Duration,
+    pub(crate) state: Life,
+    pub(crate) told_until: Duration,
+}
+
+/// How far a pool is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Life {
+    Open,
+    /// Everything was cancelled, and whatever comes will be.
+    Cancelled,
+    Ending,
+}
+
+impl Driver {
+    /// Runs until the pool is dropped; then ends its gateways.
+    pub(crate) fn run(mut self) {
+        while !self.is_over() {
+            let first = self.next_note();
+            let rest: Vec<Note> = self.notes.try_iter().take(MAX_BATCH).collect();
+            for note in first.into_iter().chain(rest) {
+                self.take(note);
+            }
+            self.go_on();
+        }
+        self.ground.end(Deadline::after(self.drop_timeout));
+        self.tell(PoolEvent::PoolFinished);
+    }
+
+    fn is_over(&self) -> bool {
+        self.state == Life::Ending && !(0..self.lanes).any(|lane| self.core.is_starting(lane))
+    }
+
+    fn next_note(&mut self) -> Option<Note> {
+        if let Ok(note) = self.notes.try_recv() {
+            return Some(note);
+        }
+        self.ground.about_to_wait();
+        match self.core.next_timer() {
+            None => self.notes.recv().ok(),
+            Some(at) => self.notes.recv_deadline(at).ok(),
+        }
+    }
+
+    pub(crate) fn take(&mut self, note: Note) {
+        let now = Instant::now();
+        match note {
+            Note::Submit(tasks) => {
+                for (id, work) in tasks {
+                    self.core.submit(id, work, now);
+                    if self.state != Life::Open {
+                        self.core.cancel(id, now);
+                    }
+                }
+            }
+            Note::Moved { lane, number } => self.moved(lane, number, now),
+            Note::Started { lane, result } => self.started(lane, result, now),
+            Note::Gone { lane, generation } if generation == self.core.generation(lane) => {
+                self.core.lane_gone(lane, self.ground.loss(lane), now);
+            }
+            Note::Gone { .. } => {}
+            Note::CancelTask(id) => self.core.cancel(id, now),
+            Note::CancelOwner(owner) => self.cancel(now, |work| work.owner == owner),
+            Note::CancelAll => self.end(Life::Cancelled, now),
+            Note::Shutdown => self.end(Life::Ending, now),
+            Note::Stats(answer) => {
+                let _ = answer.send(self.snapshot());
+            }
+        }
+    }
+
+    fn end(&mut self, state: Life, now: Instant) {
+        if self.state < state {
+            self.state = state;
+        }
+        self.cancel(now, |_| true);
+    }
+
+    fn cancel(&mut self, now: Instant, wanted: impl Fn(&Work) -> bool) {
+        for id in self.core.find(wanted) {
+            self.core.cancel(id, now);
+        }
+    }
+
+    fn moved(&mut self, lane: usize, number: u64, now: Instant) {
+        let core = &mut self.core;
+        self.ground.take(lane, number, |came| match came {
+            Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
+            Came::Answered(message) => {
+                if let Some(head) = core.head(lane) {
+                    core.ended(lane, head, Verdict::Value(RawValue::Message(Some(message))), now);
+                }
+            }
+            Came::SessionEnded(verdict) => core.session_ended(lane, verdict, now),
+        });
+    }
+
+    fn tell_if_recycled(&mut self, lane: usize, now: Instant) {
+        if let Some(pid) = self.ground.recycled(lane)
+            && let Some(events) = &mut self.core.events
+        {
+            events.push((now, PoolEvent::GatewayRecycled { gateway: lane, pid }));
+        }
+    }
+
+    fn started(&mut self, lane: usize, result: Result<Box<Made>, PoolError>, now: Instant) {
+        let made = match result {
+            Ok(made) => made,
+            Err(error) => {
+                tracing::warn!("gateway {lane} of a pool did not start: {error}");
+                return self.core.lane_failed(lane, error, now);
+            }
+        };
+        let pid = made.gateway.pid();
+        let id: Arc<str> = Arc::from(made.gateway.id());
+        let first = self.names[lane].replace(Arc::clone(&id)).is_none();
+        self.ground.started(lane, *made);
+        self.core.lane_up(lane, now);
+        let workers = self.core.generation(lane);
+        if let Some(events) = &mut self.core.events {
+            events.push((
+                now,
+                match first {
+                    true => PoolEvent::GatewayStarted { gateway: lane, id, pid },
+                    false => PoolEvent::GatewayReplaced { gateway: lane, pid, workers },
+                },
+            ));
+        }
+    }
+
+    /// Does what follows from the notes.
+    fn go_on(&mut self) {
+        let now = Instant::now();
+        if self.state != Life::Ending {
+            self.core.tick(now);
+            self.core.dispatch(now);
+        }
+        for action in std::mem::take(&mut self.core.actions) {
+            match action {
+                Action::Run { lane, task, run } => self.begin(lane, task, run, now),
+                Action::Stop { lane, run } => self.ground.stop(lane, run),
+                Action::KillWorker { lane } => self.ground.kill_worker(lane),
+                Action::Start { lane } if self.state == Life::Ending => self.core.lane_stays_down(lane),
+                Action::Start { lane } => self.ground.start(lane),
+            }
+        }
+        for finished in std::mem::take(&mut self.core.finished) {
+            let gateway = finished.lane.and_then(|lane| self.names[lane].clone());
+            work::deliver(finished, gateway, self.epoch);
+        }
+        self.tell_all();
+    }
+
+    fn begin(&mut self, lane: usize, task: TaskId, run: u64, now: Instant) {
+        let Some(work) = self.core.payload(task) else { return };
+        match self.ground.begin(lane, run, work.input.clone()) {
+            Ok(()) => self.tell_if_recycled(lane, now),
+            Err(NotBegun::Full) => self.core.not_taken(lane, run),
+            Err(NotBegun::Refused(error)) => self.core.ended(lane, run, Verdict::Failed(error), now),
+            Err(NotBegun::Closing) => {
+                self.core.not_begun(lane, run);
+                let generation = self.core.generation(lane);
+                let _ = self.own.send(Note::Gone { lane, generation });
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let lane = |lane| (self.core.in_flight(lane), self.core.generation(lane), self.ground.gateway(lane).cloned());
+        Snapshot {
+            counts: self.core.counts.clone(),
+            unfinished: self.core.unfinished(),
+            lanes: (0..self.lanes).map(lane).collect(),
+            dropped_events: self.events.as_ref().map_or(0, EventSink::dropped),
+        }
+    }
+
+    fn tell_all(&mut self) {
+        let Some(events) = self.core.events.as_mut().filter(|events| !events.is_empty()) else { return };
+        let Some(sink) = &self.events else { return };
+        for (at, event) in events.drain(..) {
+            // Notes of one batch are not taken in the order of their clocks to the nanosecond; consumers need not care.
+            self.told_until = self.told_until.max(at.saturating_duration_since(self.epoch));
+            sink.tell(TimedEvent { at: self.told_until, event });
+        }
+    }
+
+    fn tell(&mut self, event: PoolEvent) {
+        self.tell_all();
+        if let Some(events) = &mut self.core.events {
+            events.push((Instant::now(), event));
+        }
+        self.tell_all();
+    }
+}

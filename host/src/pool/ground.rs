@@ -1,0 +1,300 @@
+//! The gateways under a pool's lanes: started on threads of their own, given tasks, asked for what came of them.
+//!
+//! This is the one place where a task is put on a gateway ([`Ground::begin`]): in a fresh instance, or as a message to an
+//! execution that serves many (a *session*). Nothing here decides anything, and nothing here waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
+use sandgate_wire::{Message, Outcome};
+
+use super::core::Verdict;
+use super::driver::Note;
+use super::result::{PoolError, ProgramOutput, TaskError};
+use super::work::RawValue;
+use crate::call::Call;
+use crate::callback;
+use crate::channel::Channel;
+use crate::deadline::Deadline;
+use crate::endpoint::Delivery;
+use crate::error::{ExecError, SendError};
+use crate::gateway::Gateway;
+use crate::group::Group;
+use crate::module::Module;
+use crate::output::CapturedOutput;
+use crate::value::Encoded;
+
+/// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) gateway: Gateway,
+    pub(crate) group: Option<Group>,
+}
+
+/// Makes the gateway of a lane. Blocks until it is ready for the pool's tasks.
+pub(crate) trait Maker: Send + Sync {
+    fn make(&self, lane: usize) -> Result<Made, PoolError>;
+}
+
+/// Why a run has not begun.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// Its gateway is about to go.
+    Closing,
+    /// The session takes nothing more for now.
+    Full,
+    /// It never will.
+    Refused(TaskError),
+}
+
+/// What came from a lane.
+#[derive(Debug)]
+pub(crate) enum Came {
+    /// A run has ended.
+    Ended { run: u64, verdict: Verdict<RawValue> },
+    /// The session has answered the first of its tasks.
+    Answered(Message),
+    /// The session has ended.
+    SessionEnded(Verdict<RawValue>),
+}
+
+#[derive(Debug)]
+struct Place {
+    made: Option<Made>,
+    runs: HashMap<u64, Running>,
+    /// The worker of the last run.
+    pid: Option<u32>,
+    recycled: bool,
+    session: Option<Session>,
+}
+
+#[derive(Debug)]
+struct Running {
+    channel: Channel,
+    last: Option<Message>,
+}
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    channel: Channel,
+}
+
+/// The gateways of a pool's lanes.
+pub(crate) struct Ground {
+    places: Vec<Place>,
+    maker: Arc<dyn Maker>,
+    module: Module,
+    call: Call,
+    reuse: bool,
+    next_session: u64,
+    notes: Sender<Note>,
+}
+
+impl Ground {
+    pub(crate) fn new(
+        lanes: usize,
+        maker: Arc<dyn Maker>,
+        module: Module,
+        call: Call,
+        reuse: bool,
+        notes: Sender<Note>,
+    ) -> Ground {
+        let place = |_| Place { made: None, runs: HashMap::new(), pid: None, recycled: false, session: None };
+        let places = (0..lanes).map(place).collect();
+        Ground { places, maker, module, call, reuse, next_session: 0, notes }
+    }
+
+    /// Starts a lane's gateway on another thread, after the one before has gone for good; a note says what became of it.
+    pub(crate) fn start(&mut self, lane: usize) {
+        let place = &mut self.places[lane];
+        let (before, runs, session) = (place.made.take(), std::mem::take(&mut place.runs), place.session.take());
+        let (maker, notes) = (Arc::clone(&self.maker), self.notes.clone());
+        callback::run_soon(Box::new(move || {
+            drop((runs, session, before));
+            let _ = notes.send(Note::Started { lane, result: maker.make(lane).map(Box::new) });
+        }));
+    }
+
+    pub(crate) fn started(&mut self, lane: usize, made: Made) {
+        let place = &mut self.places[lane];
+        (place.pid, place.recycled) = (made.gateway.pid(), false);
+        place.made = Some(made);
+    }
+
+    pub(crate) fn gateway(&self, lane: usize) -> Option<&Gateway> {
+        self.places[lane].made.as_ref().map(|made| &made.gateway)
+    }
+
+    /// Puts a task on a gateway.
+    pub(crate) fn begin(&mut self, lane: usize, run: u64, input: Bytes) -> Result<(), NotBegun> {
+        if self.reuse {
+            return self.ask_session(lane, input);
+        }
+        let mut call = self.call.clone();
+        call.arguments = Some(Encoded { bytes: input, channels: Vec::new() });
+        let channel = self.execute(lane, &call)?;
+        let told = channel.endpoint().set_pool(self.notes.clone(), lane, run, true);
+        told.map_err(|_| NotBegun::Closing)?;
+        self.places[lane].runs.insert(run, Running { channel, last: None });
+        Ok(())
+    }
+
+    fn ask_session(&mut self, lane: usize, input: Bytes) -> Result<(), NotBegun> {
+        if self.places[lane].session.is_none() {
+            let call = self.call.clone();
+            let channel = self.execute(lane, &call)?;
+            let number = self.next_session;
+            self.next_session += 1;
+            let told = channel.endpoint().set_pool(self.notes.clone(), lane, number, false);
+            told.map_err(|_| NotBegun::Closing)?;
+            self.places[lane].session = Some(Session { number, channel });
+        }
+        let Some(session) = &self.places[lane].session else { return Err(NotBegun::Closing) };
+        let sent = session
+            .channel
+            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(std::time::Duration::ZERO));
+        sent.map_err(|error| match error {
+            // Its end is about to be told.
+            SendError::Ended(_) | SendError::Closed | SendError::Timeout(_) => NotBegun::Full,
+            error => NotBegun::Refused(TaskError::Refused(Arc::new(ExecError::Arguments(error)))),
+        })
+    }
+
+    fn execute(&mut self, lane: usize, call: &Call) -> Result<Channel, NotBegun> {
+        let gateway = self.gateway(lane).ok_or(NotBegun::Closing)?;
+        let channel = gateway.remote_exec_with(&self.module, call).map_err(|error| match error {
+            ExecError::GatewayClosed { .. } | ExecError::NoWorker { .. } => NotBegun::Closing,
+            error => NotBegun::Refused(TaskError::Refused(Arc::new(error))),
+        })?;
+        let (pid, place) = (channel.endpoint().connection.pid(), &mut self.places[lane]);
+        place.recycled |= place.pid != pid;
+        place.pid = pid;
+        Ok(channel)
+    }
+
+    /// The worker of a lane's last run, if the gateway has replaced the one before by itself. Said once.
+    pub(crate) fn recycled(&mut self, lane: usize) -> Option<Option<u32>> {
+        let place = &mut self.places[lane];
+        std::mem::take(&mut place.recycled).then_some(place.pid)
+    }
+
+    /// What a run, or a session, has brought since the last time. What is late finds nothing.
+    pub(crate) fn take(&mut self, lane: usize, number: u64, mut came: impl FnMut(Came)) {
+        let place = &mut self.places[lane];
+        if !self.reuse {
+            let Some(running) = place.runs.get_mut(&number) else { return };
+            while let Some(delivery) = running.channel.endpoint().next_delivery() {
+                match delivery {
+                    Delivery::Message(message) => running.last = Some(message),
+                    Delivery::End(outcome) => {
+                        let verdict = match running.channel.take_output() {
+                            Some(output) => program(running.channel.gateway_id(), outcome, output),
+                            None => verdict(running.channel.gateway_id(), outcome, running.last.take()),
+                        };
+                        place.runs.remove(&number);
+                        return came(Came::Ended { run: number, verdict });
+                    }
+                }
+            }
+            return;
+        }
+        let Some(session) = place.session.as_ref().filter(|session| session.number == number) else { return };
+        while let Some(delivery) = session.channel.endpoint().next_delivery() {
+            match delivery {
+                Delivery::Message(message) => came(Came::Answered(message)),
+                Delivery::End(outcome) => {
+                    let verdict = match outcome {
+                        Outcome::Returned => Verdict::Failed(TaskError::NoValue),
+                        outcome => verdict(session.channel.gateway_id(), outcome, None),
+                    };
+                    place.session = None;
+                    return came(Came::SessionEnded(verdict));
+                }
+            }
+        }
+    }
+
+    /// Tells a run to end, or the session, if it is the one at it.
+    pub(crate) fn stop(&mut self, lane: usize, run: u64) {
+        let place = &self.places[lane];
+        let channel = match &place.session {
+            Some(session) => Some(&session.channel),
+            None => place.runs.get(&run).map(|running| &running.channel),
+        };
+        if let Some(channel) = channel {
+            channel.endpoint().kill();
+        }
+    }
+
+    pub(crate) fn kill_worker(&mut self, lane: usize) {
+        if let Some(gateway) = self.gateway(lane) {
+            tracing::warn!(gateway = gateway.id(), "worker is killed: it does not do as it is told");
+            gateway.kill();
+        }
+    }
+
+    /// Sees to it that what was begun is sent. Called before the pool waits.
+    pub(crate) fn about_to_wait(&self) {
+        let made = self.places.iter().filter_map(|place| place.made.as_ref());
+        made.for_each(|made| made.gateway.connection().outbox.about_to_wait());
+    }
+
+    /// What is known about the end of a lane's worker.
+    pub(crate) fn loss(&self, lane: usize) -> WorkerLoss {
+        let known = self
+            .gateway(lane)
+            .and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
+        known.unwrap_or_else(|| WorkerLoss {
+            gateway: self.gateway(lane).map(|gateway| gateway.id().to_owned()).unwrap_or_default(),
+            pid: self.gateway(lane).and_then(Gateway::pid),
+            cause: LossCause::Unknown { message: "its connection ended".to_owned() },
+            stderr_tail: String::new(),
+        })
+    }
+
+    /// Ends all gateways.
+    pub(crate) fn end(&mut self, deadline: Deadline) {
+        let mut gateways = Vec::new();
+        for place in &mut self.places {
+            (place.runs, place.session) = (HashMap::new(), None);
+            gateways.extend(place.made.as_ref().map(|made| made.gateway.clone()));
+        }
+        crate::termination::terminate_all(&gateways, deadline);
+        drop(gateways);
+        self.places.iter_mut().for_each(|place| drop(place.made.take().and_then(|made| made.group)));
+    }
+}
+
+fn program(gateway: &str, outcome: Outcome, output: CapturedOutput) -> Verdict<RawValue> {
+    let CapturedOutput { stdout, stderr, truncated } = output;
+    let exit_code = match outcome {
+        Outcome::Returned => Some(0),
+        Outcome::Exited { code } => Some(code),
+        _ => None,
+    };
+    let output = ProgramOutput { stdout, stderr, exit_code, truncated };
+    match verdict(gateway, outcome, None) {
+        Verdict::Value(_) => Verdict::Value(RawValue::Program(output)),
+        Verdict::Failed(TaskError::Ended(outcome)) => {
+            Verdict::Failed(TaskError::Program { outcome, output: Box::new(output) })
+        }
+        other => other,
+    }
+}
+
+fn verdict(gateway: &str, outcome: Outcome, last: Option<Message>) -> Verdict<RawValue> {
+    match outcome {
+        Outcome::Returned => Verdict::Value(RawValue::Message(last)),
+        Outcome::WorkerLost { loss } => Verdict::Lost(loss),
+        Outcome::Killed { by: KilledBy::Kill, .. } => Verdict::Stopped,
+        outcome @ Outcome::Killed { .. } => {
+            let cause = LossCause::Unresponsive { message: outcome.to_string() };
+            Verdict::Lost(WorkerLoss { gateway: gateway.to_owned(), pid: None, cause, stderr_tail: String::new() })
+        }
+        outcome => Verdict::Failed(TaskError::Ended(outcome)),
+    }
+}

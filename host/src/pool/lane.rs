@@ -1,0 +1,174 @@
+//! One place for a gateway: its state, what flies on it, and how much that may be.
+//!
+//! The window is about 2 ms of work, as the time from one end to the next tells. A lane that has run dry though tasks wait
+//! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::core::{Rules, TaskId};
+
+/// Work that a lane is given ahead: enough that its worker never waits for the host, little enough that no task waits
+/// long behind another while other lanes are idle.
+const AHEAD: Duration = Duration::from_millis(2);
+/// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
+const MOST_AHEAD: Duration = Duration::from_millis(50);
+/// Runs that a lane has at least: one that runs and one that waits.
+const MIN_WINDOW: usize = 2;
+/// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
+pub(super) const FREE_RESTARTS: u32 = 2;
+const LEAST_DELAY: Duration = Duration::from_millis(20);
+const MOST_DELAY: Duration = Duration::from_secs(1);
+/// The part of a new measurement in a lane's mean time for a task.
+const MEAN_SHARE: f64 = 1.0 / 16.0;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Starting,
+    Up,
+    /// Its worker is gone, but its runs have not ended yet; nothing more is put on it.
+    Closing,
+    /// Waits until then before it is started again.
+    Down {
+        until: Instant,
+    },
+}
+
+/// One place for a gateway.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) state: State,
+    pub(super) flights: VecDeque<Flight>,
+    /// A suspect flies on it, and nothing else may.
+    pub(super) alone: bool,
+    /// It takes nothing more until it is empty and a suspect can have it.
+    pub(super) draining: bool,
+    /// Losses since a run ended well, and failures to start since a start.
+    pub(super) losses_in_a_row: u32,
+    pub(super) failed_starts: u32,
+    /// Mean time between ends of runs, in seconds; 0 if it is not known.
+    pub(super) mean: f64,
+    /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
+    pub(super) enough: f64,
+    /// When a run ended last, or the first of the present ones began.
+    pub(super) progress: Instant,
+    pub(super) generation: u64,
+    /// Runs that were told to stop.
+    pub(super) stops: usize,
+    /// Its worker was killed for a run that did not stop, so the others are not to blame.
+    pub(super) innocent: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    pub(super) run: u64,
+    pub(super) task: TaskId,
+    pub(super) started: Instant,
+    /// When its worker is killed because it was told to stop and did not.
+    pub(super) stop_by: Option<Instant>,
+}
+
+impl Lane {
+    /// A lane whose gateway is being started.
+    pub(super) fn new(now: Instant) -> Lane {
+        Lane {
+            state: State::Starting,
+            flights: VecDeque::new(),
+            alone: false,
+            draining: false,
+            losses_in_a_row: 0,
+            failed_starts: 0,
+            mean: 0.0,
+            enough: 0.0,
+            progress: now,
+            generation: 0,
+            stops: 0,
+            innocent: false,
+        }
+    }
+
+    pub(super) fn remove(&mut self, run: u64) -> Option<Flight> {
+        let position = self.flights.iter().position(|flight| flight.run == run)?;
+        let flight = self.flights.remove(position)?;
+        if flight.stop_by.is_some() {
+            self.stops -= 1;
+        }
+        Some(flight)
+    }
+
+    pub(super) fn recount_stops(&mut self) {
+        self.stops = self.flights.iter().filter(|flight| flight.stop_by.is_some()).count();
+    }
+
+    pub(super) fn ended_well(&mut self, now: Instant, began: Instant) {
+        let took = now.saturating_duration_since(began).as_secs_f64();
+        self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * MEAN_SHARE };
+        self.progress = now;
+        self.losses_in_a_row = 0;
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        if self.flights.len() as f64 * 2.0 > self.enough {
+            self.enough *= 1.0 - MEAN_SHARE / 4.0;
+        }
+    }
+
+    /// Nothing flies on it though tasks wait: it was given too little.
+    pub(super) fn has_run_dry(&mut self, most: usize) {
+        if !self.alone && !self.draining {
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let (window, most) = (self.window(most) as f64, most as f64);
+            self.enough = (window * 2.0).min(most);
+        }
+    }
+
+    pub(super) fn window(&self, most: usize) -> usize {
+        if self.mean == 0.0 {
+            return MIN_WINDOW.min(most);
+        }
+        let (least, most_ahead) =
+            (AHEAD.as_secs_f64() / self.mean.max(1e-9), MOST_AHEAD.as_secs_f64() / self.mean.max(1e-9));
+        let ahead = least.max(self.enough.min(most_ahead));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
+        let ahead = ahead as usize;
+        ahead.clamp(MIN_WINDOW, most.max(MIN_WINDOW)).min(most)
+    }
+
+    pub(super) fn next_timer(&self, rules: &Rules) -> Option<Instant> {
+        match self.state {
+            State::Down { until } => Some(until),
+            State::Up if !self.flights.is_empty() => {
+                let patience = rules.patience.map(|patience| self.progress + patience);
+                let stop = self.flights.iter().filter(|_| self.stops > 0).filter_map(|flight| flight.stop_by).min();
+                let head = self.flights.front().filter(|flight| flight.stop_by.is_none());
+                let watched = head.and(rules.watched_deadline).map(|deadline| self.progress + deadline);
+                [patience, stop, watched].into_iter().flatten().min()
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_hung(&self, rules: &Rules, now: Instant) -> bool {
+        let silent = rules.patience.is_some_and(|patience| self.progress + patience <= now);
+        let deaf = self.stops > 0 && self.flights.iter().filter_map(|flight| flight.stop_by).any(|by| by <= now);
+        !self.flights.is_empty() && (silent || deaf)
+    }
+
+    /// Marks the run at the head to be stopped if its time is over.
+    pub(super) fn stop_late_head(&mut self, rules: &Rules, now: Instant) -> Option<u64> {
+        let deadline = rules.watched_deadline?;
+        let head = self.flights.front_mut().filter(|flight| flight.stop_by.is_none())?;
+        if self.progress + deadline > now {
+            return None;
+        }
+        head.stop_by = Some(now + rules.grace);
+        self.stops += 1;
+        Some(head.run)
+    }
+}
+
+/// How long the start after so many losses in a row waits.
+pub(super) fn delay(times: u32) -> Duration {
+    match times.checked_sub(FREE_RESTARTS + 1) {
+        None => Duration::ZERO,
+        Some(more) => LEAST_DELAY.saturating_mul(1 << more.min(16)).min(MOST_DELAY),
+    }
+}

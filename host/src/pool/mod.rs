@@ -1,0 +1,38 @@
+//! [`Pool`]: one task for each of many inputs, over gateways that are replaced when they die. Every input has exactly one
+//! result.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `builder` | what users set, and the start |
+//! | `map`, `handle` | what users wait on |
+//! | `work`, `result` | values in and out; how a task can end |
+//! | `core`, `lane` | every decision, without a thread or clock |
+//! | `driver` | the one thread, between notes and gateways |
+//! | `ground` | the gateways: starting them, giving them tasks |
+//! | `event`, `stats` | what can be seen of it |
+
+mod builder;
+mod core;
+mod driver;
+mod event;
+mod ground;
+mod handle;
+mod lane;
+mod map;
+mod result;
+mod stats;
+mod work;
+
+pub use builder::{DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, Pool, PoolBuilder};
+pub(crate) use driver::Note;
+pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
+pub use handle::{CancelToken, TaskHandle};
+pub use map::Map;
+pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
+pub use stats::{GatewayStats, Histogram, PoolStats};
+
+#[cfg(test)]
+pub(crate) use self::{
+    core::{Action, Core, Rules, Verdict},
+    ground::{Made, Maker},
+};

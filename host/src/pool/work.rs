@@ -1,0 +1,112 @@
+//! What a pool runs for each input, and how values go in and out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use sandgate_wire::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::core::Finished;
+use super::result::{ProgramOutput, TaskError, TaskResult, Timing};
+use crate::error::CodecError;
+use crate::value;
+
+/// One input on its way, and where its result goes.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// The iterator or handle that it belongs to.
+    pub(crate) owner: u64,
+    pub(crate) index: u64,
+    pub(crate) input: Bytes,
+    pub(crate) results: Sender<RawResult>,
+}
+
+/// What a run brought.
+#[derive(Debug)]
+pub(crate) enum RawValue {
+    /// What it sent last, if anything.
+    Message(Option<Message>),
+    /// What it printed.
+    Program(ProgramOutput),
+}
+
+/// How inputs of a type become bytes, and what becomes of a result.
+pub(crate) struct Codec<I, T> {
+    pub(crate) encode: fn(&I) -> Result<Bytes, TaskError>,
+    pub(crate) decode: fn(RawValue) -> Result<T, TaskError>,
+}
+
+impl<I: Serialize, T: DeserializeOwned> Codec<I, T> {
+    /// Both are values.
+    pub(crate) const VALUES: Codec<I, T> = Codec { encode: encode::<I>, decode: decode::<T> };
+}
+
+impl<I: AsRef<[u8]>> Codec<I, ProgramOutput> {
+    /// What a program reads, and what it prints.
+    pub(crate) const PROGRAMS: Codec<I, ProgramOutput> =
+        Codec { encode: |input| Ok(Bytes::copy_from_slice(input.as_ref())), decode: output_of };
+}
+
+/// A result before anybody has asked for its type.
+#[derive(Debug)]
+pub(crate) struct RawResult {
+    pub(crate) index: u64,
+    pub(crate) value: Result<RawValue, TaskError>,
+    pub(crate) attempts: u32,
+    pub(crate) gateway: Option<Arc<str>>,
+    pub(crate) timing: Timing,
+    /// Size of the input.
+    pub(crate) input_bytes: usize,
+}
+
+/// The bytes of an input. A tuple is a task's arguments; another value is its only one.
+pub(crate) fn encode<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, TaskError> {
+    let encoded = value::encode(input).and_then(|encoded| match encoded.channels.is_empty() {
+        true => Ok(encoded.bytes),
+        false => Err(CodecError::new("an input of a pool cannot hold channels")),
+    });
+    encoded.map_err(|error| TaskError::Encode(Arc::new(error)))
+}
+
+/// Hands a result to whoever waits for it, if anybody does.
+pub(crate) fn deliver(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant) {
+    let Finished { payload, value, attempts, queued, started, finished, .. } = finished;
+    let since = |instant: Instant| instant.saturating_duration_since(epoch);
+    let timing = Timing { queued: since(queued), started: started.map(since), finished: since(finished) };
+    let input_bytes = payload.input.len();
+    let _ = payload.results.send(RawResult { index: payload.index, value, attempts, gateway, timing, input_bytes });
+}
+
+impl RawResult {
+    /// The result of an input that never reached the pool.
+    pub(crate) fn refused(index: u64, error: TaskError, at: Duration) -> RawResult {
+        let timing = Timing { queued: at, started: None, finished: at };
+        RawResult { index, value: Err(error), attempts: 0, gateway: None, timing, input_bytes: 0 }
+    }
+
+    pub(crate) fn typed<T>(self, decode: fn(RawValue) -> Result<T, TaskError>) -> TaskResult<T> {
+        let RawResult { index, value, attempts, gateway, timing, .. } = self;
+        TaskResult { index, value: value.and_then(decode), attempts, gateway, timing }
+    }
+}
+
+/// A task that returns `()` sends nothing.
+pub(crate) fn decode<T: DeserializeOwned>(raw: RawValue) -> Result<T, TaskError> {
+    let RawValue::Message(message) = raw else { return Err(TaskError::NoValue) };
+    let has_value = message.is_some();
+    let bytes = message.map(|message| message.bytes).unwrap_or_default();
+    value::decode_plain(&bytes).map_err(|source| match has_value {
+        false => TaskError::NoValue,
+        true => TaskError::Decode { type_name: std::any::type_name::<T>(), source: Arc::new(source) },
+    })
+}
+
+pub(crate) fn output_of(raw: RawValue) -> Result<ProgramOutput, TaskError> {
+    match raw {
+        RawValue::Program(output) => Ok(output),
+        RawValue::Message(_) => Err(TaskError::NoValue),
+    }
+}
