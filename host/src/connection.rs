@@ -18,7 +18,7 @@ use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, MAX_TABLE_ELEMENTS};
-use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
+use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello};
 use sandgate_wire::outbox::Bounds;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -30,7 +30,7 @@ use crate::callback;
 use crate::channel::{Channel, message_for};
 use crate::deadline::Deadline;
 use crate::endpoint::{Endpoint, Role};
-use crate::error::{ExecError, SendError, StatusError, WaitError};
+use crate::error::{ExecError, SendError, WaitError};
 use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
@@ -42,6 +42,10 @@ use crate::table::Table;
 use crate::usage::Usage;
 use crate::watch::Places;
 use crate::workers::Owner;
+
+mod status;
+
+use status::StatusSlot;
 
 /// How long a worker may take to end after its connection has.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
@@ -61,6 +65,8 @@ pub(crate) struct Connection {
     pub(crate) output: Arc<OutputRouter>,
     pub(crate) owner: Owner,
     process: Option<Process>,
+    /// Until the process was reaped.
+    exit: Mutex<Option<exits::Watch>>,
     artefacts: Arc<ArtefactStore>,
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
@@ -109,13 +115,6 @@ struct Life {
     loss: Option<WorkerLoss>,
 }
 
-#[derive(Debug, Default)]
-struct StatusSlot {
-    asked: bool,
-    answers: u64,
-    last: WorkerStatus,
-}
-
 impl Connection {
     /// Connects to a worker over a transport and starts the two threads that serve it. Does not wait for its hello.
     pub(crate) fn start(
@@ -146,6 +145,7 @@ impl Connection {
             output: common.output,
             owner: Owner::default(),
             process,
+            exit: Mutex::default(),
             artefacts: common.artefacts,
             tenant: common.tenant,
             usage: Mutex::default(),
@@ -179,8 +179,10 @@ impl Connection {
 
     /// Has the reader told when the process has ended, whoever else holds its end of the connection.
     fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
-        let pidfd = self.process.as_ref().and_then(Process::pidfd);
-        pidfd.map_or(Ok(()), |pidfd| exits::watch(self, pidfd))
+        if let Some(pidfd) = self.process.as_ref().and_then(Process::pidfd) {
+            *self.exit.lock() = Some(exits::watch(self, pidfd)?);
+        }
+        Ok(())
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -307,6 +309,7 @@ impl Connection {
                 process.kill();
             }
             ended = process.reap(REAP_PATIENCE).clone();
+            drop(self.exit.lock().take());
             stderr_tail = process.take_stderr_tail();
         }
         let cause = violation.unwrap_or(ended);
@@ -565,40 +568,6 @@ impl Connection {
         if endpoint.end_unless_over(Outcome::Killed { by: KilledBy::Kill, started: true }) {
             self.kill_unresponsive(format!("execution {} did not end within {patience:?} after its kill", endpoint.id));
         }
-    }
-
-    // ---- status ----
-
-    /// Asks the worker for its state. Requests that wait share one answer, so a worker that does not answer costs nothing.
-    pub(crate) fn worker_status(&self, timeout: Duration) -> Result<WorkerStatus, StatusError> {
-        let deadline = Deadline::after(timeout);
-        let mut slot = self.status.lock();
-        let seen = slot.answers;
-        loop {
-            if slot.answers != seen {
-                return Ok(slot.last.clone());
-            }
-            if !self.is_alive() {
-                return Err(StatusError::NotAlive { gateway: self.id.clone() });
-            }
-            if !slot.asked {
-                slot.asked = true;
-                let _ = self.outbox.push_urgent(ToWorker::Status.encode());
-            }
-            if let Err(after) = deadline.wait(&self.status_changed, &mut slot) {
-                return Err(StatusError::Timeout { gateway: self.id.clone(), after });
-            }
-        }
-    }
-
-    pub(crate) fn status_arrived(&self, status: WorkerStatus) -> Result<(), &'static str> {
-        let mut slot = self.status.lock();
-        if !slot.asked {
-            return Err("a status that nobody asked for");
-        }
-        *slot = StatusSlot { asked: false, answers: slot.answers + 1, last: status };
-        self.status_changed.notify_all();
-        Ok(())
     }
 }
 

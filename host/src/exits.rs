@@ -3,8 +3,7 @@
 //!
 //! A reader waits for its stream and nothing else, so that a read is one system call. One thread for the whole process waits
 //! for all workers' pidfds. When one of them ends, its connection is shut down: its reader gets what has arrived, and then
-//! the end, whoever else has the other side. Nobody has to be told that a connection ended first; its process ends as well,
-//! and that is noticed here.
+//! the end, whoever else has the other side.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,23 +20,37 @@ use crate::connection::Connection;
 /// Ends that are taken note of in one go.
 const MAX_EVENTS: usize = 64;
 
+#[derive(Debug)]
 struct Exits {
     epoll: OwnedFd,
     watched: Mutex<Watched>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Watched {
     next_key: u64,
-    /// The descriptors stay open for as long as they are here, whoever else has closed them: none is watched for ever.
+    /// The descriptors stay open for as long as they are here.
     entries: HashMap<u64, (Arc<OwnedFd>, Weak<Connection>)>,
+}
+
+/// What is watched, until this is dropped. Its descriptor is closed then, if nobody else has it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    key: u64,
+    exits: Arc<Exits>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.exits.forget(self.key);
+    }
 }
 
 /// Has `connection` shut down when the process of this pidfd has ended.
 ///
 /// # Errors
 /// The system has no thread for it, or no memory.
-pub(crate) fn watch(connection: &Arc<Connection>, pidfd: Arc<OwnedFd>) -> io::Result<()> {
+pub(crate) fn watch(connection: &Arc<Connection>, pidfd: Arc<OwnedFd>) -> io::Result<Watch> {
     static EXITS: OnceLock<Result<Arc<Exits>, io::ErrorKind>> = OnceLock::new();
     let exits = EXITS.get_or_init(|| start().map_err(|error| error.kind())).as_ref().map_err(|kind| *kind)?;
     let mut watched = exits.watched.lock();
@@ -45,7 +58,7 @@ pub(crate) fn watch(connection: &Arc<Connection>, pidfd: Arc<OwnedFd>) -> io::Re
     watched.next_key += 1;
     epoll::add(&exits.epoll, &*pidfd, EventData::new_u64(key), EventFlags::IN)?;
     watched.entries.insert(key, (pidfd, Arc::downgrade(connection)));
-    Ok(())
+    Ok(Watch { key, exits: Arc::clone(exits) })
 }
 
 fn start() -> io::Result<Arc<Exits>> {
@@ -64,14 +77,21 @@ impl Exits {
                 Err(error) => return tracing::error!("ends of workers are not watched any more: {error}"),
             }
             for event in events.drain(..) {
-                let ended = self.watched.lock().entries.remove(&event.data.u64());
-                let Some((pidfd, connection)) = ended else { continue };
-                // Closing it would not do while somebody else has it open.
-                let _ = epoll::delete(&self.epoll, &*pidfd);
-                if let Some(connection) = connection.upgrade() {
+                if let Some(connection) = self.forget(event.data.u64()).and_then(|connection| connection.upgrade()) {
                     connection.outbox.shutdown();
                 }
             }
         }
+    }
+
+    /// Watches it no more. All of it under the lock: who finds it gone finds its descriptor closed.
+    fn forget(&self, key: u64) -> Option<Weak<Connection>> {
+        let mut watched = self.watched.lock();
+        let (pidfd, connection) = watched.entries.remove(&key)?;
+        // Closing it would not do while somebody else has it open.
+        let _ = epoll::delete(&self.epoll, &*pidfd);
+        drop(pidfd);
+        drop(watched);
+        Some(connection)
     }
 }
