@@ -79,7 +79,8 @@ fn step(workspace: &Workspace, target: &Target, sanitizer: &str, seconds: u32) -
     if !target.needs_engine {
         step = step.arg("--no-default-features");
     }
-    step.env("RUSTC_BOOTSTRAP", "1").arg("--").args([
+    // What is freed is kept for a while, to be recognised: of that little, so that the bound is one of what is held.
+    step.env("RUSTC_BOOTSTRAP", "1").env("ASAN_OPTIONS", "quarantine_size_mb=16").arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={}", target.max_input_bytes),
         format!("-malloc_limit_mb={}", target.allocation_mib),
