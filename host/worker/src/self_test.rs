@@ -99,7 +99,7 @@ pub const PROBES: [Probe; 20] = {
         probe(Layer::Descriptors, Works, "write to standard output", Nothing, |_| now(|| io::stdout().flush())),
         probe(Layer::Descriptors, Refused, "use a descriptor that was open before", Nothing, inherited_descriptor),
         probe(Layer::ResourceLimits, Works, "take 16 MiB", Nothing, |_| now(|| take(16 << 20))),
-        probe(Layer::ResourceLimits, Refused, "take 4 GiB", Nothing, |_| now(|| take(4 << 30))),
+        probe(Layer::ResourceLimits, Refused, "take 4 GiB, as a worker for 64 MiB", Nothing, |_| now(|| take(4 << 30))),
         probe(Layer::ParentDeath, Works, "be ended with the host", Nothing, |_| now(follows_its_parent)),
         probe(Layer::OomScore, Works, "be the first victim", Nothing, |_| now(is_first_victim)),
         probe(Layer::Namespaces, Works, "use a pair of sockets", Nothing, |_| now(|| UnixStream::pair().map(drop))),
