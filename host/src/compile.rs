@@ -50,7 +50,7 @@ pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecErro
         {
             // The compiler has compared them; one that was taken over may have not, for its own module.
             check(&shape, wanted).map_err(rejected)?;
-            Ok((artefact.with_description(description), shape))
+            Ok((artefact.with_description(description, shape.clone()), shape))
         }
         Ok(Answer::Compiled(Compiled::Done { engine: theirs, .. }, _)) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
