@@ -153,9 +153,14 @@ fn what_killed_processes_leave_is_removed_once_it_is_old() {
     let lock = |text: &str| format!("{}.lock", key(text).hex());
     let (stale, fresh) = (lock("x"), lock("y"));
     let now = SystemTime::now();
-    for (name, age) in
-        [(&stale[..], old), (".sandgate-x", old), (&fresh, now), ("stranger", old), ("Cargo.lock", old), ("x.artefact", old)]
-    {
+    for (name, age) in [
+        (&stale[..], old),
+        (".sandgate-x", old),
+        (&fresh, now),
+        ("stranger", old),
+        ("Cargo.lock", old),
+        ("x.artefact", old),
+    ] {
         File::create(directory.path().join(name)).unwrap().set_modified(age).unwrap();
     }
     prune(directory.path(), 0).unwrap();
