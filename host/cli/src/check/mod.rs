@@ -1,6 +1,6 @@
 //! `sandgate check`: what a module is, what it needs, and whether a gateway would take it.
 //!
-//! 1. The file is read, no more of it than a module may have bytes.
+//! 1. The file is read, within bounds.
 //! 2. It is compiled as its first execution would have it, in a process of its own: this one never looks into it.
 //! 3. One that is refused for its size or its features is compiled again without these limits, so that all of its reasons
 //!    can be told and not only the first.
@@ -27,6 +27,8 @@ use crate::print;
 use problem::Problem;
 use report::Report;
 
+/// Bytes of a file that are read in any case, so that one that is refused for its size can be looked at.
+const READ_BYTES: u64 = 256 << 20;
 /// How long the second look at a module may take that is refused anyway.
 const SECOND_LOOK: Duration = Duration::from_secs(20);
 
@@ -78,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         description: None,
         problems: Vec::new(),
     };
-    match read(path, spec.module_limits().module_bytes).with_context(cannot)? {
+    match read(path, spec.module_limits().module_bytes.max(READ_BYTES)).with_context(cannot)? {
         Contents::TooLarge(found) => {
             let (limit, value) = (ModuleLimitName::ModuleBytes, spec.module_limits().module_bytes);
             let reason = Rejection::ModuleLimit { limit, found, value, item: String::new() };
@@ -124,7 +126,7 @@ fn spec(arguments: &Arguments) -> Result<Spec> {
 
 enum Contents {
     Whole(Vec<u8>),
-    /// More bytes than a module may have, and at least this many.
+    /// More bytes than are read, and at least this many.
     TooLarge(u64),
 }
 

@@ -49,7 +49,9 @@ impl Problem {
     pub(crate) fn of_shape(shape: &Shape, limits: &ModuleLimits, profile: Profile) -> Vec<Problem> {
         let over = measures(shape, limits).into_iter().filter(|measure| measure.found > measure.limit);
         let over = over.map(|Measure { name, found, limit }| {
-            let message = format!("module has {found} {name}, its limit is {limit} (setting `{}`)", name.setting());
+            let (text, setting) = (name.to_string(), name.setting());
+            let text = super::report::shortened(&text);
+            let message = format!("module has {found} {text}, its limit is {limit} (setting `{setting}`)");
             Problem { kind: "limit", message, remedy: Some(format!("`{}{found}`", name.setting())) }
         });
         let mut problems: Vec<Problem> = over.collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use sandgate::schema::{ModuleDescription, Node, TaskSchema, TypeSchema};
+use sandgate::schema::{ItemKind, ModuleDescription, Node, TaskSchema, TypeSchema};
 use sandgate::text::{is_active, printable};
 use sandgate::{ModuleId, ModuleLimits, Profile};
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl Report {
 }
 
 fn has_main(description: &ModuleDescription) -> bool {
-    description.exports.iter().any(|export| export.name == START)
+    description.exports.iter().any(|export| export.name == START && export.kind == ItemKind::Function)
 }
 
 /// Tasks that the module exports and does not describe.
@@ -142,7 +142,7 @@ impl fmt::Display for Report {
         for Problem { message, remedy, .. } in &self.problems {
             writeln!(f, "  {message}")?;
             if let Some(remedy) = remedy {
-                writeln!(f, "    would be accepted with {remedy}, as far as this goes")?;
+                writeln!(f, "    to take it: {remedy}")?;
             }
         }
         match self.id {
@@ -163,7 +163,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn shortened(text: &str) -> &str {
+/// A limit's name where it is clear that it is a module's.
+pub(crate) fn shortened(text: &str) -> &str {
     text.strip_suffix(" of a module").unwrap_or(text)
 }
 
