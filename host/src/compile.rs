@@ -141,7 +141,7 @@ impl Drop for Turn {
 
 /// What came of a compiler.
 enum Answer {
-    Compiled(Compiled, Artefact),
+    Compiled(Compiled, Box<Artefact>),
     /// It was not done by the deadline and is killed.
     TooLate,
 }
@@ -190,7 +190,7 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> 
         let message = format!("it described the module with {} bytes", description.len());
         return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
     }
-    Ok(Answer::Compiled(compiled, artefact))
+    Ok(Answer::Compiled(compiled, Box::new(artefact)))
 }
 
 /// The compiler's answer, or what is wrong with it; `None` if it is not there by the deadline. A compiler that has read a

@@ -20,7 +20,8 @@ fn check(place: &Place, arguments: &[&str]) -> (Option<i32>, Value) {
 
 /// The column of a list of objects.
 fn column<'v>(list: &'v Value, name: &str) -> Vec<&'v str> {
-    list.as_array().unwrap().iter().map(|item| item[name].as_str().unwrap()).collect()
+    let items = list.as_array().expect("a list").iter();
+    items.map(|item| item[name].as_str().expect("a text")).collect()
 }
 
 #[test]

@@ -20,8 +20,8 @@ Examples:
   sandgate cache prune --all
   sandgate cache list --dir /var/cache/gates
 
-The directory is `$SANDGATE_CACHE`, else `sandgate` in the user's cache directory. Nothing in it is lost for good: a module
-that is needed again is compiled again. Programs that are at work keep what they have.
+The directory is `$SANDGATE_CACHE`, else `sandgate` in the user's cache directory. Nothing in it is lost for good: a \
+module that is needed again is compiled again. Programs that are at work keep what they have.
 
 Exit codes: 0 if it was done, 2 for a wrong command line, 3 if the directory cannot be read or a file not be removed.";
 
@@ -166,7 +166,7 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
         None if bytes == 1 => "1 byte".to_owned(),
         None => format!("{bytes} bytes"),
         Some((unit, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{} {unit}", tenths / 10, tenths % 10)
         }
     }

@@ -40,18 +40,20 @@ const SECOND_LOOK: Duration = Duration::from_secs(20);
 #[command(after_help = "\
 Examples:
   sandgate check hello.wasm
-  sandgate check hello.wasm --json | jq -r '.tasks[].signature'
+  sandgate check hello.wasm --json | jq -r '.description.tasks[].signature'
   sandgate check --profile simd,tail-call hello.wasm
   sandgate check --set functions=500000 --set module=128M large.wasm
 
-Profiles: `minimal` is what rustc emits for `wasm32-wasip1`; `simd`, `relaxed-simd`, `tail-call` and `wide-arithmetic` come
-on top, with commas between them. `--set` takes the limits of modules that a gateway's spec has: `module=`, `functions=`,
-`function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`.
+Profiles: `minimal` is what rustc emits for `wasm32-wasip1`; `simd`, `relaxed-simd`, `tail-call` and `wide-arithmetic` \
+come on top, with commas between them.
+
+`--set` takes the limits of modules that a gateway's spec has: `module=`, `functions=`, `function=`, `locals=`, \
+`nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`.
 
 What only a run can tell is not checked: memory that the module wants from the start, and what it does.
 
-Exit codes: 0 if it would be accepted, 1 if it is refused (also a file that is empty, cut off or no WebAssembly), 2 for a
-wrong command line, 3 if it could not be checked: no such file, no worker.")]
+Exit codes: 0 if it would be accepted, 1 if it is refused (also a file that is empty, cut off or no WebAssembly), 2 for \
+a wrong command line, 3 if it could not be checked: no such file, no worker.")]
 pub(crate) struct Arguments {
     /// The module, a `.wasm` file
     #[arg(value_name = "MODULE")]
