@@ -4,9 +4,12 @@
 //! its own.
 #![forbid(unsafe_code)]
 
+mod cache;
+mod check;
 mod doctor;
 mod exit;
 mod map;
+mod new;
 mod print;
 mod shell;
 
@@ -28,6 +31,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Arguments),
+    New(new::Arguments),
+    Cache(cache::Arguments),
     Doctor(doctor::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -36,6 +42,9 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     let result = match Arguments::parse().command {
+        Command::Check(arguments) => check::run(&arguments),
+        Command::New(arguments) => new::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
