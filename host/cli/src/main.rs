@@ -6,8 +6,11 @@
 
 mod doctor;
 mod exit;
+mod interrupt;
 mod map;
+mod options;
 mod print;
+mod run;
 mod shell;
 
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
+    Map(map::Arguments),
     Doctor(doctor::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -36,6 +41,8 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Map(arguments) => map::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),

@@ -94,14 +94,14 @@ pub(crate) struct Inputs {
 }
 
 enum Source {
-    Stream { reader: Box<dyn BufRead + Send>, separator: Separator },
+    Stream { reader: BufReader<Box<dyn Read + Send>>, separator: Separator },
     Files(std::vec::IntoIter<PathBuf>),
 }
 
 impl Inputs {
     /// The parts of a stream.
     pub(crate) fn stream(reader: impl Read + Send + 'static, separator: Separator) -> Inputs {
-        let reader = Box::new(BufReader::with_capacity(1 << 18, reader));
+        let reader = BufReader::with_capacity(1 << 18, Box::new(reader) as Box<dyn Read + Send>);
         Inputs::of(Source::Stream { reader, separator })
     }
 
@@ -129,6 +129,22 @@ impl Inputs {
         match &self.source {
             Source::Stream { .. } => None,
             Source::Files(files) => Some(files.len()),
+        }
+    }
+
+    /// Whether the next one is there without anything being read, which may take as long as it likes.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        match &self.source {
+            Source::Stream { reader, separator } => reader.buffer().contains(&separator.byte()),
+            Source::Files(_) => false,
+        }
+    }
+
+    /// The files that are left.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        match &self.source {
+            Source::Stream { .. } => &[],
+            Source::Files(files) => files.as_slice(),
         }
     }
 
