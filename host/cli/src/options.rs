@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sandgate::schema::{DescribeError, ModuleDescription};
-use sandgate::{ExecError, Gateway, Group, GroupBuilder, Module, Rejection, Spec};
+use sandgate::{ExecError, Gateway, Group, GroupBuilder, Module, Rejection, Spec, SpecError};
 
 /// What a guest gets, and how much of it.
 #[derive(Debug, Clone, Args)]
@@ -93,6 +93,7 @@ fn part(key: &str, value: &str) -> String {
 pub(crate) fn setting(key: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |value| match format!("popen//{}", part(key, value)).parse::<Spec>() {
         Ok(_) => Ok(value.to_owned()),
+        Err(SpecError::Value { problem, .. }) => Err(problem),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -57,6 +57,9 @@ pub(crate) struct Arguments {
     /// Inputs are JSON: the task's argument, or an array or object of its arguments. Results are JSON too
     #[arg(long, help_heading = "Inputs", requires = "task")]
     pub(super) json: bool,
+    /// The largest input, as in 1M; a larger one has failed [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = setting("message"), help_heading = "Inputs")]
+    pub(super) max_input: Option<String>,
 
     /// Tasks at once [default: one for each core]
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]

@@ -1,12 +1,12 @@
 //! The command's thread: from results to what is written, until there are no more.
 //!
 //! For each result: it is rendered, appended to the journal, put in order, written. What is written is flushed when nothing
-//! has come for a moment, and at once on a terminal. While nothing comes, signals and the reader of the output are looked at.
+//! has come for a moment, ten times a second otherwise, and at once on a terminal. While nothing comes, signals and the reader of the output are looked at.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use sandgate::{CancelToken, OutcomeKind, TaskResult, TaskResults};
@@ -116,7 +116,7 @@ impl Collector {
         let mut taken = 0;
         let mut next = 0;
         let mut early: BTreeMap<u64, Emission> = BTreeMap::new();
-        let mut patience = MOMENT;
+        let (mut patience, mut flushed) = (MOMENT, Instant::now());
         while self.ledger.last() != Some(taken) {
             match results.recv_timeout(patience) {
                 Err(_) => break,
@@ -138,8 +138,10 @@ impl Collector {
                             self.emit(emission, summary)?;
                         }
                     }
-                    if self.output.is_terminal() && results.waiting() == 0 {
+                    let at_once = self.output.is_terminal() && results.waiting() == 0;
+                    if at_once || flushed.elapsed() >= LOOK_EVERY {
                         self.output.flush()?;
+                        flushed = Instant::now();
                     }
                 }
             }

@@ -32,14 +32,6 @@ impl Input {
         let digest = hash.finalize();
         std::array::from_fn(|at| digest[at])
     }
-
-    /// How messages name it.
-    pub(crate) fn name(&self) -> String {
-        match &self.path {
-            Some(path) => path.display().to_string(),
-            None => format!("input {}", self.index),
-        }
-    }
 }
 
 /// Why there is no input.
@@ -49,7 +41,7 @@ pub(crate) enum InputError {
     Read { index: u64, source: io::Error },
     #[error("input `{}` cannot be read", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{what} is larger than {limit} bytes (setting `--message`)")]
+    #[error("{what} is larger than {limit} bytes (setting `--max-input`)")]
     TooLarge { what: String, limit: u64 },
     #[error("there is no file `{0}`")]
     Missing(String),
@@ -122,14 +114,6 @@ impl Inputs {
     pub(crate) fn max_bytes(mut self, bytes: u64) -> Inputs {
         self.max_bytes = bytes;
         self
-    }
-
-    /// How many are left, if that is known.
-    pub(crate) fn left(&self) -> Option<usize> {
-        match &self.source {
-            Source::Stream { .. } => None,
-            Source::Files(files) => Some(files.len()),
-        }
     }
 
     /// Whether the next one is there without anything being read, which may take as long as it likes.
@@ -306,7 +290,7 @@ mod tests {
         let check = |names: &[&str], expected: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| format!("{root}/{name}")).collect();
             let inputs = Inputs::files(&names).unwrap();
-            assert_eq!(inputs.left(), Some(expected.len()));
+            assert_eq!(inputs.paths().len(), expected.len());
             let found: Vec<String> = inputs.map(|input| String::from_utf8(input.unwrap().bytes).unwrap()).collect();
             assert_eq!(found, expected, "{names:?}");
         };

@@ -49,11 +49,15 @@ use crate::{options, print};
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let interrupt = Interrupt::install()?;
     let module = options::module(&arguments.module)?;
-    let inputs = inputs(arguments)?;
+    let more = [
+        ("timeout", arguments.timeout.as_deref()),
+        ("output", arguments.max_output.as_deref()),
+        ("message", arguments.max_input.as_deref()),
+    ];
+    let spec = arguments.sandbox.spec(&more)?;
+    let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
     let journal = journal(arguments, &module)?;
-    let more = [("timeout", arguments.timeout.as_deref()), ("output", arguments.max_output.as_deref())];
-    let spec = arguments.sandbox.spec(&more)?;
     let group = Group::builder();
     let described = options::describe(&module, &group, &spec)?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
