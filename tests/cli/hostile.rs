@@ -20,7 +20,8 @@ fn hostile_inputs_harm_themselves_alone() {
     let words = ["map", "--json", "--task", "hostile", "--timeout", "300ms", "--memory", "256M", "@pooled"];
     let came = sandgate(&words, input.as_bytes());
     assert_eq!(came.code, Some(1), "{}", came.stderr);
-    let good: String = (1..=TASKS).filter(|number| !is_hostile(*number)).map(|number| format!("{}\n", number * 2)).collect();
+    let good: String =
+        (1..=TASKS).filter(|number| !is_hostile(*number)).map(|number| format!("{}\n", number * 2)).collect();
     assert_eq!(came.stdout, good);
     assert!(came.stderr.ends_with("sandgate: 10 of 1000 inputs failed\n"), "{}", came.stderr);
 

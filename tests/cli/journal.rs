@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use sandgate_tests::{children_of, eventually, Watched};
+use sandgate_tests::{Watched, children_of, eventually};
 
 use crate::{LIMIT, begin, lines, sandgate};
 

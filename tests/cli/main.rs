@@ -1,9 +1,4 @@
 //! The command: what `sandgate run` and `sandgate map` print and exit with, on good input and bad, and when they are cut short.
-#![expect(
-    clippy::unwrap_used,
-    reason = "clippy allows it in test functions alone, and what they call is test code too"
-)]
-
 mod bad_input;
 mod endings;
 mod hostile;

@@ -21,7 +21,13 @@ const TABLE: &[Row] = &[
         stdout: "",
         stderr: "[\"x\", \"--y\"] [\"A=b=c\"]",
     },
-    Row { words: &["run", "@wasi_filter", "--", "exit", "7"], input: "a", code: 7, stdout: "A", stderr: "[\"exit\", \"7\"] []" },
+    Row {
+        words: &["run", "@wasi_filter", "--", "exit", "7"],
+        input: "a",
+        code: 7,
+        stdout: "A",
+        stderr: "[\"exit\", \"7\"] []",
+    },
     Row {
         words: &["run", "@wasi_filter", "--", "exit", "300"],
         input: "",
@@ -52,7 +58,13 @@ const TABLE: &[Row] = &[
     },
     Row { words: &["run", "@pooled", "--task", "add", "--", "[1, 2]"], input: "", code: 0, stdout: "3\n", stderr: "" },
     Row { words: &["run", "@pooled", "--task", "add", "--", "3", "4"], input: "", code: 0, stdout: "7\n", stderr: "" },
-    Row { words: &["run", "@pooled", "--task", "chatty", "--", "5000"], input: "", code: 0, stdout: "10000\n", stderr: "" },
+    Row {
+        words: &["run", "@pooled", "--task", "chatty", "--", "5000"],
+        input: "",
+        code: 0,
+        stdout: "10000\n",
+        stderr: "",
+    },
     Row {
         words: &["run", "@typed", "--task", "number", "--", "\"x\""],
         input: "",
@@ -75,7 +87,7 @@ const TABLE: &[Row] = &[
         input: "abcd\n",
         code: 1,
         stdout: "",
-        stderr: "sandgate: input 0: program printed more than its limit (setting `output=`, here `--max-output`)\n\
+        stderr: "sandgate: input 0: program printed more than its limit (setting `output=`, here `--max-output`)\n    [] \n\
                  sandgate: 1 of 1 inputs failed\n",
     },
     Row {
@@ -94,7 +106,13 @@ const TABLE: &[Row] = &[
         stderr: "sandgate: input 1: task failed: invalid digit found in string\nsandgate: 1 of 3 inputs failed\n",
     },
     Row { words: &["map", "--task", "size", "@pooled"], input: "abc\n\n", code: 0, stdout: "3\n0\n", stderr: "" },
-    Row { words: &["map", "--task", "nothing", "--json", "@pooled"], input: "1\n", code: 0, stdout: "null\n", stderr: "" },
+    Row {
+        words: &["map", "--task", "nothing", "--json", "@pooled"],
+        input: "1\n",
+        code: 0,
+        stdout: "null\n",
+        stderr: "",
+    },
     Row {
         words: &["map", "--task", "age", "--json", "@typed"],
         input: "{\"Pair\": [1, 70]}\n\"None\"\n{\"Pear\": 1}\n{\n",
@@ -172,7 +190,8 @@ fn files_have_files_as_results() {
         fs::write(path(name), name).unwrap();
     }
     let out = path("out");
-    let came = sandgate(&["map", "@wasi_filter", "--files", &path("in/*.txt"), &path("in/sub"), "--output-dir", &out], b"");
+    let came =
+        sandgate(&["map", "@wasi_filter", "--files", &path("in/*.txt"), &path("in/sub"), "--output-dir", &out], b"");
     assert_eq!((came.code, &*came.stdout, &*came.stderr), (Some(0), "", ""));
     for name in ["in/b.txt", "in/a.txt", "in/sub/c.txt"] {
         let result = format!("{out}/{}.out", path(name).trim_start_matches('/'));
@@ -205,6 +224,7 @@ fn results_come_as_they_are_there_if_their_order_does_not_matter() {
     let words = ["map", "--json", "--task", "slowly", "--jobs", "2", "--unordered", "@pooled"];
     let came = sandgate(&words, b"[1, 3000]\n[2, 0]\n");
     assert_eq!((came.code, &*came.stdout), (Some(0), "4\n2\n"));
-    let came = sandgate(&["map", "--json", "--task", "slowly", "--jobs", "2", "@pooled"], b"[1, 500]\n[2, 0]\n[3, 0]\n");
+    let came =
+        sandgate(&["map", "--json", "--task", "slowly", "--jobs", "2", "@pooled"], b"[1, 500]\n[2, 0]\n[3, 0]\n");
     assert_eq!((came.code, &*came.stdout), (Some(0), "2\n4\n6\n"));
 }

@@ -30,7 +30,10 @@ impl Interrupt {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be listened to")?;
         let ours = interrupt.clone();
         let listen = move || signals.forever().for_each(|signal| ours.arrived(signal));
-        std::thread::Builder::new().name("sandgate-signals".to_owned()).spawn(listen).context("no thread for signals")?;
+        std::thread::Builder::new()
+            .name("sandgate-signals".to_owned())
+            .spawn(listen)
+            .context("no thread for signals")?;
         Ok(interrupt)
     }
 

@@ -59,7 +59,8 @@ impl Sandbox {
         for (name, value) in &self.env {
             spec = spec.env(name, value);
         }
-        for (granted, writable) in self.dir.iter().map(|it| (it, false)).chain(self.dir_rw.iter().map(|it| (it, true))) {
+        for (granted, writable) in self.dir.iter().map(|it| (it, false)).chain(self.dir_rw.iter().map(|it| (it, true)))
+        {
             let host = granted.host.canonicalize();
             let host = host.with_context(|| format!("directory `{}` cannot be given", granted.host.display()))?;
             if !host.is_dir() {

@@ -158,7 +158,8 @@ fn input(described: &ModuleDescription) -> Result<Vec<u8>> {
 
 fn task_call(described: &ModuleDescription, name: &str, arguments: &[String]) -> Result<Call> {
     let task = described.task(name).with_context(|| format!("task `{name}` does not describe its types"))?;
-    let parsed = arguments.iter().map(|text| serde_json::from_str(text).with_context(|| format!("`{text}` is not JSON")));
+    let parsed =
+        arguments.iter().map(|text| serde_json::from_str(text).with_context(|| format!("`{text}` is not JSON")));
     let mut values: Vec<Value> = parsed.collect::<Result<_>>()?;
     // One argument is as `encode_arguments` has it; several are the task's one by one.
     let value = if values.len() == 1 { values.remove(0) } else { Value::Array(values) };

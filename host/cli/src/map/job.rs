@@ -38,7 +38,9 @@ impl Job {
     pub(super) fn new(entry: &Entry, described: &ModuleDescription, json: bool) -> Result<Job> {
         let Entry::Task(name) = entry else { return Ok(Job::Program) };
         let schema = described.task(name).cloned();
-        if schema.is_none() && let Some(trouble) = &described.trouble {
+        if schema.is_none()
+            && let Some(trouble) = &described.trouble
+        {
             bail!("the module's description of its tasks cannot be read: {trouble}");
         }
         let takes = match (&schema, json) {
@@ -72,7 +74,8 @@ impl Task {
     fn encode(&self, input: Vec<u8>) -> Result<Vec<u8>, String> {
         match (self.takes, &self.schema) {
             (Takes::Json, Some(schema)) => {
-                let value: Value = serde_json::from_slice(&input).map_err(|error| format!("it is not JSON: {error}"))?;
+                let value: Value =
+                    serde_json::from_slice(&input).map_err(|error| format!("it is not JSON: {error}"))?;
                 schema::encode_arguments(schema, &value).map_err(|error| error.to_string())
             }
             (Takes::Bytes, _) => Ok(sized(&input)),

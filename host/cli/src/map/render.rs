@@ -102,7 +102,10 @@ pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOut
         Err(_) => ProgramOutput::default(),
     };
     if came.error.is_none() && output.truncated {
-        came.fail("limit exceeded", "program printed more than its limit (setting `output=`, here `--max-output`)".to_owned());
+        came.fail(
+            "limit exceeded",
+            "program printed more than its limit (setting `output=`, here `--max-output`)".to_owned(),
+        );
     }
     let success = came.error.is_none();
     let text = match (format, &came.error) {
