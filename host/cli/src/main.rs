@@ -8,9 +8,12 @@ mod cache;
 mod check;
 mod doctor;
 mod exit;
+mod interrupt;
 mod map;
 mod new;
+mod options;
 mod print;
+mod run;
 mod shell;
 
 use std::process::ExitCode;
@@ -31,6 +34,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Arguments),
+    Map(map::Arguments),
     Check(check::Arguments),
     New(new::Arguments),
     Cache(cache::Arguments),
@@ -42,6 +47,8 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Map(arguments) => map::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
