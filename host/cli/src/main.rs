@@ -8,6 +8,7 @@ mod doctor;
 mod exit;
 mod map;
 mod print;
+mod see;
 mod shell;
 
 use std::process::ExitCode;
