@@ -31,7 +31,7 @@ fn cost(options: &Options, trace: bool) -> Duration {
     let (mut task, mut used) = (0, Duration::ZERO);
     for tick in 0..SECONDS * TICKS {
         let at = Duration::from_millis(tick * 1000 / TICKS);
-        let mut tell = |event| sink.tell(TimedEvent { at, event });
+        let tell = |event| sink.tell(TimedEvent { at, event });
         for _ in 0..PER_SECOND / TICKS {
             let gateway = usize::try_from(task % GATEWAYS).unwrap();
             tell(PoolEvent::TaskQueued { task });
@@ -56,7 +56,9 @@ fn clock() -> Duration {
 #[test]
 fn a_million_tasks_a_minute_cost_little() {
     let all = Options { report: Some("report.html".into()), ..Options::default() };
-    for (what, options, trace) in [("progress and counts", Options::default(), false), ("and report and trace", all, true)] {
+    for (what, options, trace) in
+        [("progress and counts", Options::default(), false), ("and report and trace", all, true)]
+    {
         let used = cost(&options, trace);
         let part = used.as_secs_f64() / (SECONDS as f64) * 100.0;
         eprintln!("{what}: {part:.2} % of a core at a million tasks a minute");

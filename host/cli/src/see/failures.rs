@@ -68,7 +68,10 @@ impl Failures {
     pub(super) fn take<T>(&mut self, name: &str, result: &TaskResult<T>) {
         let TaskResult { index, value, attempts, gateway, timing, .. } = result;
         let gateway = gateway.as_deref();
-        self.note(name, &Seen { index: *index, error: value.as_ref().err(), attempts: *attempts, gateway, timing: *timing });
+        self.note(
+            name,
+            &Seen { index: *index, error: value.as_ref().err(), attempts: *attempts, gateway, timing: *timing },
+        );
     }
 
     pub(super) fn note(&mut self, name: &str, result: &Seen<'_>) {
@@ -117,7 +120,10 @@ impl Failures {
     }
 
     fn cause(&mut self, kind: OutcomeKind, message: &str) -> usize {
-        let mut key = (kind, without_numbers(message));
+        // These numbers are what it is about: a code, or a limit.
+        let tells = matches!(kind, OutcomeKind::Exited | OutcomeKind::TimedOut | OutcomeKind::LimitExceeded);
+        let first = text::one_line(message.lines().next().unwrap_or_default(), MOST_CAUSE);
+        let mut key = (kind, if tells { first } else { without_numbers(&first) });
         if !self.by_text.contains_key(&key) && self.causes.len() >= MOST_CAUSES {
             key.1 = "other".to_owned();
         }
@@ -162,9 +168,8 @@ fn details(error: &TaskError) -> (Option<&str>, &[String], String) {
     }
 }
 
-/// The first line, with `N` for each number, so that messages that differ in those alone are one cause.
-fn without_numbers(message: &str) -> String {
-    let line = text::one_line(message.lines().next().unwrap_or_default(), MOST_CAUSE);
+/// A line with `N` for each number, so that messages that differ in those alone are one cause.
+fn without_numbers(line: &str) -> String {
     let mut cause = String::with_capacity(line.len());
     let mut before = ' ';
     for c in line.chars() {
@@ -189,7 +194,7 @@ mod tests {
 
     #[test]
     fn messages_that_differ_in_numbers_are_one_cause() {
-        assert_eq!(without_numbers("index 12 of 7 in f32x4 at a.rs:10:2\nmore"), "index N of N in f32x4 at a.rs:N:N");
+        assert_eq!(without_numbers("index 12 of 7 in f32x4 at a.rs:10:2"), "index N of N in f32x4 at a.rs:N:N");
     }
 
     #[test]

@@ -344,7 +344,8 @@ impl Watch {
                 runs: recorder.finish(self.tally.gateways.len()),
             };
             if let Err(error) = files::write(path, |out| page.write(out)) {
-                let error = anyhow::Error::from(error).context(format!("report `{}` cannot be written", path.display()));
+                let error =
+                    anyhow::Error::from(error).context(format!("report `{}` cannot be written", path.display()));
                 self.error.get_or_insert(error);
             }
         }
@@ -358,4 +359,100 @@ fn resident_bytes(pid: u32) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::see::synthetic::Synthetic;
+    use serde_json::Value;
+
+    fn in_dir(dir: &tempfile::TempDir) -> Options {
+        let path = |name| Some(dir.path().join(name));
+        Options { quiet: true, report: path("r.html"), trace: path("t.json"), metrics: path("m"), ..Options::default() }
+    }
+
+    fn facts() -> Facts {
+        Facts { module: "m.wasm".to_owned(), gateways: 2, inputs: Some(500), ..Facts::default() }
+    }
+
+    fn tell_all(observer: &Observer, run: &Synthetic) {
+        for (task, name) in (0..).zip(&run.names) {
+            observer.input(task, name);
+        }
+        let sink = observer.sink();
+        run.events.iter().for_each(|event| sink.tell(event.clone()));
+    }
+
+    #[test]
+    fn all_files_are_written_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = Synthetic::new(500, 2);
+        let observer = Observer::start(&in_dir(&dir), facts()).unwrap();
+        tell_all(&observer, &run);
+        assert_eq!(observer.suspend(|| 7), 7);
+        observer.finish(&run.stats).unwrap();
+        let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        let (report, trace, metrics) = (read("r.html"), read("t.json"), read("m"));
+        assert!(report.ends_with("</html>\n") && report.contains("id=\"n-tasks\">500<"));
+        let events: Vec<Value> = serde_json::from_str(&trace).unwrap();
+        let runs: Vec<&Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+        assert_eq!(runs.iter().filter(|run| run["args"]["again"] == false).count(), 500);
+        assert_eq!(runs.iter().filter(|run| run["args"]["again"] == true).count() as u64, run.stats.retried);
+        assert!(runs.iter().any(|run| run["name"] == "corpus/003/input-3.json"));
+        assert!(metrics.contains(&format!("sandgate_tasks_total{{outcome=\"returned\"}} {}\n", run.stats.done)));
+        assert!(metrics.contains("sandgate_task_seconds_count 500\n"));
+    }
+
+    #[test]
+    fn an_observer_that_is_dropped_leaves_a_whole_trace_and_no_report() {
+        let dir = tempfile::tempdir().unwrap();
+        let observer = Observer::start(&in_dir(&dir), facts()).unwrap();
+        tell_all(&observer, &Synthetic::new(100, 2));
+        drop(observer);
+        let trace = std::fs::read_to_string(dir.path().join("t.json")).unwrap();
+        assert!(serde_json::from_str::<Vec<Value>>(&trace).unwrap().len() > 100);
+        assert!(!dir.path().join("r.html").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_before_any_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |change: &dyn Fn(&mut Options), expected: &str| {
+            let mut options = in_dir(&dir);
+            change(&mut options);
+            let error = format!("{:#}", Observer::start(&options, facts()).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        };
+        let place = dir.path().to_owned();
+        let missing = place.join("missing").join("file");
+        check(&|options| options.report = Some(place.clone()), "it is a directory");
+        check(&|options| options.report = Some(missing.clone()), "cannot be written");
+        check(&|options| options.trace = Some(missing.clone()), "cannot be written");
+        check(&|options| options.metrics = Some(missing.clone()), "cannot be written");
+        check(&|options| options.trace.clone_from(&options.report), "report and trace cannot both be");
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_at_the_end_and_stops_nothing() {
+        if !std::path::Path::new("/dev/full").exists() {
+            return;
+        }
+        let full = || Some(PathBuf::from("/dev/full"));
+        for options in [
+            Options { quiet: true, report: full(), ..Options::default() },
+            Options { quiet: true, metrics: full(), ..Options::default() },
+            Options { quiet: true, trace: full(), ..Options::default() },
+        ] {
+            let run = Synthetic::new(100, 2);
+            // A trace is begun at once.
+            let result = Observer::start(&options, facts()).and_then(|observer| {
+                tell_all(&observer, &run);
+                observer.finish(&run.stats)
+            });
+            let error = format!("{:#}", result.unwrap_err());
+            assert!(error.contains("cannot be written: ") && error.contains("No space left"), "{error}");
+        }
+    }
 }

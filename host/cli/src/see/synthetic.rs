@@ -75,7 +75,8 @@ impl Synthetic {
             (timing.queued, timing.started, timing.finished) = (us(begin), Some(us(end - took)), us(end));
             let id = format!("gw{gateway}");
             let gateway_id = Some(id.as_str());
-            it.failures.note(&name, &Seen { index: task, error: error.as_ref(), attempts, gateway: gateway_id, timing });
+            it.failures
+                .note(&name, &Seen { index: task, error: error.as_ref(), attempts, gateway: gateway_id, timing });
             it.names.push(name);
             match error {
                 None => it.stats.done += 1,
@@ -124,7 +125,9 @@ fn error(which: u64, task: u64) -> TaskError {
         1 => TaskError::Ended(Outcome::Panicked {
             message: format!("index out of bounds: the len is 4 but the index is {task}"),
             location: Some("src/parse.rs:88:14".to_owned()),
-            backtrace: ["core::panicking::panic_bounds_check", "parser::parse_header", "parser::main"].map(String::from).to_vec(),
+            backtrace: ["core::panicking::panic_bounds_check", "parser::parse_header", "parser::main"]
+                .map(String::from)
+                .to_vec(),
         }),
         2 => TaskError::Ended(Outcome::Trapped {
             kind: TrapKind::StackOverflow,
@@ -133,7 +136,9 @@ fn error(which: u64, task: u64) -> TaskError {
         3 => TaskError::Ended(Outcome::Failed { message: format!("no such key `{EVIL}`") }),
         _ => {
             let mut output = ProgramOutput::default();
-            output.stderr = format!("tool: input {task}: unexpected end of file\nusage: tool [options]\n\u{1b}[31m{EVIL}\n").into_bytes();
+            output.stderr =
+                format!("tool: input {task}: unexpected end of file\nusage: tool [options]\n\u{1b}[31m{EVIL}\n")
+                    .into_bytes();
             output.exit_code = Some(3);
             TaskError::Program { outcome: Outcome::Exited { code: 3 }, output: Box::new(output) }
         }

@@ -368,8 +368,7 @@ mod tests {
             take(&mut tally, 5, PoolEvent::TaskStarted { task, gateway, attempt });
         }
         let outcome = OutcomeKind::Returned;
-        let finished =
-            PoolEvent::TaskFinished { task: 0, gateway: Some(0), outcome, attempts: 1, duration: ms(10) };
+        let finished = PoolEvent::TaskFinished { task: 0, gateway: Some(0), outcome, attempts: 1, duration: ms(10) };
         let run = take(&mut tally, 15, finished).unwrap();
         assert_eq!((run.start, run.end), (ms(5), ms(15)));
         assert_eq!(tally.gateways[0].current(), Some((1, ms(15))));

@@ -52,7 +52,11 @@ pub(super) fn bytes(bytes: u64) -> String {
 pub(super) fn rate(per_second: f64) -> String {
     match per_second {
         r if r < 9.95 => format!("{r:.1}/s"),
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped by the cast")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and clamped by the cast"
+        )]
         r => format!("{}/s", count(r.round() as u64)),
     }
 }
@@ -83,7 +87,8 @@ pub(super) fn one_line(text: &str, most: usize) -> String {
 }
 
 fn is_active(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The end of a text, of at most so many bytes.

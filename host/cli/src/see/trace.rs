@@ -78,13 +78,9 @@ impl<W: Write> Trace<W> {
             if self.named[gateway].as_deref() != Some(&name) {
                 let tid = gateway + 1;
                 let args = json!({"name": name});
-                self.event(
-                    &json!({"ph": "M", "name": "thread_name", "pid": PROCESS, "tid": tid, "args": args}),
-                )?;
+                self.event(&json!({"ph": "M", "name": "thread_name", "pid": PROCESS, "tid": tid, "args": args}))?;
                 let args = json!({"sort_index": tid});
-                self.event(
-                    &json!({"ph": "M", "name": "thread_sort_index", "pid": PROCESS, "tid": tid, "args": args}),
-                )?;
+                self.event(&json!({"ph": "M", "name": "thread_sort_index", "pid": PROCESS, "tid": tid, "args": args}))?;
                 self.named[gateway] = Some(name);
             }
         }
@@ -97,9 +93,7 @@ impl<W: Write> Trace<W> {
                 self.memory[gateway] = place.memory;
                 let name = format!("memory {}", place.name(gateway));
                 let args = json!({"bytes": place.memory.unwrap_or(0)});
-                self.event(
-                    &json!({"ph": "C", "name": name, "pid": PROCESS, "ts": micros(at), "args": args}),
-                )?;
+                self.event(&json!({"ph": "C", "name": name, "pid": PROCESS, "ts": micros(at), "args": args}))?;
             }
         }
         Ok(())

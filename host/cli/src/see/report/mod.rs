@@ -16,13 +16,14 @@ mod tests;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use sandgate::{OutcomeKind, PoolStats};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-pub(super) use self::runs::{Recorder, Runs};
 use self::runs::micros;
+pub(super) use self::runs::{Recorder, Runs};
 use super::failures::{Cause, Failure, Failures};
 use super::options::Facts;
 use super::summary::utilisation;
@@ -70,27 +71,43 @@ impl Page<'_> {
         let failed = self.failures.count.max(stats.failed());
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
         let rate = ended as f64 / tally.last_end.as_secs_f64().max(1e-9);
-        let quantile = |part| tally.times.quantile(part).map_or_else(|| "–".to_owned(), time);
+        let exact = self.exact_times();
+        let quantile = |part| match exact.is_empty() {
+            true => tally.times.quantile(part).map_or_else(|| "–".to_owned(), time),
+            false => time(Duration::from_secs_f32(rank(&exact, part) / 1e6)),
+        };
         let speed_up = tally.speed_up().map_or_else(|| "–".to_owned(), |factor| format!("{factor:.2}×"));
-        let tiles: [(&str, String, &str); 10] = [
-            ("tasks", count(ended), "tasks that ended"),
-            ("done", count(stats.done), "tasks that have a value"),
-            ("failed", count(failed), "tasks that have none"),
-            ("retried", count(stats.retried), "runs that were repeated"),
-            ("lost", count(stats.lost_workers), "workers that were lost"),
-            ("wall", time(tally.last_end), "from the start of the pool to the end of the last task"),
-            ("rate", text::rate(rate), "tasks that ended per second"),
-            ("speed-up", speed_up, "time of all tasks over time passed"),
-            ("p50", quantile(0.5), "half of the tasks took no longer"),
-            ("p99", quantile(0.99), "99 % of the tasks took no longer"),
+        let tiles: [(&str, &str, String, &str); 10] = [
+            ("tasks", "tasks", count(ended), "tasks that ended"),
+            ("done", "done", count(stats.done), "tasks that have a value"),
+            ("failed", "failed", count(failed), "tasks that have none"),
+            ("retried", "runs repeated", count(stats.retried), "runs that were repeated"),
+            ("lost", "workers lost", count(stats.lost_workers), "workers that were lost"),
+            ("wall", "time", time(tally.last_end), "from the start of the pool to the end of the last task"),
+            ("rate", "rate", text::rate(rate), "tasks that ended per second"),
+            ("speed-up", "speed-up", speed_up, "time of all tasks over time passed"),
+            ("p50", "median", quantile(0.5), "half of the tasks took no longer"),
+            ("p99", "99 % within", quantile(0.99), "99 % of the tasks took no longer"),
         ];
         let mut html = "<dl class=\"tiles\">".to_owned();
-        for (name, value, title) in tiles {
+        for (name, label, value, title) in tiles {
             let bad = if name == "failed" && value != "0" { " class=\"bad\"" } else { "" };
-            let _ = write!(html, "<div title=\"{title}\"><dt>{name}</dt><dd id=\"n-{name}\"{bad}>{value}</dd></div>");
+            let _ = write!(html, "<div title=\"{title}\"><dt>{label}</dt><dd id=\"n-{name}\"{bad}>{value}</dd></div>");
         }
         html.push_str("</dl>\n");
         html
+    }
+
+    /// Times of tasks' last runs in order, if the page has all of them.
+    fn exact_times(&self) -> Vec<f32> {
+        if self.runs.left_out > 0 {
+            return Vec::new();
+        }
+        let runs = self.runs.outcome.iter().zip(&self.runs.took_us);
+        let mut times: Vec<f32> =
+            runs.filter(|(outcome, _)| **outcome & runs::AGAIN == 0).map(|(_, took)| *took).collect();
+        times.sort_by(f32::total_cmp);
+        times
     }
 
     /// What the page lacks.
@@ -188,6 +205,14 @@ impl Page<'_> {
             "slowest": slowest,
         })
     }
+}
+
+/// What this part of all does not exceed.
+fn rank(times: &[f32], part: f64) -> f32 {
+    #[expect(clippy::cast_precision_loss, reason = "there are fewer than 2^53")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped by the cast")]
+    let rank = (part * times.len() as f64).ceil() as usize;
+    times[rank.clamp(1, times.len()) - 1]
 }
 
 fn gateway(position: usize, place: &Place) -> Value {

@@ -77,8 +77,8 @@ function time(us) {
 }
 // A moment, as exact as the step of the axis asks for.
 function moment(us, step) {
-  const [unit, name] = step < 1e3 ? [1, ' µs'] : step < 1e6 ? [1e3, ' ms'] : [1e6, ' s'];
-  return digits(us / unit) + name;
+  const [unit, name] = step < 1e3 ? [1, ' µs'] : step < 1e5 ? [1e3, ' ms'] : [1e6, ' s'];
+  return (step >= 1e5 && step < 1e6 ? (us / unit).toFixed(1) : digits(us / unit)) + name;
 }
 function bytes(n) {
   if (n < 1 << 20) return Math.round(n / 1024) + ' KiB';
@@ -623,7 +623,8 @@ $('check').textContent = 'in the timeline: ' + (meta.kinds.map((kind, k) => [cou
   .map(([n, kind]) => `${digits(n)} ${kind}`).join(', ') || 'nothing');
 document.body.dataset.ready = Math.round(performance.now() - began);
 
-// #measure: how long a drawing takes, of everything, of a tenth and of a thousandth. #zoom=FROM-TO, in µs. #open: all failures.
+// #measure: how long a drawing takes, of everything, of a tenth and of a thousandth. #zoom=FROM-TO, in µs. #open: a failure
+// of each cause.
 if (location.hash === '#measure') {
   const measure = (from, to) => {
     view = { from, to };
@@ -646,6 +647,6 @@ if (location.hash === '#measure') {
   view = { from, to };
   redraw();
 } else if (location.hash === '#open') {
-  for (const [, known] of [...failureOf].slice(0, 3)) openFailure(known);
+  for (const cause of meta.causes) if (cause.examples.length) openFailure(failureOf.get(cause.examples[0].task));
   scrollTo(0, 0);
 }

@@ -31,7 +31,9 @@ fn make(tasks: u64, gateways: usize) -> Made {
         }
         recorder.finish(gateways)
     };
-    run.events.iter().for_each(|event| drop(tally.take(event)));
+    for event in &run.events {
+        tally.take(event);
+    }
     let end = tally.last_end;
     for (gateway, place) in tally.gateways.iter_mut().enumerate() {
         for step in 0..400_u32 {
