@@ -16,6 +16,8 @@ const MOST_SLOW: usize = 10;
 const MOST_STDERR: usize = 8 << 10;
 const MOST_MESSAGE: usize = 4 << 10;
 const MOST_FRAMES: usize = 64;
+const MOST_FRAME: usize = 400;
+const MOST_NAME: usize = 400;
 const MOST_CAUSE: usize = 160;
 
 /// What is looked at of a result.
@@ -82,29 +84,49 @@ impl Failures {
             self.slowest.truncate(MOST_SLOW);
         }
         let Some(error) = result.error else { return };
-        self.count += 1;
-        let message = chain(error);
-        let kind = error.kind();
-        let cause = self.cause(kind, &message);
-        self.causes[cause].count += 1;
-        if self.kept >= MOST_KEPT || self.causes[cause].examples.len() >= MOST_OF_A_CAUSE {
-            return;
-        }
-        self.kept += 1;
         let (location, backtrace, stderr) = details(error);
-        self.causes[cause].examples.push(Failure {
+        let failure = Failure {
             task: result.index,
-            name: text::one_line(name, 400),
-            kind,
-            message: text::head(&message, MOST_MESSAGE).to_owned(),
-            location: location.map(|at| text::head(at, 400).to_owned()),
-            backtrace: backtrace.iter().take(MOST_FRAMES).map(|frame| text::head(frame, 400).to_owned()).collect(),
-            stderr: text::tail(stderr.trim_end(), MOST_STDERR).to_owned(),
+            name: text::one_line(name, MOST_NAME),
+            kind: error.kind(),
+            message: chain(error),
+            location: location.map(|at| text::one_line(at, MOST_FRAME)),
+            backtrace: backtrace.iter().take(MOST_FRAMES).map(|frame| text::one_line(frame, MOST_FRAME)).collect(),
+            stderr: text::lines(text::tail(stderr.trim_end(), MOST_STDERR)),
             attempts: result.attempts,
             gateway: result.gateway.unwrap_or_default().to_owned(),
             took,
             at: result.timing.finished,
+        };
+        self.add(failure);
+    }
+
+    /// A failure of which the pool knows nothing.
+    pub(super) fn rejected(&mut self, name: &str, task: u64, message: &str) {
+        self.add(Failure {
+            task,
+            name: text::one_line(name, MOST_NAME),
+            kind: OutcomeKind::Rejected,
+            message: message.to_owned(),
+            location: None,
+            backtrace: Vec::new(),
+            stderr: String::new(),
+            attempts: 0,
+            gateway: String::new(),
+            took: Duration::ZERO,
+            at: Duration::ZERO,
         });
+    }
+
+    fn add(&mut self, mut failure: Failure) {
+        self.count += 1;
+        let cause = self.cause(failure.kind, &failure.message);
+        self.causes[cause].count += 1;
+        if self.kept < MOST_KEPT && self.causes[cause].examples.len() < MOST_OF_A_CAUSE {
+            self.kept += 1;
+            failure.message = text::lines(text::head(&failure.message, MOST_MESSAGE));
+            self.causes[cause].examples.push(failure);
+        }
     }
 
     /// How long a task must have taken to be among the slowest.
@@ -208,5 +230,17 @@ mod tests {
         let causes = failures.causes();
         assert_eq!(causes.len(), MOST_CAUSES + 1);
         assert_eq!((causes[0].text.as_str(), causes[0].count), ("other", 400));
+    }
+
+    #[test]
+    fn what_is_kept_of_failures_is_bounded() {
+        let mut failures = Failures::default();
+        for task in 0..200 {
+            failures.rejected("a\nname", task, &"long ".repeat(10_000));
+        }
+        let causes = failures.causes();
+        assert_eq!((causes[0].count, causes[0].examples.len()), (200, MOST_OF_A_CAUSE));
+        let example = &causes[0].examples[0];
+        assert_eq!((example.name.as_str(), example.message.len()), ("a\\nname", MOST_MESSAGE));
     }
 }

@@ -88,23 +88,28 @@ impl Observer {
         self.sink.clone()
     }
 
-    /// The input with this number among those that the pool gets, from 0, is called that. To be told when it is pulled.
-    pub(crate) fn input(&self, task: u64, name: &str) {
+    /// The input with this number, from 0, is called that. To be told before the pool gets it. Results bear the same number.
+    pub(crate) fn input(&self, task: u64, name: impl FnOnce() -> String) {
         if let Some(names) = &self.names {
-            names.put(task, name);
+            names.put(task, &name());
         }
     }
 
     /// A result has come. To be told of each, before it is taken apart: this is where errors and what tasks printed are from.
-    pub(crate) fn result<T>(&self, name: &str, result: &TaskResult<T>) {
+    pub(crate) fn result<T>(&self, name: impl FnOnce() -> String, result: &TaskResult<T>) {
         let took = u64::try_from(result.timing.run_time().as_nanos()).unwrap_or(u64::MAX);
         if result.value.is_ok() && took <= self.floor.load(Ordering::Relaxed) {
             return;
         }
         let mut failures = self.failures.lock();
-        failures.take(name, result);
+        failures.take(&name(), result);
         let floor = u64::try_from(failures.floor().as_nanos()).unwrap_or(u64::MAX);
         self.floor.store(floor, Ordering::Relaxed);
+    }
+
+    /// An input was not given to the pool, since it is nothing that the task takes, or a result is not what it has to be.
+    pub(crate) fn rejected(&self, name: &str, task: u64, message: &str) {
+        self.failures.lock().rejected(name, task, message);
     }
 
     /// Does something with the terminal while the bars are away: prints results.
@@ -378,7 +383,7 @@ mod tests {
 
     fn tell_all(observer: &Observer, run: &Synthetic) {
         for (task, name) in (0..).zip(&run.names) {
-            observer.input(task, name);
+            observer.input(task, || name.clone());
         }
         let sink = observer.sink();
         run.events.iter().for_each(|event| sink.tell(event.clone()));

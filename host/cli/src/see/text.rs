@@ -86,6 +86,21 @@ pub(super) fn one_line(text: &str, most: usize) -> String {
     line
 }
 
+/// A foreign text with its line breaks, and nothing else in it that does anything.
+pub(super) fn lines(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => lines.push(c),
+            c if is_active(c) => {
+                let _ = write!(lines, "{}", c.escape_default());
+            }
+            c => lines.push(c),
+        }
+    }
+    lines
+}
+
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -119,13 +134,14 @@ mod tests {
         let times = [0, 950, 1500, 12_340, 999_600, 4_560_000, 187_000_000, 7_500_000_000].map(Duration::from_micros);
         assert_eq!(times.map(time).join(" "), "0 µs 950 µs 1.50 ms 12.3 ms 1.00 s 4.56 s 3m07s 2h05m");
         assert_eq!([512, 4096, 34 << 20, 20 << 30].map(bytes).join(" "), "512 B 4 KiB 34 MiB 20.0 GiB");
-        assert_eq!([0.0, 3.14, 16_667.0].map(rate).join(" "), "0.0/s 3.1/s 16,667/s");
+        assert_eq!([0.0, 3.12, 16_667.0].map(rate).join(" "), "0.0/s 3.1/s 16,667/s");
         assert_eq!([1, 2].map(|n| many(n, "task")).join(" "), "1 task 2 tasks");
     }
 
     #[test]
     fn foreign_texts_do_nothing_to_a_terminal() {
         assert_eq!(one_line("a\x1b[2Jb\nc\u{202e}d", 99), "a\\u{1b}[2Jb\\nc\\u{202e}d");
+        assert_eq!(lines("a\x1b[2Jb\n\tc\r"), "a\\u{1b}[2Jb\n\tc\\r");
         assert_eq!(one_line("abcdef", 3), "abc…");
         assert_eq!((tail("aé", 1), tail("aé", 2), head("éa", 1), head("éa", 2)), ("", "é", "", "é"));
     }

@@ -548,7 +548,8 @@ function body(failure, into) {
   make('p', into, `task ${failure.task} on ${failure.gateway || 'no gateway'}, ${failure.attempts} attempt` +
     `${failure.attempts === 1 ? '' : 's'}, ${time(failure.us)}, ended at ${time(failure.at)} `, 'facts');
   jump(into.lastChild, failure.task, 'show in timeline');
-  make('pre', into, failure.message + (failure.location ? '\nat ' + failure.location : ''));
+  make('pre', into, failure.message +
+    (failure.location && !failure.message.includes(failure.location) ? '\nat ' + failure.location : ''));
   if (failure.backtrace.length) {
     make('p', into, 'backtrace', 'facts');
     make('pre', into, failure.backtrace.map((frame, n) => `${String(n).padStart(2)}: ${frame}`).join('\n'));

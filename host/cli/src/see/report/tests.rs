@@ -135,7 +135,7 @@ fn dump(html: &str, fragment: &str) -> Option<String> {
     let page = dir.path().join("page.html");
     std::fs::write(&page, html).unwrap();
     let Some(browser) = browser() else {
-        eprintln!("skipped: there is no chromium to show the page");
+        let _ = writeln!(io::stderr(), "skipped: there is no chromium to show the page");
         return None;
     };
     let profile = dir.path().join("profile");
@@ -165,7 +165,7 @@ fn run(browser: &Path, profile: &Path, arguments: &[&str]) -> (String, String) {
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    let (never, tick) = (crossbeam_never(), Duration::from_millis(20));
+    let (never, tick) = (never_anything(), Duration::from_millis(20));
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();
@@ -179,7 +179,7 @@ fn run(browser: &Path, profile: &Path, arguments: &[&str]) -> (String, String) {
 }
 
 /// A channel on which nothing comes, to wait on.
-fn crossbeam_never() -> (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>) {
+fn never_anything() -> (std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>) {
     std::sync::mpsc::channel()
 }
 
@@ -203,6 +203,6 @@ fn pages_can_be_kept_to_be_looked_at() {
         let text = crate::see::summary::text(&made.tally, &made.run.failures, &made.run.stats);
         std::fs::write(dir.join(format!("{tasks}-{gateways}.html")), &made.html).unwrap();
         std::fs::write(dir.join(format!("{tasks}-{gateways}.txt")), text).unwrap();
-        eprintln!("{tasks} tasks: {} bytes, made in {:?}", made.html.len(), start.elapsed());
+        let _ = writeln!(io::stderr(), "{tasks} tasks: {} bytes, made in {:?}", made.html.len(), start.elapsed());
     }
 }
