@@ -14,6 +14,7 @@ mod new;
 mod options;
 mod print;
 mod run;
+mod see;
 mod shell;
 
 use std::process::ExitCode;
