@@ -56,7 +56,11 @@ mod connection;
 mod deadline;
 mod endpoint;
 mod error;
+mod exits;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gateway;
 mod group;
 mod module;
@@ -114,6 +118,7 @@ pub use sandgate_wire::message::Stream;
 pub use sandgate_wire::module_limits::{ModuleLimitName, ModuleLimits, Shape};
 pub use sandgate_wire::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
 pub use sandgate_wire::profile::{Feature, Profile};
+pub use sandgate_wire::text;
 pub use spec::{DEFAULT_EXECUTIONS, DEFAULT_GRACE, Spec};
 pub use termination::{Ending, GatewayReport, TerminationReport};
 pub use workers::MAX_DRAINING_WORKERS;
