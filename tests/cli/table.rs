@@ -228,3 +228,27 @@ fn results_come_as_they_are_there_if_their_order_does_not_matter() {
         sandgate(&["map", "--json", "--task", "slowly", "--jobs", "2", "@pooled"], b"[1, 500]\n[2, 0]\n[3, 0]\n");
     assert_eq!((came.code, &*came.stdout), (Some(0), "2\n4\n6\n"));
 }
+
+#[test]
+fn real_files_are_audited_as_natively() {
+    let sources = sandgate_tests::repository().join("host");
+    let came = sandgate(&["map", "--task", "audit", "@audit", "--files", sources.to_str().unwrap()], b"");
+    assert_eq!((came.code, &*came.stderr), (Some(0), ""));
+    let mut files = Vec::new();
+    collect(&sources, &mut files);
+    files.sort();
+    let results: Vec<audit_core::Report> =
+        came.stdout.lines().map(|line| serde_json::from_str(line).expect("a report")).collect();
+    assert_eq!(results.len(), files.len());
+    for (file, result) in files.iter().zip(results) {
+        assert_eq!(result, audit_core::audit_bytes(&fs::read(file).unwrap()), "{}", file.display());
+    }
+}
+
+/// All files beneath a directory, in any order.
+fn collect(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
