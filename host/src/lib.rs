@@ -56,6 +56,7 @@ mod connection;
 mod deadline;
 mod endpoint;
 mod error;
+mod exits;
 mod file;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

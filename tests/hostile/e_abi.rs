@@ -239,7 +239,9 @@ fn callbacks() -> Vec<Row> {
     // It waits for the end of its channel, so that it is not over before its message is looked at.
     let speaks = || program("", &format!("(call $say (i32.const 0)) {}", receive("0", "8", -1, CLOSED)));
     vec![
+        // Where backtraces are on, the panic's own message reads the debug information of this program.
         row("a callback that panics", speaks())
+            .host_may_grow(160 << 20)
             .host(|channel| set(channel, |_: Event<[u8; 4]>| panic!("as this test wants it to")))
             .expect(Expected::CallbackFailed("as this test wants it to")),
         row("a callback of another type", speaks())

@@ -60,7 +60,8 @@ fn install(workspace: &Workspace) -> Result<()> {
 /// The sanitizer that counts allocations, if the toolchain comes with it.
 fn sanitizer(workspace: &Workspace) -> Result<&'static str> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let libraries = Step::new("find the sanitizer", rustc, &workspace.root).args(["--print", "target-libdir"]).read()?;
+    let libraries =
+        Step::new("find the sanitizer", rustc, &workspace.root).args(["--print", "target-libdir"]).read()?;
     let has_it = std::fs::read_dir(Path::new(libraries.trim_end()))?
         .filter_map(Result::ok)
         .any(|file| file.file_name().to_string_lossy().ends_with("_rt.asan.a"));
@@ -78,7 +79,8 @@ fn step(workspace: &Workspace, target: &Target, sanitizer: &str, seconds: u32) -
     if !target.needs_engine {
         step = step.arg("--no-default-features");
     }
-    step.env("RUSTC_BOOTSTRAP", "1").arg("--").args([
+    // What is freed is kept for a while, to be recognised: of that little, so that the bound is one of what is held.
+    step.env("RUSTC_BOOTSTRAP", "1").env("ASAN_OPTIONS", "quarantine_size_mb=16").arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={}", target.max_input_bytes),
         format!("-malloc_limit_mb={}", target.allocation_mib),

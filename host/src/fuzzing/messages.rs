@@ -353,14 +353,20 @@ pub fn host_messages_seeds() -> Vec<(String, Vec<u8>)> {
         ),
         ("chunks", vec![worker(2, &[1, 4, 0, 0, 0, 1, 2, b'a', b'b', 1], once), data(1, b"cd"), user(11, 0, &[])]),
         ("callback", vec![user(20, 0, &[]), data(1, b"\x01a"), data(1, b"\xff"), done(1, 0)]),
-        ("queue", vec![user(7, 0, &[]), data(1, b"\x01a"), user(8, 0, &[]), worker(6, &[3, 0, 1], once), user(8, 0, &[])]),
+        (
+            "queue",
+            vec![user(7, 0, &[]), data(1, b"\x01a"), user(8, 0, &[]), worker(6, &[3, 0, 1], once), user(8, 0, &[])],
+        ),
         ("flood", vec![worker(2, &[0, 1, 2, 0, 0, 1], &[0, 4, 0x4c])]),
         ("output", vec![worker(8, &[0, 1, 1, 3, b'a', b'\n', b'b', 1], once), done(1, 3)]),
         ("status", vec![user(3, 0, &[]), worker(9, &[1, 0, 0, 0], once)]),
         ("stalled", vec![user(4, 0, &[1]), user(14, 0, &[0xff, 0xff]), worker(4, &[9, 0, 0, 0, 0, 1, 1], once)]),
         ("killed", vec![user(24, 0, &[0])]),
         ("ends", vec![user(6, 0, &[0, 1]), done(1, 9)]),
-        ("two", vec![user(0, 0, &[]), user(1, 9, &[1, 2, 3, 4]), user(2, 0, &[]), data(5, b"a"), done(5, 0), done(7, 5)]),
+        (
+            "two",
+            vec![user(0, 0, &[]), user(1, 9, &[1, 2, 3, 4]), user(2, 0, &[]), data(5, b"a"), done(5, 0), done(7, 5)],
+        ),
         ("lies", vec![done(1, 11)]),
         ("hellos", vec![worker(10, &[], once)]),
     ];

@@ -46,7 +46,8 @@ pub(super) fn run(spec: Spec, sink: OutputSink, script: Box<dyn Play>) {
     let transport = (Box::new(Writes(Arc::clone(&wire))) as _, Box::new(receive) as _);
     let output = OutputRouter::new("gw0".to_owned(), sink);
     let artefacts = ArtefactStore::holding(&module(), ENGINE);
-    let started = Connection::start("gw0".to_owned(), spec.id("gw0"), transport, None, Common::new(output, artefacts, None));
+    let started =
+        Connection::start("gw0".to_owned(), spec.id("gw0"), transport, None, Common::new(output, artefacts, None));
     let started = started.expect("threads can be started");
     *connection.0.lock() = Some(Arc::clone(&started));
     connection.1.notify_all();

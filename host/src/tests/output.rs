@@ -9,7 +9,7 @@ use sandgate_wire::{ChannelId, ToHost, ToWorker};
 use crate::fake_worker::{FakeWorker, PATIENCE, Stage, done, eventually};
 use crate::output::{MAX_LINE_BYTES, OutputLine, OutputSink};
 use crate::spec::Spec;
-use crate::{KilledBy, Outcome};
+use crate::{KilledBy, Limits, Outcome};
 
 fn print(worker: &mut FakeWorker, id: u64, stream: Stream, bytes: &[u8], truncated: bool) {
     worker.send(&ToHost::Output(ChannelId(id), Output { stream, truncated, bytes }));
@@ -52,6 +52,30 @@ fn bytes_become_lines() {
     check(&[b"caf\xc3", b"\xa9\n\xff\xfe\n"], false, &["caf\u{e9}", "\u{fffd}\u{fffd}"]);
     check(&[b"one\ntw"], true, &["one", "tw"]);
     check(&[b"one\n", b""], true, &["one", ""]);
+}
+
+#[test]
+fn a_worker_that_prints_more_than_it_may_is_cut_off_as_it_would_have_done() {
+    let (sender, lines) = unbounded();
+    let sink = OutputSink::callback(move |line| drop(sender.send(line)));
+    let spec = Spec::popen().with_limits(Limits { output_bytes: 10, ..Limits::default() });
+    let mut stage = Stage::with_output(spec, sink);
+    let task = stage.execution();
+    print(&mut stage.worker, 1, Stream::Stdout, b"12345\n", false);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 6));
+    print(&mut stage.worker, 1, Stream::Stderr, b"6789ab\n", false);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 4));
+    print(&mut stage.worker, 1, Stream::Stdout, b"more\n", false);
+    // What is dropped gets no credit, so that there is an end of it.
+    stage.settle();
+    print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 60_000], false);
+    stage.settle();
+    let texts: Vec<_> = lines.try_iter().map(|line| (line.text, line.truncated)).collect();
+    assert_eq!(texts, [("12345".to_owned(), false), ("6789".to_owned(), true)]);
+    print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 10_000], false);
+    let loss = stage.loss().to_string();
+    assert!(loss.contains("sent output without credit"), "{loss}");
+    assert!(task.outcome().is_some());
 }
 
 #[test]

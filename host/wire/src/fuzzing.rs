@@ -295,6 +295,7 @@ mod seeds {
             argv: vec!["program".to_owned()],
             limits: Limits::default(),
             grants: ExecutionGrants::default(),
+            stdin: false,
         }
     }
 
@@ -310,7 +311,7 @@ mod seeds {
     }
 
     fn compiled() -> Compiled {
-        Compiled::Done { engine: "e".to_owned(), bytes: 2, shape: Shape::default() }
+        Compiled::Done { engine: "e".to_owned(), bytes: 2, shape: Shape::default(), description: vec![1] }
     }
 }
 

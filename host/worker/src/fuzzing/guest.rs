@@ -20,6 +20,11 @@ pub(super) const MAX_SCRIPT_BYTES: u32 = 0x1_0000;
 /// Bytes of the guest's memory.
 const MEMORY_BYTES: u32 = 0x4_0000;
 
+/// Where names of files lie, within what [`kind::SCRATCH`] reaches.
+pub(super) const NAMES: u32 = 0xc00;
+/// Names of files, inside what is granted and outside.
+pub(super) const NAMES_TEXT: &str = "file../file/etc/passwdsub/insidenewlink";
+
 /// Kinds of arguments.
 pub(super) mod kind {
     pub(crate) const SMALL: u8 = 0;
@@ -44,7 +49,8 @@ pub(super) fn text() -> String {
     let functions = functions();
     let mut text = "(module\n".to_owned();
     let signature = |parameters: &str, results: &str| {
-        let list = |letters: &str| letters.chars().map(|it| if it == 'i' { " i32" } else { " i64" }).collect::<String>();
+        let list =
+            |letters: &str| letters.chars().map(|it| if it == 'i' { " i32" } else { " i64" }).collect::<String>();
         format!("(param{}) (result{})", list(parameters), list(results))
     };
     for (module, name, parameters, results) in functions.iter().filter(|(module, ..)| !module.is_empty()) {
@@ -53,6 +59,7 @@ pub(super) fn text() -> String {
     }
     let pages = MEMORY_BYTES / 0x1_0000;
     let _ = writeln!(text, r#"(memory (export "memory") {pages})"#);
+    let _ = writeln!(text, r#"(data (i32.const {NAMES}) "{NAMES_TEXT}")"#);
     text.push_str(OWN);
     let _ = writeln!(
         text,
@@ -65,7 +72,11 @@ pub(super) fn text() -> String {
                (local.set $function (i32.load8_u (global.get $at)))
                (global.set $at (i32.add (global.get $at) (i32.const 1)))"#
     );
-    let text = text.replacen(r#"(func (export "_start")"#, r#"(func (export "_start") (local $end i32) (local $function i32)"#, 1);
+    let text = text.replacen(
+        r#"(func (export "_start")"#,
+        r#"(func (export "_start") (local $end i32) (local $function i32)"#,
+        1,
+    );
     let mut text = text;
     text.push_str(&"(block ".repeat(functions.len()));
     let labels: Vec<String> = (0..functions.len()).map(|label| label.to_string()).collect();
@@ -76,7 +87,8 @@ pub(super) fn text() -> String {
         functions.len()
     );
     for (_, name, parameters, results) in &functions {
-        let arguments: String = parameters.chars().map(|it| if it == 'i' { " (call $i32)" } else { " (call $i64)" }).collect();
+        let arguments: String =
+            parameters.chars().map(|it| if it == 'i' { " (call $i32)" } else { " (call $i64)" }).collect();
         let call = format!("(call ${name}{arguments})");
         let call = if results.is_empty() { call } else { format!("(global.set $last {call})") };
         let _ = writeln!(text, ") {call} (br $next)");

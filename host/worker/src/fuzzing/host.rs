@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::grants::{ExecutionGrants, Grants};
+use sandgate_wire::grants::{Directory, ExecutionGrants, Grants};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::message::{Close, Codegen, Entry, Execute, HostHello, WorkerStatus};
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
@@ -35,7 +35,7 @@ pub(super) struct Host {
 
 impl Host {
     /// Starts the worker and loads the one module.
-    pub(super) fn new(wasm: &[u8], limits: Limits) -> Host {
+    pub(super) fn new(wasm: &[u8], limits: Limits, directories: Vec<Directory>) -> Host {
         let (ours, theirs) = socket_pair().expect("sockets");
         let (send, receive) = unix_socket(theirs, Descriptors::Accept);
         let worker = move || match crate::run(Box::new(send), Box::new(receive)) {
@@ -62,7 +62,11 @@ impl Host {
             host_pid: std::process::id(),
             max_executions: 1,
             nice: 0,
-            grants: Grants { environment: vec![("GIVEN".to_owned(), "yes".to_owned())], ..Grants::default() },
+            grants: Grants {
+                environment: vec![("GIVEN".to_owned(), "yes".to_owned())],
+                directories,
+                execution: ExecutionGrants::default(),
+            },
             policy: Policy::default(),
             limits,
             one_module: false,
@@ -86,6 +90,7 @@ impl Host {
             argv: vec!["guest".to_owned(), "argument".to_owned()],
             limits,
             grants: ExecutionGrants::default(),
+            stdin: false,
         };
         self.send(&ToWorker::Execute(id, execute));
         id
@@ -152,7 +157,8 @@ impl Host {
         loop {
             while !self.frames.has_frame() {
                 let left = PATIENCE.saturating_sub(start.elapsed());
-                let readable = wait(self.readable.as_fd(), PollFlags::IN, Some(left)).expect("a socket can be waited for");
+                let readable =
+                    wait(self.readable.as_fd(), PollFlags::IN, Some(left)).expect("a socket can be waited for");
                 assert!(readable, "waited {PATIENCE:?} for {what}");
                 assert!(self.frames.fill_now(), "the worker hung up before {what}");
             }

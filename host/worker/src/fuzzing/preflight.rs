@@ -6,6 +6,7 @@
 
 use std::sync::OnceLock;
 
+use sandgate_wire::description::Description;
 use sandgate_wire::module_limits::Shape;
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::profile::Feature;
@@ -13,7 +14,7 @@ use sandgate_wire::{ModuleLimits, Profile};
 use wasmtime::{Engine, Module};
 
 use crate::preflight::{Checked, check};
-use crate::{bulk, engine};
+use crate::{bulk, describe, engine};
 
 /// Checks a module.
 ///
@@ -41,6 +42,8 @@ fn accepted(module: &[u8], checked: &Checked, profile: Profile) {
     valid(module, "accepted");
     let rewritten = bulk::rewrite(module, &checked.bulk_bodies).expect("a valid module can be rewritten");
     valid(&rewritten, "rewritten");
+    let description = describe::describe(module).expect("a valid module can be described");
+    assert!(Description::decode(&description).is_some(), "what is said of a module can be read");
 
     let exact = of(&checked.shape);
     let again = check(module, &exact, profile);
@@ -122,7 +125,10 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
             r#"(module (type $t (func (result i32))) (table 4 funcref) (elem (i32.const 0) $a $a) (global (mut i32) (i32.const 5))
                 (func $a (type $t) (call_indirect (type $t) (i32.const 1))) (start $s) (func $s))"#,
         ),
-        ("many-types", "(module (type (func (param i32 i64 f32 f64) (result i64 i32))) (func (type 0) i64.const 1 i32.const 2))"),
+        (
+            "many-types",
+            "(module (type (func (param i32 i64 f32 f64) (result i64 i32))) (func (type 0) i64.const 1 i32.const 2))",
+        ),
         ("simd", "(module (func (result v128) (v128.const i32x4 1 2 3 4) (v128.const i32x4 1 2 3 4) i32x4.add))"),
         ("tail-call", "(module (func $f (return_call $f)))"),
         ("threads", "(module (memory 1 1 shared) (func (drop (i32.atomic.load (i32.const 0)))))"),
@@ -131,6 +137,7 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
         ("exceptions", "(module (tag $t) (func (throw $t)))"),
         ("gc", "(module (type (struct (field i32))))"),
         ("component", "(component)"),
+        ("described", r#"(module (@custom "sandgate.tasks" "\01\02\03") (func (export "sandgate_task:a")))"#),
         ("unknown-import", r#"(module (import "env" "f" (func)))"#),
         ("wrong-import", r#"(module (import "wasi_snapshot_preview1" "fd_close" (func (param i64))))"#),
     ];
@@ -141,7 +148,9 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
             (name.to_owned(), [&[0], &module[..]].concat())
         })
         .collect();
-    for (name, bytes) in [("elf", &b"\0\x7fELF"[..]), ("text", b"\0(module)"), ("header", b"\0\0asm\x01\0\0\0"), ("none", b"\0")] {
+    for (name, bytes) in
+        [("elf", &b"\0\x7fELF"[..]), ("text", b"\0(module)"), ("header", b"\0\0asm\x01\0\0\0"), ("none", b"\0")]
+    {
         seeds.push((name.to_owned(), bytes.to_vec()));
     }
     // Types, imports and functions by the million, as the counts of their sections say.
