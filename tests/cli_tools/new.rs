@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use sandgate::{Call, Module};
-use sandgate_tests::{LIMIT, builder, output, repository};
+use sandgate_tests::{LIMIT, builder, output, repository, worker};
 use serde_json::{Value, json};
 
 use crate::{Place, Said, said, text};
@@ -68,6 +68,13 @@ fn a_new_project_is_tested_built_checked_and_run() {
     let channel = group[0].remote_exec_with(&module, &call).unwrap();
     channel.wait_close_timeout(LIMIT).unwrap();
     assert_eq!(channel.take_output().expect("asked for").stdout, b"2 3 14\n");
+
+    let lines = place.write("lines.txt", b"a b\nc\n");
+    let shell = format!(r#"SANDGATE_CACHE=cache "$0" "$1" "$2" < '{lines}'"#);
+    for (command, printed) in [("run", "2 3 6\n"), ("map", "1 2 3\n1 1 1\n")] {
+        let ran = place.run("sh", &["-c", &shell, text(worker()), command, text(&path)]);
+        assert_eq!((ran.code, &ran.stdout[..]), (Some(0), printed), "{command}: {ran:?}");
+    }
 
     let described = group.describe(&module).unwrap();
     let schema = described.task("count").unwrap();
