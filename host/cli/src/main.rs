@@ -36,7 +36,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
-    Map(map::Arguments),
+    Map(Box<map::Arguments>),
     Check(check::Arguments),
     New(new::Arguments),
     Cache(cache::Arguments),
