@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rustix::process::Signal;
-use sandgate_tests::{Running, Watched, children_of, eventually};
+use sandgate_tests::{Running, Watched, children_of, eventually, guest};
 
 use crate::{LIMIT, begin, lines};
 
@@ -103,7 +103,7 @@ fn a_pipe_that_nobody_reads_is_success() {
 
 #[test]
 fn a_program_prints_as_it_goes() {
-    let mut running = begin(&["run", "@prints_slowly"]);
+    let mut running = begin(&["run", guest("prints_slowly").to_str().unwrap()]);
     running.close_stdin();
     assert_eq!(running.line(LIMIT), "now");
     let workers = workers(&running);

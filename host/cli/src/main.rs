@@ -35,7 +35,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
+    Run(Box<run::Arguments>),
     Map(Box<map::Arguments>),
     Check(check::Arguments),
     New(new::Arguments),
