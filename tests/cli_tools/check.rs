@@ -121,6 +121,17 @@ fn what_is_no_acceptable_module_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_file_that_is_far_too_large_is_not_read() {
+    let place = Place::new();
+    let file = place.write("m.wasm", b"\0asm\x01\0\0\0");
+    fs::File::options().write(true).open(&file).unwrap().set_len(300 << 30).unwrap();
+    let (code, said) = check(&place, &[&file]);
+    assert_eq!((code, column(&said["problems"], "kind")), (Some(1), vec!["limit"]), "{said}");
+    let facts = (&said["bytes"], &said["problems_are_partial"], &said["description"]);
+    assert_eq!(facts, (&json!(300_u64 << 30), &json!(true), &Value::Null), "{said}");
+}
+
+#[test]
 fn what_cannot_be_checked_is_no_answer() {
     let place = Place::new();
     let file = place.write("m.wasm", wat("(module)").bytes());

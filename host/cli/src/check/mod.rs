@@ -81,12 +81,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         limits: spec.module_limits().clone(),
         description: None,
         problems: Vec::new(),
+        is_partial: false,
     };
     match read(path, spec.module_limits().module_bytes.max(READ_BYTES)).with_context(cannot)? {
         Contents::TooLarge(found) => {
             let (limit, value) = (ModuleLimitName::ModuleBytes, spec.module_limits().module_bytes);
             let reason = Rejection::ModuleLimit { limit, found, value, item: String::new() };
             report.bytes = found;
+            report.is_partial = true;
             report.problems.push(Problem::from(&reason));
         }
         Contents::Whole(bytes) if bytes.is_empty() => {
@@ -177,9 +179,10 @@ fn examine(module: &Module, spec: Spec, report: &mut Report) -> Result<()> {
             if other.kind != "limit" {
                 report.problems.push(other);
             }
+            report.is_partial = true;
         }
         // It is refused, whatever the second look would have shown.
-        Err(_) => {}
+        Err(_) => report.is_partial = true,
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub(crate) struct Report {
     /// None if it cannot be compiled under any setting.
     pub(crate) description: Option<ModuleDescription>,
     pub(crate) problems: Vec<Problem>,
+    /// Whether there may be more problems than these, since looking further would take too much.
+    pub(crate) is_partial: bool,
 }
 
 impl Report {
@@ -52,6 +54,7 @@ impl Report {
             "accepted": self.is_accepted(),
             "profile": self.profile.to_string(),
             "problems": problems.collect::<Vec<Value>>(),
+            "problems_are_partial": self.is_partial,
             "description": null,
         });
         if let Some(description) = &self.description {
@@ -144,6 +147,9 @@ impl fmt::Display for Report {
             if let Some(remedy) = remedy {
                 writeln!(f, "    to take it: {remedy}")?;
             }
+        }
+        if self.is_partial {
+            writeln!(f, "  there may be more reasons: to look further would take too much time or memory")?;
         }
         match self.id {
             Some(id) => writeln!(f, "  {}, profile `{}`, SHA-256 {id}", bytes_text(self.bytes), self.profile)?,
@@ -284,10 +290,12 @@ mod tests {
             limits: ModuleLimits::default(),
             description: None,
             problems: vec![problem],
+            is_partial: true,
         };
         let text = report.to_string();
         assert!(text.starts_with("a\\u{1b}\\n.wasm: refused\n  too large\n"), "{text}");
         let json: Value = serde_json::from_str(&report.to_json()).unwrap();
         assert_eq!((&json["accepted"], &json["sha256"]), (&json!(false), &Value::Null));
+        assert!(text.contains("there may be more reasons") && json["problems_are_partial"] == json!(true));
     }
 }
