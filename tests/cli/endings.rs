@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rustix::process::Signal;
-use sandgate_tests::{Running, Watched, children_of, eventually};
+use sandgate_tests::{Running, Watched, children_of, eventually, guest, start, worker};
 
 use crate::{LIMIT, begin, lines};
 
@@ -37,6 +37,21 @@ fn ctrl_c_ends_a_program_that_does_not_end() {
         signal(&running, sent);
         assert_eq!(ended(running, &workers), (Some(code), String::new()));
     }
+}
+
+#[test]
+fn a_signal_that_is_ignored_stays_so() {
+    let command = format!("trap '' HUP; exec {} run {}", worker().display(), guest("wasi_filter").display());
+    let cache = sandgate_tests::cache_dir().into_os_string();
+    let mut running = start("/bin/sh", &["-c", &command], &[(sandgate::CACHE_VARIABLE, &cache)]);
+    // Its worker is there, so it listens to signals.
+    let workers = workers(&running);
+    signal(&running, Signal::HUP);
+    running.send(b"abc\n".to_vec());
+    assert_eq!(running.line(LIMIT), "ABC");
+    let (status, _) = running.wait(LIMIT);
+    assert_eq!(status.code(), Some(0));
+    workers.iter().for_each(|worker| worker.wait(LIMIT));
 }
 
 #[test]
@@ -103,7 +118,7 @@ fn a_pipe_that_nobody_reads_is_success() {
 
 #[test]
 fn a_program_prints_as_it_goes() {
-    let mut running = begin(&["run", "@prints_slowly"]);
+    let mut running = begin(&["run", guest("prints_slowly").to_str().unwrap()]);
     running.close_stdin();
     assert_eq!(running.line(LIMIT), "now");
     let workers = workers(&running);

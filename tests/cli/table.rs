@@ -118,7 +118,7 @@ const TABLE: &[Row] = &[
         input: "{\"Pair\": [1, 70]}\n\"None\"\n{\"Pear\": 1}\n{\n",
         code: 1,
         stdout: "70\nnull\n",
-        stderr: "sandgate: input 2: argument 1 (`animal`): expected Animal (one of `None`, `Named`, `Pair`, `Group`), found \"Pear\"\n\
+        stderr: "sandgate: input 2: argument 1 (`animal`): expected Animal, one of \"None\", \"Named\", \"Pair\", \"Group\", found \"Pear\"\n\
                  sandgate: input 3: it is not JSON: EOF while parsing an object at line 1 column 1\n\
                  sandgate: 2 of 4 inputs failed\n",
     },
@@ -251,4 +251,21 @@ fn collect(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
         let path = entry.expect("an entry").path();
         if path.is_dir() { collect(&path, files) } else { files.push(path) }
     }
+}
+
+#[test]
+fn what_happened_is_told_and_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (report, trace, metrics) = (path("report.html"), path("trace.json"), path("metrics.txt"));
+    let words = ["map", "--task", "number", "@typed", "--report", &report, "--trace", &trace, "--metrics", &metrics];
+    let came = sandgate(&words, b"1\nx\n3\n");
+    assert_eq!((came.code, &*came.stdout), (Some(1), "1\n3\n"), "{came:?}");
+    assert!(came.stderr.contains("invalid digit found in string"), "{came:?}");
+    assert!(came.stderr.ends_with("sandgate: 1 of 3 inputs failed\n"), "{came:?}");
+    assert!(fs::read_to_string(&report).unwrap().contains("<html"));
+    assert!(fs::read_to_string(&trace).unwrap().starts_with('['));
+    assert!(fs::read_to_string(&metrics).unwrap().contains("sandgate_tasks_total{outcome=\"returned\"} 2"));
+    let came = sandgate(&["map", "--task", "number", "@typed", "--report", "/dev/null/x"], b"1\n");
+    assert_eq!((came.code, &*came.stdout), (Some(3), ""), "{came:?}");
 }

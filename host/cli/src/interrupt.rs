@@ -27,7 +27,9 @@ impl Interrupt {
     /// Listens from now on.
     pub(crate) fn install() -> Result<Interrupt> {
         let interrupt = Interrupt { signal: Arc::default(), action: Arc::default() };
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be listened to")?;
+        let ignored = ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+        let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+        let mut signals = Signals::new(wanted).context("signals cannot be listened to")?;
         let ours = interrupt.clone();
         let listen = move || signals.forever().for_each(|signal| ours.arrived(signal));
         std::thread::Builder::new()
@@ -60,8 +62,25 @@ impl Interrupt {
     }
 }
 
+/// The signals that this process was told to ignore when it was started, as `nohup` does; a bit each. They stay ignored.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 impl std::fmt::Debug for Interrupt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "<Interrupt {:?}>", self.exit())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_the_system() {
+        assert_eq!(ignored("Name:\tx\nSigIgn:\t0000000000001001\nSigCgt:\t1\n"), 0x1001);
+        assert_eq!(ignored(""), 0);
     }
 }

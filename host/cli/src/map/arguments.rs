@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::options::{Sandbox, setting};
+use crate::see;
 
 /// Run a task for each input, on all cores, each in a sandbox of its own
 ///
@@ -101,6 +102,8 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     pub(super) sandbox: Sandbox,
+    #[command(flatten)]
+    pub(super) see: see::Options,
 }
 
 /// What a result looks like.

@@ -16,6 +16,7 @@ use super::journal::{Journal, Record};
 use super::ledger::{Fate, Ledger, Meta};
 use super::output::Output;
 use super::render::{self, Rendered};
+use super::watching::Watching;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::print;
@@ -36,6 +37,7 @@ pub(super) struct Collector {
     pub(super) fail_fast: bool,
     pub(super) token: CancelToken,
     pub(super) interrupt: Interrupt,
+    pub(super) watching: Arc<Watching>,
 }
 
 /// What became of a run.
@@ -178,11 +180,17 @@ impl Collector {
         let Some(mut meta) = self.ledger.take(result.index) else { return Ok(None) };
         let (rendered, is_new) = match std::mem::replace(&mut meta.fate, Fate::Runs) {
             Fate::Known(record) => (Some(Rendered::of(record)), false),
-            Fate::Bad { error, for_ever } => (Some(render::bad(self.format, &meta, &error)), for_ever),
+            Fate::Bad { error, for_ever } => {
+                self.watching.rejected(&meta, &error);
+                (Some(render::bad(self.format, &meta, &error)), for_ever)
+            }
             Fate::Runs => match result.value.as_ref().err().map(|error| (error, error.kind())) {
                 Some((_, OutcomeKind::Cancelled)) => (None, false),
                 Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
-                _ => (Some(render(&meta, result)), true),
+                _ => {
+                    self.watching.result(&meta, &result);
+                    (Some(render(&meta, result)), true)
+                }
             },
         };
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
@@ -205,9 +213,11 @@ impl Collector {
                 summary.failed += 1;
                 match self.format {
                     Format::Json => self.output.write(&emission.meta, text)?,
-                    Format::Lines if summary.failed <= MAX_TOLD => print::complain(&String::from_utf8_lossy(text)),
+                    Format::Lines if summary.failed <= MAX_TOLD => {
+                        self.watching.complain(&String::from_utf8_lossy(text));
+                    }
                     Format::Lines if summary.failed == MAX_TOLD + 1 => {
-                        print::complain("more failures are counted, not told; `--output json` has all of them");
+                        self.watching.complain("more failures are counted, not told; `--output json` has all of them");
                     }
                     Format::Lines => {}
                 }

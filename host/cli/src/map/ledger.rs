@@ -42,6 +42,14 @@ impl Meta {
     pub(super) fn name(&self) -> String {
         match &self.path {
             Some(path) => format!("`{}`", path.display()),
+            None => self.plain_name(),
+        }
+    }
+
+    /// Its name alone.
+    pub(super) fn plain_name(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
             None => format!("input {}", self.index),
         }
     }

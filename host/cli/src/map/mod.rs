@@ -16,6 +16,7 @@
 //! | `collector`, `render` | from results to bytes |
 //! | `output` | lines on standard output, or a file for each input |
 //! | `journal` | results that survive |
+//! | `watching` | what the observer ([`see`](crate::see)) is told |
 
 mod arguments;
 mod collector;
@@ -26,6 +27,7 @@ mod journal;
 mod ledger;
 mod output;
 mod render;
+mod watching;
 
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
@@ -41,8 +43,10 @@ use self::job::Job;
 use self::journal::{Header, Journal};
 use self::ledger::Ledger;
 use self::output::Output;
+use self::watching::Watching;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
+use crate::see::{Facts, Observer};
 use crate::{options, print};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
@@ -62,19 +66,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let described = options::describe(&module, &group, &spec)?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
+    let gateways = arguments.jobs.unwrap_or_else(cores);
+    let facts = Facts {
+        module: module.name().to_owned(),
+        gateways,
+        inputs: if arguments.files.is_empty() { None } else { Some(inputs.paths().len() as u64) },
+        prints_to_terminal: output.is_terminal(),
+    };
+    let observer = Observer::start(&arguments.see, facts)?;
     let builder = Pool::builder(&module)
         .group(group)
         .spec(spec)
         .argv(&arguments.arg)
-        .gateways(arguments.jobs.unwrap_or_else(cores))
+        .gateways(gateways)
+        .events(observer.sink())
         .retries(arguments.retries, RetryOn::any_failure());
     let builder = match &*job {
         Job::Program => builder.program(),
         Job::Task(task) => builder.task(&task.name),
     };
-    // Displays, reports, traces and metrics are consumers of the pool's events: their place is `builder.events(..)` here,
-    // and the end of them after the collector's.
     let pool = builder.build()?;
+    let watching = Arc::new(Watching::new(observer));
     let ledger = Arc::new(Ledger::new(pool.gateways()));
     let (token, closing) = (pool.cancel_token(), Arc::clone(&ledger));
     interrupt.on_interrupt(move || {
@@ -90,8 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         fail_fast: arguments.fail_fast,
         token: pool.cancel_token(),
         interrupt,
+        watching: Arc::clone(&watching),
     };
-    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal);
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &watching);
     let format = arguments.output;
     let summary = match &*job {
         Job::Program => {
@@ -105,8 +118,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
             collector.run(&results, |meta, result| render::task(format, task, meta, result))
         }
     };
+    let stats = pool.stats();
     drop(pool);
-    Ok(summary?.finish(arguments.journal.is_some()))
+    let summary = summary?;
+    watching.finish(&stats)?;
+    Ok(summary.finish(arguments.journal.is_some()))
 }
 
 fn cores() -> usize {
