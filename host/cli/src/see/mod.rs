@@ -31,5 +31,5 @@ mod trace;
 #[expect(unused_imports, reason = "the command that uses all of it is a part of its own")]
 pub(crate) use self::{
     observer::Observer,
-    options::{Facts, Options, When},
+    options::{Facts, Options},
 };

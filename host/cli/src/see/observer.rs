@@ -47,8 +47,8 @@ pub(crate) struct Observer {
     /// Nanoseconds that a task must have taken to be among the slowest.
     floor: AtomicU64,
     terminal: Option<MultiProgress>,
-    end: Option<mpsc::Sender<Box<PoolStats>>>,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    end: Lock<Option<mpsc::Sender<Box<PoolStats>>>>,
+    thread: Lock<Option<JoinHandle<anyhow::Result<()>>>>,
 }
 
 impl Observer {
@@ -78,8 +78,8 @@ impl Observer {
             failures,
             floor: AtomicU64::new(0),
             terminal,
-            end: Some(end),
-            thread: Some(thread),
+            end: Lock::new(Some(end)),
+            thread: Lock::new(Some(thread)),
         })
     }
 
@@ -121,23 +121,25 @@ impl Observer {
     }
 
     /// Takes what events are left, ends progress, writes the files and prints the summary. To be told after the last
-    /// result, with numbers of the pool from then.
-    pub(crate) fn finish(mut self, stats: &PoolStats) -> anyhow::Result<()> {
-        if let Some(end) = self.end.take() {
+    /// result, with numbers of the pool from then. Does nothing the second time.
+    pub(crate) fn finish(&self, stats: &PoolStats) -> anyhow::Result<()> {
+        if let Some(end) = self.end.lock().take() {
             // If the thread has panicked, joining it tells.
             let _ = end.send(Box::new(stats.clone()));
         }
-        match self.thread.take().map(JoinHandle::join) {
+        let thread = self.thread.lock().take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
             Some(Ok(result)) => result,
-            _ => bail!("the observer's thread has panicked"),
+            Some(Err(_)) => bail!("the observer's thread has panicked"),
         }
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        self.end = None;
-        if let Some(thread) = self.thread.take() {
+        drop(self.end.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }

@@ -149,8 +149,9 @@ impl Tally {
         self.outcomes.iter().sum()
     }
 
+    /// Without those that were cancelled.
     pub(super) fn failed(&self) -> u64 {
-        self.finished() - self.done()
+        self.finished() - self.done() - self.outcomes[OutcomeKind::Cancelled as usize]
     }
 
     pub(super) fn retried(&self) -> u64 {

@@ -46,7 +46,7 @@ function inputName(i) {
 }
 // 0 done, 1 failed, 2 over a limit, 3 worker lost, 4 run again
 const classOfKind = meta.kinds.map((kind) =>
-  kind === 'returned' ? 0 : kind === 'timed out' || kind === 'limit exceeded' ? 2 : kind === 'worker lost' ? 3 : 1);
+  kind === 'returned' ? 0 : kind === 'timed out' || kind === 'limit exceeded' ? 2 : kind === 'worker lost' ? 3 : kind === 'cancelled' ? 4 : 1);
 const classOf = (o) => {
   const kind = classOfKind[o & 0x7f];
   return o & AGAIN && kind !== 3 ? 4 : kind;
@@ -500,7 +500,10 @@ function click(event) {
 }
 const allFailures = (() => {
   const found = [];
-  for (let i = 0; i < outcome.length; i++) if (classes[outcome[i]] && !(outcome[i] & AGAIN)) found.push(i);
+  for (let i = 0; i < outcome.length; i++) {
+    const k = classes[outcome[i]];
+    if (k && k !== 4) found.push(i);
+  }
   return found.sort((a, b) => start[a] - start[b]);
 })();
 let nextFailure = 0;
