@@ -94,6 +94,7 @@ impl Call {
     pub fn json_args(mut self, task: &TaskSchema, arguments: &serde_json::Value) -> Result<Call, SchemaError> {
         let bytes = schema::encode_arguments(task, arguments)?.into();
         self.arguments = Some(Encoded { bytes, channels: Vec::new() });
+        self.stdin = false;
         Ok(self)
     }
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
-use sandgate_wire::description::MAX_DESCRIPTION_BYTES;
 use sandgate_wire::frame::{Frame, FrameError, FrameReader};
 use sandgate_wire::launch::COMPILER_ARGUMENT;
 use sandgate_wire::message::{Compile, Compiled};
 use sandgate_wire::module_limits::{ModuleLimitName, Shape};
 use sandgate_wire::outcome::{LossCause, Rejection, WorkerLoss};
-use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
+use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait, wait_any};
 use sandgate_wire::{Outbox, ToHost, ToWorker};
 
 use crate::artefact::{Artefact, Wanted, memory, module_memory};
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError, LaunchError};
 use crate::process::{Launch, Process, launch};
+use crate::vetting;
 use crate::worker_binary;
 
 /// How long a compiler that has answered may take to end.
@@ -27,8 +27,8 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 const EXIT_BUG: i32 = 5;
 /// What a compiler that was refused memory exits with.
 const EXIT_OUT_OF_MEMORY: i32 = 6;
-/// What the kernel ends a process with that has used up its processor time, and what a process that gets no more memory
-/// ends itself with.
+/// What the kernel ends a process with that has used up its processor time, and what a process ends itself with, one that
+/// gets no more memory among them.
 const SIGXCPU: i32 = 24;
 const SIGABRT: i32 = 6;
 /// What a process is ended with that has made a system call it may not make.
@@ -50,7 +50,7 @@ pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecErro
         {
             // The compiler has compared them; one that was taken over may have not, for its own module.
             check(&shape, wanted).map_err(rejected)?;
-            Ok((artefact.with_description(description), shape))
+            Ok((artefact.with_description(description, shape.clone()), shape))
         }
         Ok(Answer::Compiled(Compiled::Done { engine: theirs, .. }, _)) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
@@ -90,8 +90,11 @@ pub(crate) fn check(shape: &Shape, wanted: &Wanted<'_>) -> Result<(), Rejection>
 fn blame(loss: &WorkerLoss, wanted: &Wanted<'_>) -> Option<Rejection> {
     match loss.cause {
         LossCause::Signaled { signal: SIGXCPU } => Some(over(ModuleLimitName::CompileTime, wanted)),
-        LossCause::Signaled { signal: SIGABRT } => Some(over(ModuleLimitName::CompileMemory, wanted)),
-        LossCause::Signaled { signal: SIGSYS | SIGKILL } => None,
+        LossCause::Signaled { signal: SIGABRT } if was_refused_memory(&loss.stderr_tail) => {
+            Some(over(ModuleLimitName::CompileMemory, wanted))
+        }
+        // Whatever made it abort, it is not known to be the module.
+        LossCause::Signaled { signal: SIGABRT | SIGSYS | SIGKILL } => None,
         LossCause::Signaled { signal } => {
             Some(Rejection::Compilation { message: format!("the compiler crashed on it, with signal {signal}") })
         }
@@ -101,6 +104,15 @@ fn blame(loss: &WorkerLoss, wanted: &Wanted<'_>) -> Option<Rejection> {
         }
         _ => None,
     }
+}
+
+/// Whether a process that aborted said that it did so for want of memory. There is no other sign of it: Rust's runtime says
+/// this much and aborts. A compiler that was taken over can say it too, of its own module.
+fn was_refused_memory(last_words: &str) -> bool {
+    last_words.lines().any(|line| {
+        let bytes = line.strip_prefix("memory allocation of ").and_then(|line| line.strip_suffix(" bytes failed"));
+        bytes.is_some_and(|bytes| bytes.parse::<u64>().is_ok())
+    })
 }
 
 fn over(limit: ModuleLimitName, wanted: &Wanted<'_>) -> Rejection {
@@ -141,7 +153,7 @@ impl Drop for Turn {
 
 /// What came of a compiler.
 enum Answer {
-    Compiled(Compiled, Artefact),
+    Compiled(Compiled, Box<Artefact>),
     /// It was not done by the deadline and is killed.
     TooLate,
 }
@@ -170,7 +182,10 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> 
     // A compiler that is gone already does not answer, which says more.
     let _ = outbox.push_with_descriptors(request.encode(), vec![input, theirs]);
     let mut frames = FrameReader::new(Box::new(receive));
-    let Some(answer) = answer(&mut frames, listening.as_fd(), deadline).map_err(resources)? else {
+    let ended = process.pidfd().ok_or_else(|| resources(std::io::Error::other("the compiler was reaped before")))?;
+    let listening = [listening.as_fd(), ended.as_fd()];
+    let answer = answer(&mut frames, listening, deadline, module.bytes().len() as u64);
+    let Some(answer) = answer.map_err(resources)? else {
         process.kill();
         return Ok(Answer::TooLate);
     };
@@ -184,40 +199,37 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> 
         let message = format!("it announced {bytes} bytes and wrote {}", artefact.bytes());
         return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
     }
-    if let Compiled::Done { description, .. } = &compiled
-        && description.len() > MAX_DESCRIPTION_BYTES
-    {
-        let message = format!("it described the module with {} bytes", description.len());
-        return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
-    }
-    Ok(Answer::Compiled(compiled, artefact))
+    Ok(Answer::Compiled(compiled, Box::new(artefact)))
 }
 
 /// The compiler's answer, or what is wrong with it; `None` if it is not there by the deadline. A compiler that has read a
-/// hostile module may also stop in the middle of it.
+/// hostile module may also stop in the middle of it, or end and leave the connection to somebody else: `listening` is the
+/// connection, and what becomes readable when the process has ended.
 fn answer(
     frames: &mut FrameReader,
-    listening: BorrowedFd<'_>,
+    listening: [BorrowedFd<'_>; 2],
     deadline: Deadline,
+    module_bytes: u64,
 ) -> std::io::Result<Option<Result<Compiled, Option<String>>>> {
     while !frames.has_frame() {
-        if !wait(listening, PollFlags::IN, deadline.left())? {
-            return Ok(None);
-        }
-        if !frames.fill_now() {
-            break;
+        match wait_any(listening, PollFlags::IN, deadline.left())? {
+            [false, false] => return Ok(None),
+            [true, _] if frames.fill_now() => {}
+            // It has ended, perhaps after it was seen to say nothing: what it has said is here by now.
+            [false, true] if wait(listening[0], PollFlags::IN, Some(Duration::ZERO))? => {}
+            _ => return Ok(Some(Err(None))),
         }
     }
     Ok(Some(match frames.read_frame() {
-        Ok(Some(frame)) => understand(frame),
+        Ok(Some(frame)) => understand(frame, module_bytes),
         Ok(None) | Err(FrameError::Truncated { .. } | FrameError::Io(_)) => Err(None),
         Err(error) => Err(Some(error.to_string())),
     }))
 }
 
-fn understand(frame: Frame<'_>) -> Result<Compiled, Option<String>> {
+fn understand(frame: Frame<'_>, module_bytes: u64) -> Result<Compiled, Option<String>> {
     match ToHost::decode(frame) {
-        Ok(ToHost::Compiled(compiled)) => Ok(compiled),
+        Ok(ToHost::Compiled(compiled)) => vetting::compiled(compiled, module_bytes).map_err(Some),
         Ok(_) => Err(Some("it did not answer what it was asked".to_owned())),
         Err(error) => Err(Some(error.to_string())),
     }
@@ -240,28 +252,97 @@ mod tests {
     fn check(bytes: &[u8], hangs_up: bool) -> Option<Result<Compiled, Option<String>>> {
         let (ours, theirs) = socket_pair().unwrap();
         let listening = ours.try_clone().unwrap();
+        // Nothing is written to it, and nobody closes its other end: a process that goes on.
+        let (process, _goes_on) = socket_pair().unwrap();
         let mut frames = FrameReader::new(Box::new(unix_socket(ours, Descriptors::Refuse).1));
         let mut compiler = UnixStream::from(theirs);
         compiler.write_all(bytes).unwrap();
         let compiler = (!hangs_up).then_some(compiler);
-        let answer = answer(&mut frames, listening.as_fd(), Deadline::after(Duration::from_millis(20))).unwrap();
+        let listening = [listening.as_fd(), process.as_fd()];
+        let answer = answer(&mut frames, listening, Deadline::after(Duration::from_millis(20)), 8).unwrap();
         drop(compiler);
         answer
     }
 
-    #[test]
-    fn a_compiler_that_stops_anywhere_in_its_answer_is_given_up() {
-        let compiled =
-            Compiled::Done { engine: "e".to_owned(), bytes: 3, shape: Shape::default(), description: vec![1] };
+    fn bytes_of(compiled: &Compiled) -> Vec<u8> {
         let encoded = ToHost::Compiled(compiled.clone()).encode();
         let length = u32::try_from(encoded.body.len()).unwrap();
         let header = sandgate_wire::frame::Header { length, kind: encoded.kind, flags: 0, channel: encoded.channel };
-        let whole = [&header.encode()[..], &encoded.body].concat();
+        [&header.encode()[..], &encoded.body].concat()
+    }
+
+    fn done(engine: &str, shape: Shape, description: Vec<u8>) -> Compiled {
+        Compiled::Done { engine: engine.to_owned(), bytes: 3, shape, description }
+    }
+
+    fn shape() -> Shape {
+        Shape { module_bytes: 8, ..Shape::default() }
+    }
+
+    #[test]
+    fn a_compiler_that_stops_anywhere_in_its_answer_is_given_up() {
+        let compiled = done("e", shape(), vec![1]);
+        let whole = bytes_of(&compiled);
         for end in 0..whole.len() {
             assert_eq!(check(&whole[..end], false), None, "{end} bytes, then silence");
             assert_eq!(check(&whole[..end], true), Some(Err(None)), "{end} bytes, then the end");
         }
         assert_eq!(check(&whole, false), Some(Ok(compiled)));
         assert!(matches!(check(&[0xff; 64], false), Some(Err(Some(_)))));
+    }
+
+    #[test]
+    fn a_compiler_that_ends_is_not_waited_for_although_somebody_has_its_connection() {
+        let whole = bytes_of(&done("e", shape(), vec![]));
+        for end in [0, 1, whole.len() - 1, whole.len()] {
+            let (ours, theirs) = socket_pair().unwrap();
+            let (process, its_end) = socket_pair().unwrap();
+            let listening = ours.try_clone().unwrap();
+            let mut frames = FrameReader::new(Box::new(unix_socket(ours, Descriptors::Refuse).1));
+            let mut left_behind = UnixStream::from(theirs);
+            left_behind.write_all(&whole[..end]).unwrap();
+            drop(its_end);
+            let listening = [listening.as_fd(), process.as_fd()];
+            let answer = answer(&mut frames, listening, Deadline::after(Duration::from_secs(600)), 8).unwrap();
+            let is_whole = end == whole.len();
+            assert_eq!(answer.map(|it| it.is_ok()), Some(is_whole), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn what_a_compiler_says_is_capped_and_checked() {
+        let refused = |compiled: Compiled, words: &str| match check(&bytes_of(&compiled), false) {
+            Some(Err(Some(message))) => assert!(message.contains(words), "{message}"),
+            other => panic!("{words}: {other:?}"),
+        };
+        refused(done("e", shape(), vec![0; 200_000]), "described the module with 200000 bytes");
+        // All bits of a profile, of which a few are features.
+        let everything: sandgate_wire::Profile =
+            postcard::from_bytes(&postcard::to_stdvec(&u32::MAX).unwrap()).unwrap();
+        refused(done("e", Shape { features: everything, ..shape() }, vec![]), "features that do not exist");
+
+        let smaller = done(&"e".repeat(200_000), Shape { module_bytes: 7, ..shape() }, vec![]);
+        let kept = done(&"e".repeat(256), shape(), vec![]);
+        assert_eq!(check(&bytes_of(&smaller), false), Some(Ok(kept)));
+
+        let long = Rejection::Compilation { message: "\u{1b}[2J".repeat(50_000) };
+        match check(&bytes_of(&Compiled::Rejected(long)), false) {
+            Some(Ok(Compiled::Rejected(reason))) => {
+                let shown = reason.to_string();
+                assert!(shown.len() < 128 << 10 && !shown.contains('\u{1b}'), "{} bytes", shown.len());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_who_says_so_was_refused_memory() {
+        assert!(was_refused_memory("memory allocation of 4294967296 bytes failed"));
+        assert!(was_refused_memory("noise\nmemory allocation of 1 bytes failed\nnote: run with\n"));
+        for words in
+            ["", "memory allocation of", "memory allocation of x bytes failed", "aborted\nfree(): invalid size"]
+        {
+            assert!(!was_refused_memory(words), "{words}");
+        }
     }
 }

@@ -18,7 +18,8 @@ use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, MAX_TABLE_ELEMENTS};
-use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello, WorkerStatus};
+use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello};
+use sandgate_wire::outbox::Bounds;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
@@ -29,7 +30,8 @@ use crate::callback;
 use crate::channel::{Channel, message_for};
 use crate::deadline::Deadline;
 use crate::endpoint::{Endpoint, Role};
-use crate::error::{ExecError, SendError, StatusError, WaitError};
+use crate::error::{ExecError, SendError, WaitError};
+use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::process::Process;
@@ -41,12 +43,18 @@ use crate::usage::Usage;
 use crate::watch::Places;
 use crate::workers::Owner;
 
+mod status;
+
+use status::StatusSlot;
+
 /// How long a worker may take to end after its connection has.
 const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Control messages that may wait for a worker to read them: a few for each channel there can be. A worker that provokes
-/// more than that without reading is not worth its memory.
-const MAX_CONTROLS: usize = 4 * (MAX_CONNECTION_CHANNELS + MAX_GUEST_CHANNELS);
+/// What may wait for a worker to read it. Control messages: a few for each channel there can be. Answers to channels that
+/// guests close: one for each that they can have, since the worker counts a channel until it has read the answer. A worker
+/// that provokes more than that without reading is not worth its memory.
+const BOUNDS: Bounds =
+    Bounds { controls: 4 * (MAX_CONNECTION_CHANNELS + MAX_GUEST_CHANNELS), answers: MAX_GUEST_CHANNELS };
 
 /// One worker and everything between it and its users.
 #[derive(Debug)]
@@ -57,6 +65,8 @@ pub(crate) struct Connection {
     pub(crate) output: Arc<OutputRouter>,
     pub(crate) owner: Owner,
     process: Option<Process>,
+    /// Until the process was reaped.
+    exit: Mutex<Option<exits::Watch>>,
     artefacts: Arc<ArtefactStore>,
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
@@ -105,13 +115,6 @@ struct Life {
     loss: Option<WorkerLoss>,
 }
 
-#[derive(Debug, Default)]
-struct StatusSlot {
-    asked: bool,
-    answers: u64,
-    last: WorkerStatus,
-}
-
 impl Connection {
     /// Connects to a worker over a transport and starts the two threads that serve it. Does not wait for its hello.
     pub(crate) fn start(
@@ -138,10 +141,11 @@ impl Connection {
             return Err(std::io::Error::other(text));
         }
         let connection = Arc::new(Connection {
-            outbox: Outbox::bounded(send, MAX_CONTROLS),
+            outbox: Outbox::bounded(send, BOUNDS),
             output: common.output,
             owner: Owner::default(),
             process,
+            exit: Mutex::default(),
             artefacts: common.artefacts,
             tenant: common.tenant,
             usage: Mutex::default(),
@@ -160,7 +164,9 @@ impl Connection {
         let writing = Arc::clone(&connection);
         connection.spawn("writer", move || writing.outbox.run_writer())?;
         let reading = Arc::clone(&connection);
-        let started = connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive)));
+        let started = connection.watch_exit();
+        let started =
+            started.and_then(|()| connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive))));
         if let Err(error) = started {
             connection.outbox.shutdown();
             connection.join();
@@ -169,6 +175,14 @@ impl Connection {
         // If it is gone already, waiting for its hello says so.
         let _ = connection.outbox.push(hello);
         Ok(connection)
+    }
+
+    /// Has the reader told when the process has ended, whoever else holds its end of the connection.
+    fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
+        if let Some(pidfd) = self.process.as_ref().and_then(Process::pidfd) {
+            *self.exit.lock() = Some(exits::watch(self, pidfd)?);
+        }
+        Ok(())
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -295,6 +309,7 @@ impl Connection {
                 process.kill();
             }
             ended = process.reap(REAP_PATIENCE).clone();
+            drop(self.exit.lock().take());
             stderr_tail = process.take_stderr_tail();
         }
         let cause = violation.unwrap_or(ended);
@@ -553,40 +568,6 @@ impl Connection {
         if endpoint.end_unless_over(Outcome::Killed { by: KilledBy::Kill, started: true }) {
             self.kill_unresponsive(format!("execution {} did not end within {patience:?} after its kill", endpoint.id));
         }
-    }
-
-    // ---- status ----
-
-    /// Asks the worker for its state. Requests that wait share one answer, so a worker that does not answer costs nothing.
-    pub(crate) fn worker_status(&self, timeout: Duration) -> Result<WorkerStatus, StatusError> {
-        let deadline = Deadline::after(timeout);
-        let mut slot = self.status.lock();
-        let seen = slot.answers;
-        loop {
-            if slot.answers != seen {
-                return Ok(slot.last.clone());
-            }
-            if !self.is_alive() {
-                return Err(StatusError::NotAlive { gateway: self.id.clone() });
-            }
-            if !slot.asked {
-                slot.asked = true;
-                let _ = self.outbox.push_urgent(ToWorker::Status.encode());
-            }
-            if let Err(after) = deadline.wait(&self.status_changed, &mut slot) {
-                return Err(StatusError::Timeout { gateway: self.id.clone(), after });
-            }
-        }
-    }
-
-    pub(crate) fn status_arrived(&self, status: WorkerStatus) -> Result<(), &'static str> {
-        let mut slot = self.status.lock();
-        if !slot.asked {
-            return Err("a status that nobody asked for");
-        }
-        *slot = StatusSlot { asked: false, answers: slot.answers + 1, last: status };
-        self.status_changed.notify_all();
-        Ok(())
     }
 }
 

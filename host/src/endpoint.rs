@@ -6,36 +6,35 @@
 //!         └── closed here: nothing more is kept or sent ─► ended when the worker says so
 //! ```
 //!
-//! The reader thread puts messages in and never waits; users take them out. What the user takes goes back to the worker
-//! as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that nothing is sent after
-//! the channel's close.
+//! The reader thread puts messages in and never waits ([`arriving`]); users take them out ([`using`]). What the user takes
+//! goes back to the worker as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that
+//! nothing is sent after the channel's close.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-use sandgate_wire::account::{Account, cost};
-use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
-use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
-use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
-use sandgate_wire::message::{Close, Output, Stream};
-use sandgate_wire::outcome::KilledBy;
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::account::Account;
+use sandgate_wire::assembly::Assembly;
+use sandgate_wire::flow::{Credit, ReceiveWindow, SendWindow, Window};
+use sandgate_wire::message::Close;
+use sandgate_wire::outbox::CreditFor;
 use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
 
-use crate::callback::{self, Callback};
+use crate::callback::Callback;
 use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::output::CapturedOutput;
 use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
 
-/// Longest text that a close carries.
-const MAX_ERROR_BYTES: usize = 16 * 1024;
+mod arriving;
+mod using;
+
 /// What a worker is given to stop a guest that it cannot interrupt, which is enough if the guest waits.
 const UNCHECKED_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -104,6 +103,9 @@ struct State {
     over: bool,
     /// Output bytes that were not credited yet.
     output_under_way: u64,
+    /// Output bytes that were handed on, and whether what the limit does not allow was dropped.
+    output_bytes: u64,
+    output_cut: bool,
     had_output: bool,
     output_truncated: bool,
     /// What was printed, if it is kept for the caller.
@@ -201,43 +203,6 @@ impl Endpoint {
         })
     }
 
-    // ---- the reader thread's side; nothing here waits ----
-
-    /// A chunk of a message arrived. Says whether that makes a message, which the consumer is to be [told](Self::tell) of.
-    pub(crate) fn arrive(&self, chunk: Chunk<'_>) -> Result<bool, AssemblyError> {
-        let mut state = self.state.lock();
-        if state.closed || state.outcome.is_some() {
-            return Ok(false);
-        }
-        let State { assembly, receive_window, .. } = &mut *state;
-        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
-        self.count(&mut state, chunk.payload.len() as u64, message.as_ref())?;
-        let Some(message) = message else { return Ok(false) };
-        state.queue.push_back(message);
-        state.untold += 1;
-        Ok(true)
-    }
-
-    /// Counts what has arrived: a part of a message, or the last part.
-    fn count(&self, state: &mut State, bytes: u64, whole: Option<&Message>) -> Result<(), AssemblyError> {
-        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
-        let bytes = match whole {
-            Some(message) => {
-                self.uncount(state, state.in_parts);
-                state.in_parts = 0;
-                cost(message.bytes.len() as u64)
-            }
-            None => {
-                state.in_parts += bytes;
-                bytes
-            }
-        };
-        state.unread += bytes;
-        // The worker counts the same and more, so that an honest one never gets here.
-        let maximum = self.limits.memory_bytes;
-        if account.sent(bytes) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
-    }
-
     /// So much of what has arrived was taken, or nobody will take it.
     fn uncount(&self, state: &mut State, bytes: u64) {
         if let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) {
@@ -250,120 +215,6 @@ impl Endpoint {
     fn count_no_more(&self, state: &mut State) {
         self.uncount(state, state.unread);
         state.uncounted = true;
-    }
-
-    /// The peer waits for credits.
-    pub(crate) fn credit_is_wanted(&self) {
-        let mut state = self.state.lock();
-        state.credit_wanted = true;
-        let credit = state.receive_window.give_all();
-        self.send_credit(&state, credit);
-    }
-
-    /// Tells the consumer about all that has arrived.
-    pub(crate) fn tell(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        match std::mem::take(&mut state.untold) {
-            0 => {}
-            count => self.notify(&state, count),
-        }
-    }
-
-    /// The peer took messages of ours.
-    pub(crate) fn credit(&self, credit: Credit) -> Result<(), FlowError> {
-        let mut state = self.state.lock();
-        state.send_window.give_back(credit)?;
-        // Credit for what still waits here would let a peer that does not read fill this side's memory.
-        let (under_way, unsent) = (state.send_window.under_way(), self.connection.outbox.unsent(self.id));
-        if under_way.bytes < unsent.bytes || under_way.messages < unsent.messages {
-            return Err(FlowError::Surplus);
-        }
-        drop(state);
-        self.writable.notify_all();
-        Ok(())
-    }
-
-    /// Takes note of output; an error is what is wrong with it. Each piece takes credit or is the last one, so that what
-    /// waits is bounded.
-    pub(crate) fn output_arrived(&self, output: Output<'_>) -> Result<(), &'static str> {
-        let mut state = self.state.lock();
-        if state.output_truncated {
-            return Err("sent output after the last of it");
-        }
-        if output.bytes.is_empty() && !output.truncated {
-            return Err("sent output without bytes");
-        }
-        state.had_output = true;
-        state.output_truncated = output.truncated;
-        state.output_under_way += output.bytes.len() as u64;
-        if state.output_under_way > OUTPUT_WINDOW_BYTES {
-            return Err("sent output without credit");
-        }
-        Ok(())
-    }
-
-    /// From here on output is kept.
-    pub(crate) fn capture_output(&self) {
-        self.state.lock().captured = Some(Box::default());
-    }
-
-    /// Keeps output, if it is to be kept; an error is what is wrong with it. Credit for it goes back at once.
-    pub(crate) fn keep_output(&self, output: Output<'_>) -> Result<bool, &'static str> {
-        let most = self.limits.output_bytes;
-        let mut state = self.state.lock();
-        let Some(captured) = &mut state.captured else { return Ok(false) };
-        let kept = captured.stdout.len() + captured.stderr.len() + output.bytes.len();
-        if kept as u64 > most {
-            return Err("sent more output than its limit");
-        }
-        captured.truncated |= output.truncated;
-        match output.stream {
-            Stream::Stdout => captured.stdout.extend_from_slice(output.bytes),
-            Stream::Stderr => captured.stderr.extend_from_slice(output.bytes),
-        }
-        drop(state);
-        self.output_delivered(output.bytes.len() as u64);
-        Ok(true)
-    }
-
-    pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
-        self.state.lock().captured.as_deref_mut().map(std::mem::take)
-    }
-
-    /// Output was handed on.
-    pub(crate) fn output_delivered(&self, bytes: u64) {
-        self.state.lock().output_under_way -= bytes;
-        let _ = self.connection.outbox.push_urgent(ToWorker::OutputCredit(self.id, bytes).encode());
-    }
-
-    /// Whether it has printed something for the sink of its group.
-    pub(crate) fn had_output(&self) -> bool {
-        let state = self.state.lock();
-        state.had_output && state.captured.is_none()
-    }
-
-    /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
-    /// close of this side is due when somebody claims what is left: messages, or an error to tell.
-    pub(crate) fn peer_closed(self: &Arc<Self>, error: Option<String>) -> bool {
-        let mut state = self.state.lock();
-        let settled = state.closed || state.claimed || (state.queue.is_empty() && error.is_none());
-        if settled && !state.closed {
-            self.send_close(Close::default());
-        }
-        state.owes_close = !settled;
-        state.over = true;
-        self.end_locked(
-            &mut state,
-            match error {
-                None => Outcome::Closed,
-                Some(message) => Outcome::ClosedWithError { message },
-            },
-        );
-        drop(state);
-        if settled && let Some(parent) = self.parent.upgrade() {
-            parent.release_child(self.id);
-        }
-        settled
     }
 
     /// Whether the peer has said its last.
@@ -487,257 +338,14 @@ impl Endpoint {
         }
     }
 
-    // ---- the users' side ----
-
-    /// Sends a message; waits for credit until `deadline`.
-    pub(crate) fn send(&self, message: Message, deadline: Deadline) -> Result<(), SendError> {
-        let length = message.bytes.len() as u64;
-        if length > self.limits.message_bytes {
-            return Err(SendError::too_large(message.bytes.len(), &self.limits));
-        }
-        let mut state = self.state.lock();
-        loop {
-            match &state.outcome {
-                // This side's own close is not told as if the peer had closed it.
-                Some(Outcome::Closed) if state.closed => return Err(SendError::Closed),
-                Some(outcome) => return Err(SendError::Ended(outcome.clone())),
-                None if state.send_closed => return Err(SendError::Closed),
-                None => {}
-            }
-            if state.send_window.try_start(length) {
-                break;
-            }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.writable, &mut state) {
-                return Err(SendError::Timeout(after));
-            }
-        }
-        // If the connection is gone, its end is about to reach this channel and says why; the message is lost with it.
-        let _ = self.connection.outbox.push_message(self.id, message);
-        Ok(())
-    }
-
-    /// Takes the next message; waits for it until `deadline`.
-    pub(crate) fn receive(&self, deadline: Deadline) -> Result<Message, ReceiveError> {
-        let mut state = self.state.lock();
-        loop {
-            if !matches!(state.consumer, Consumer::Receive) {
-                return Err(ReceiveError::HasConsumer);
-            }
-            if let Some(message) = state.queue.pop_front() {
-                self.give_credit(&mut state, &message);
-                return Ok(message);
-            }
-            if state.closed {
-                return Err(ReceiveError::Closed);
-            }
-            if let Some(outcome) = &state.outcome {
-                return Err(ReceiveError::Ended(outcome.clone()));
-            }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.readable, &mut state) {
-                return Err(ReceiveError::Timeout(after));
-            }
-        }
-    }
-
-    /// The next message or the end for a queue or callback, if there is one.
-    pub(crate) fn next_delivery(&self) -> Option<Delivery> {
-        let mut state = self.state.lock();
-        if let Some(message) = state.queue.pop_front() {
-            self.give_credit(&mut state, &message);
-            return Some(Delivery::Message(message));
-        }
-        if state.end_delivered {
-            return None;
-        }
-        let outcome = state.outcome.clone()?;
-        // A queue has delivered the end by taking it; a callback says so when it returns.
-        if let Consumer::Queue { .. } | Consumer::Pool(_) = state.consumer {
-            self.end_was_delivered(state);
-        }
-        Some(Delivery::End(outcome))
-    }
-
-    /// The consumer is done with the end.
-    pub(crate) fn mark_end_delivered(&self) {
-        self.end_was_delivered(self.state.lock());
-    }
-
-    fn end_was_delivered(&self, mut state: MutexGuard<'_, State>) {
-        state.end_delivered = true;
-        drop(state);
-        self.ended.notify_all();
-    }
-
-    fn give_credit(&self, state: &mut State, message: &Message) {
-        let length = message.bytes.len() as u64;
-        self.uncount(state, cost(length));
-        let mut credit = state.receive_window.take(length);
-        if state.credit_wanted && credit.is_none() {
-            credit = state.receive_window.give_all();
-        }
-        self.send_credit(state, credit);
-    }
-
     fn send_credit(&self, state: &State, credit: Option<Credit>) {
         if let (Some(credit), None, false) = (credit, &state.outcome, state.closed) {
-            let _ = self.connection.outbox.push_urgent(ToWorker::Credit(self.id, credit).encode());
+            let _ = self.connection.outbox.push_credit(CreditFor::Messages(self.id), credit);
         }
-    }
-
-    /// Ends this side of the channel, or only its sending half. Closing again does nothing.
-    pub(crate) fn close(self: &Arc<Self>, error: Option<&str>, sending_only: bool) {
-        self.close_locked(&mut self.state.lock(), error, sending_only);
-    }
-
-    fn close_locked(self: &Arc<Self>, state: &mut State, error: Option<&str>, sending_only: bool) {
-        if state.closed || (sending_only && state.send_closed) {
-            return;
-        }
-        if state.outcome.is_none() {
-            self.send_close(Close { error: error.map(cut), sending_only });
-        } else if !sending_only {
-            self.settle(state);
-        }
-        state.send_closed = true;
-        if !sending_only {
-            state.closed = true;
-            state.assembly = Assembly::default();
-            self.count_no_more(state);
-            if self.role == Role::Plain {
-                self.end_locked(state, Outcome::Closed);
-            }
-            self.readable.notify_all();
-        }
-        self.writable.notify_all();
     }
 
     fn send_close(&self, close: Close) {
         let _ = self.connection.outbox.push(ToWorker::Close(self.id, close).encode());
-    }
-
-    /// Sends the close that is still due after the peer's.
-    fn settle(&self, state: &mut State) {
-        if std::mem::take(&mut state.owes_close) {
-            self.send_close(Close::default());
-            self.connection.forget(self.id);
-        }
-    }
-
-    /// A callback failed: the channel ends here and there, for this reason.
-    pub(crate) fn fail(self: &Arc<Self>, message: String) {
-        let mut state = self.state.lock();
-        if state.outcome.is_none() && !state.closed {
-            self.send_close(Close { error: Some(cut(&format!("callback failed: {message}"))), sending_only: false });
-        }
-        state.closed = true;
-        state.queue.clear();
-        self.end_locked(&mut state, Outcome::CallbackFailed { message });
-    }
-
-    /// The last handle is gone, unless the channel came back in a message in the same moment and there is a new one.
-    pub(crate) fn abandon(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        if state.handle.strong_count() > 0 {
-            return;
-        }
-        let consumed = matches!(state.consumer, Consumer::Callback(_));
-        // A callback goes on without a handle, so only the sending half has lost its user.
-        self.close_locked(&mut state, None, consumed);
-        if !consumed {
-            let unread = std::mem::take(&mut state.queue);
-            drop(state);
-            drop(unread);
-        }
-    }
-
-    pub(crate) fn kill(&self) {
-        let _ = self.connection.outbox.push_urgent(ToWorker::Kill(self.id, KilledBy::Kill).encode());
-    }
-
-    pub(crate) fn outcome(&self) -> Option<Outcome> {
-        self.state.lock().outcome.clone()
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        let state = self.state.lock();
-        state.closed || state.outcome.is_some()
-    }
-
-    /// Waits until the channel has ended and its callback, if it has one, has seen the end.
-    pub(crate) fn wait_end(&self, deadline: Deadline) -> Result<Outcome, WaitError> {
-        if callback::is_running(self) {
-            return Err(WaitError::InCallback);
-        }
-        let mut state = self.state.lock();
-        loop {
-            let delivered = state.end_delivered || !matches!(state.consumer, Consumer::Callback(_));
-            if let (Some(outcome), true) = (&state.outcome, delivered) {
-                return Ok(outcome.clone());
-            }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.ended, &mut state) {
-                return Err(WaitError::Timeout(after));
-            }
-        }
-    }
-
-    pub(crate) fn set_callback(self: &Arc<Self>, callback: Arc<Callback>) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Callback(callback))
-    }
-
-    pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Queue { tokens, index })
-    }
-
-    /// Tells a pool what happens to this run, or session, of it.
-    pub(crate) fn set_pool(
-        self: &Arc<Self>,
-        notes: crossbeam_channel::Sender<Note>,
-        lane: usize,
-        number: u64,
-        at_end: bool,
-    ) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
-    }
-
-    /// Takes the channel out of a queue that was not made after all.
-    pub(crate) fn unset_queue(&self) {
-        self.state.lock().consumer = Consumer::Receive;
-        self.readable.notify_all();
-    }
-
-    fn set_consumer(self: &Arc<Self>, consumer: Consumer) -> Result<(), ConsumerError> {
-        let mut state = self.state.lock();
-        if !matches!(state.consumer, Consumer::Receive) {
-            return Err(ConsumerError { channel: self.id.0 });
-        }
-        state.consumer = consumer;
-        state.untold = 0;
-        let waiting = state.queue.len() + usize::from(state.outcome.is_some());
-        if waiting > 0 {
-            self.notify(&state, waiting);
-        }
-        self.readable.notify_all();
-        Ok(())
-    }
-
-    /// The user's handle: the one that exists, or a new one.
-    pub(crate) fn handle(self: &Arc<Self>) -> Arc<Handle> {
-        let mut state = self.state.lock();
-        if let Some(handle) = state.handle.upgrade() {
-            return handle;
-        }
-        let handle = Arc::new(Handle::new(Arc::clone(self)));
-        state.handle = Arc::downgrade(&handle);
-        state.claimed = true;
-        self.settle(&mut state);
-        drop(state);
-        if let Some(parent) = self.parent.upgrade() {
-            parent.release_child(self.id);
-        }
-        handle
     }
 
     /// Takes a channel out of those that nobody has claimed.
@@ -747,7 +355,7 @@ impl Endpoint {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Endpoint {
     /// Messages that wait here and their bytes.
     pub(crate) fn waiting(&self) -> (usize, u64) {
@@ -770,9 +378,4 @@ impl Drop for Endpoint {
             child.close(None, false);
         }
     }
-}
-
-fn cut(text: &str) -> String {
-    let end = text.floor_char_boundary(MAX_ERROR_BYTES);
-    text[..end].to_owned()
 }

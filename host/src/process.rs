@@ -128,10 +128,14 @@ impl Process {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// Becomes readable when the process has ended; `None` once it was reaped.
+    pub(crate) fn pidfd(&self) -> Option<Arc<OwnedFd>> {
+        self.pidfd.lock().clone()
+    }
+
     /// Sends SIGKILL. Never blocks, never hits another process.
     pub(crate) fn kill(&self) {
-        let pidfd = self.pidfd.lock().clone();
-        if let Some(pidfd) = pidfd {
+        if let Some(pidfd) = self.pidfd() {
             // The only failure is that it is gone already.
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
@@ -145,7 +149,7 @@ impl Process {
     /// Waits for the end of the process, kills it if that takes longer than `patience`, and reaps it.
     pub(crate) fn reap(&self, patience: Duration) -> &LossCause {
         self.ended.get_or_init(|| {
-            let Some(pidfd) = self.pidfd.lock().clone() else {
+            let Some(pidfd) = self.pidfd() else {
                 return LossCause::Unknown { message: "it was reaped before".to_owned() };
             };
             match wait(pidfd.as_fd(), PollFlags::IN, Some(patience)) {

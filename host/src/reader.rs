@@ -194,9 +194,10 @@ fn output_arrived(connection: &Connection, channel: ChannelId, output: Output<'_
         if endpoint.role != Role::Execution {
             return Err(format!("channel {channel} is no execution, so it has no output"));
         }
-        endpoint.output_arrived(output).map_err(|problem| format!("execution {channel} {problem}"))?;
-        let kept = endpoint.keep_output(output).map_err(|problem| format!("execution {channel} {problem}"))?;
-        if !kept {
+        let output = endpoint.output_arrived(output).map_err(|problem| format!("execution {channel} {problem}"))?;
+        if let Some(output) = output
+            && !endpoint.keep_output(output)
+        {
             connection.output.arrive(endpoint, output);
         }
         Ok(())

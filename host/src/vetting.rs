@@ -6,8 +6,10 @@
 
 use std::collections::HashSet;
 
+use sandgate_wire::Profile;
+use sandgate_wire::description::MAX_DESCRIPTION_BYTES;
 use sandgate_wire::isolation::State;
-use sandgate_wire::message::WorkerHello;
+use sandgate_wire::message::{Compiled, WorkerHello};
 use sandgate_wire::outcome::{Outcome, Rejection};
 use sandgate_wire::text::is_active;
 
@@ -49,6 +51,27 @@ fn word(what: &str, text: &str, most: usize) -> Result<(), String> {
         return Err(format!("its hello has a {what} with control characters"));
     }
     Ok(())
+}
+
+/// A compiler's answer about a module of this size with its texts capped, or what is wrong with it.
+pub(crate) fn compiled(mut compiled: Compiled, module_bytes: u64) -> Result<Compiled, String> {
+    match &mut compiled {
+        Compiled::Rejected(reason) => rejection(reason),
+        Compiled::Done { engine, bytes: _, shape, description } => {
+            // It is compared with what it has to be, and shown if it is another.
+            cap(engine, MAX_ENGINE_BYTES);
+            if description.len() > MAX_DESCRIPTION_BYTES {
+                return Err(format!("it described the module with {} bytes", description.len()));
+            }
+            let known = shape.features.features().fold(Profile::MINIMAL, Profile::with);
+            if shape.features != known {
+                return Err("it found features that do not exist".to_owned());
+            }
+            // The shape is kept, and decides who takes the module; this much of it is known here.
+            shape.module_bytes = shape.module_bytes.max(module_bytes);
+        }
+    }
+    Ok(compiled)
 }
 
 /// The outcome with its texts capped.

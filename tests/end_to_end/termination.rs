@@ -146,6 +146,20 @@ fn after_a_manual_exit() {
 }
 
 #[test]
+fn of_a_gateway_that_is_gone() {
+    let group = group(&["popen//id=kept", "popen//id=again"]);
+    let gone = group.get("again").unwrap().clone();
+    gone.kill();
+    assert!(gone.join(LIMIT));
+    assert!(group.contains(&gone), "a gateway whose worker has died is a member");
+    assert_eq!(gone.terminate(TIMEOUT).ending, Ending::AlreadyGone);
+    assert!(!group.contains(&gone), "one that was terminated is not, whatever it was before");
+    let next = group.make_gateway(group[0].spec().clone().id("again")).unwrap();
+    assert!(next.is_alive() && group.get("again") == Some(&next));
+    assert_eq!(group.len(), 2);
+}
+
+#[test]
 fn twice() {
     let group = Arc::new(group(&["popen"]));
     let gateway = group[0].clone();

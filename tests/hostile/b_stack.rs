@@ -83,10 +83,11 @@ pub(crate) fn rows() -> Vec<Row> {
     ] {
         rows.push(row(format!("{name} at the deepest point"), deep_call(call)).trap(overflow));
     }
-    for stack in ["64K", "1M", "8M"] {
+    for (stack, bytes) in [("64K", 64 << 10), ("1M", 1 << 20), ("8M", 8 << 20)] {
         rows.push(
             row(format!("recursion on a stack of {stack}"), deep_call(send))
                 .on(format!("stack={stack}"))
+                .limit(|limits| limits.stack_bytes = bytes)
                 .trap(overflow),
         );
     }

@@ -143,7 +143,7 @@ pub(crate) fn bombs() -> Vec<Row> {
         over("br_table with millions of targets", Name::JumpTargets, |binary| {
             for _ in 0..4 {
                 binary.function(&[], |function| {
-                    let targets = vec![0; 700_000];
+                    let targets = vec![0; 400_000];
                     function.instruction(&Instruction::I32Const(1));
                     function.instruction(&Instruction::BrTable(targets.into(), 0));
                     function.instruction(&Instruction::End);

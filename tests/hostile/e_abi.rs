@@ -128,9 +128,9 @@ pub(crate) fn rows() -> Vec<Row> {
         row("receive for ever on a silent channel, killed", body(&format!("(call $say (i32.const 0)) {}", receive("0", "8", -1, 0))))
             .host(visit::kills_once_it_speaks)
             .expect(Expected::Killed),
-        row("send for ever without credit, killed", body(&format!(
+        row("send for ever without credit, killed", body(
             "(loop $l (drop (call $channel_send (i32.const 0) (i32.const 0) (i32.const 4096) (i32.const 0) (i32.const 0) (i64.const -1))) (br $l))",
-        )))
+        ))
         .host(visit::kills_once_it_speaks)
         .expect(Expected::Killed),
         row("wait for ever on nothing", body("(drop (call $channel_wait (i32.const 0) (i32.const 0) (i64.const -1)))")).times_out(),
@@ -239,7 +239,9 @@ fn callbacks() -> Vec<Row> {
     // It waits for the end of its channel, so that it is not over before its message is looked at.
     let speaks = || program("", &format!("(call $say (i32.const 0)) {}", receive("0", "8", -1, CLOSED)));
     vec![
+        // Where backtraces are on, the panic's own message reads the debug information of this program.
         row("a callback that panics", speaks())
+            .host_may_grow(160 << 20)
             .host(|channel| set(channel, |_: Event<[u8; 4]>| panic!("as this test wants it to")))
             .expect(Expected::CallbackFailed("as this test wants it to")),
         row("a callback of another type", speaks())

@@ -268,7 +268,7 @@ fn modules() -> Vec<Row> {
         });
         let row = bytes(format!("jumps: {targets} of {AT}"), binary.finish()).on(format!("jumps={AT}")).alone();
         rows.push(match targets {
-            ABOVE => row.expect(Expected::AnyOf(vec![Expected::Module(Name::JumpTargets), Expected::Returned])),
+            ABOVE => row.expect(Expected::Module(Name::JumpTargets)),
             _ => row,
         });
     }

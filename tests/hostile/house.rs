@@ -14,10 +14,11 @@
 //! 5. Memory, descriptors, threads and children are what they were, there is no zombie, and the canaries are untouched.
 
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sandgate::{Channel, Gateway, Group, Module, WaitError};
+use sandgate::{Call, Channel, Gateway, Group, Limits, Module, WaitError};
 use sandgate_tests::{Census, LIMIT, builder, eventually, resident_bytes, run, sibling, spec, wat, within};
 
 use crate::canary::Canary;
@@ -32,6 +33,9 @@ const SETTLE: Duration = Duration::from_secs(8);
 
 /// What a module leaves for each way it was compiled.
 const KEPT_ARTEFACT: &str = "/memfd:sandgate-artefact";
+
+/// The one thread that looks at wall times. It sleeps until the earliest that it was told of, also if that is past.
+const WATCHING: &str = r#"1 more: thread "sandgate-watch""#;
 
 /// Rows of different tests count the same process, so they run one after the other.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -80,7 +84,8 @@ impl House {
         let shared = group.make_gateway(spec("popen")).expect("a gateway");
         let next = wat(r#"(module (func (export "_start")))"#);
         // What a process makes once is there before the first count.
-        shared.remote_exec(&next).expect("a task").wait_close_timeout(LIMIT).expect("its end");
+        let call = Call::start().limits(Limits { wall_time: Some(LIMIT), ..Limits::default() });
+        shared.remote_exec_with(&next, &call).expect("a task").wait_close_timeout(LIMIT).expect("its end");
         House { neighbour: run(&neighbour, "echo"), group, shared, canary: Canary::plant(), next }
     }
 
@@ -98,7 +103,13 @@ impl House {
         let (takes_worker, host_growth, worker_growth) = (row.takes_worker, row.host_growth, row.worker_growth);
 
         let watch = Watch::start(&self.neighbour, room.sibling.as_ref());
-        problems.extend(attend(&room.gateway, row));
+        let attended = catch_unwind(AssertUnwindSafe(|| attend(&room.gateway, row)));
+        problems.extend(attended.unwrap_or_else(|panic| {
+            // Nothing waits any more for a worker that is gone.
+            room.gateway.kill();
+            let text = panic.downcast_ref::<String>().map_or("it panics", |text| &text[..]);
+            vec![text.to_owned()]
+        }));
         problems.extend(watch.stop(takes_worker));
 
         problems.extend(self.usable(&room, takes_worker));
@@ -135,7 +146,7 @@ impl House {
         let settled = settles(|| {
             leaks = Census::take().more_than(before);
             // Compiled modules are kept, a bounded number of them.
-            leaks.retain(|leak| !leak.contains(KEPT_ARTEFACT));
+            leaks.retain(|leak| !leak.contains(KEPT_ARTEFACT) && leak != WATCHING);
             leaks.is_empty()
         });
         if !settled {

@@ -203,13 +203,17 @@ impl Host {
                 self.say(&ToHost::Done(task, Outcome::Returned));
             }
             "opens-without-end" => {
-                (1..).for_each(|number| self.say(&ToHost::Open { channel: ChannelId(2 * number), parent: task }));
+                for number in 1.. {
+                    self.say(&ToHost::Open { channel: ChannelId(2 * number), parent: task });
+                }
             }
-            "opens-and-closes-without-reading" => (1..).for_each(|number| {
-                let channel = ChannelId(2 * number);
-                self.say(&ToHost::Open { channel, parent: task });
-                self.say(&ToHost::Close(channel, Close::default()));
-            }),
+            "opens-and-closes-without-reading" => {
+                for number in 1.. {
+                    let channel = ChannelId(2 * number);
+                    self.say(&ToHost::Open { channel, parent: task });
+                    self.say(&ToHost::Close(channel, Close::default()));
+                }
+            }
             "opens-the-hosts-channels" => self.say(&ToHost::Open { channel: ChannelId(4711), parent: task }),
             "tells-a-status-that-nobody-asked-for" => self.say(&ToHost::Status(WorkerStatus::default())),
             "makes-up-a-status" => {
@@ -298,7 +302,7 @@ impl Host {
 }
 
 /// Starts a child that holds the connection open, and ends by itself soon.
-#[expect(clippy::disallowed_methods, reason = "nobody waits for it: that is the point")]
+#[expect(clippy::disallowed_methods, clippy::zombie_processes, reason = "nobody waits for it: that is the point")]
 fn leave_a_child() {
     let socket = stdin().try_clone_to_owned().unwrap();
     Command::new("/bin/sleep").arg("4").stdin(socket).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Nothing lies about unused: each guest is run by something, and CI runs what a newcomer runs.
+//! Nothing lies about unused: each guest and each fuzz target is run by something, and CI runs what a newcomer runs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +20,30 @@ fn every_guest_is_run_by_something() {
     };
     let unused: Vec<String> = guests().into_iter().filter(|guest| !is_used(guest)).collect();
     assert_none("a guest that no test, example or benchmark names is deleted, or gets a test", &unused);
+}
+
+#[test]
+fn every_fuzz_target_is_built_run_and_told_of() {
+    let sources = sources();
+    let text = |path: &str| sources.iter().find(|source| source.path == path).map_or("", |source| &source.text[..]);
+    let mut offences = Vec::new();
+    let names = sources.iter().filter_map(|source| source.path.strip_prefix("fuzz/fuzz_targets/")?.strip_suffix(".rs"));
+    for name in names {
+        for (path, needed) in [
+            ("fuzz/Cargo.toml", format!("name = \"{name}\"")),
+            ("fuzz/README.md", format!("`{name}`")),
+            ("xtask/src/fuzz.rs", format!("name: \"{name}\"")),
+        ] {
+            if !text(path).contains(&needed) {
+                offences.push(format!("{path}: has no `{needed}`"));
+            }
+        }
+        let test = format!("fn the_body_of_{name}_holds_for_its_seeds");
+        if !sources.iter().any(|source| source.is_rust() && source.text.contains(&test)) {
+            offences.push(format!("fuzz target {name}: there is no `{test}`"));
+        }
+    }
+    assert_none("a fuzz target is built by cargo-fuzz, run by xtask, and its body by a test", &offences);
 }
 
 #[test]

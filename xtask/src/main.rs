@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "xtask is a program for a terminal")]
 
 mod cpython;
+mod fuzz;
 mod guests;
 mod process;
 mod programs;
@@ -56,6 +57,14 @@ enum Chore {
         /// Arguments of the benchmarks
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
+    },
+    /// Fuzzes what takes bytes from strangers: one target, or each in its turn; see fuzz/README.md
+    Fuzz {
+        /// Name of the target
+        target: Option<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
     /// What CI runs: the same as `test`
     Ci,
@@ -107,6 +116,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Chore::Demo { args } => programs::demo(&workspace, &args),
+        Chore::Fuzz { target, seconds } => fuzz::fuzz(&workspace, target.as_deref(), seconds),
         Chore::Bench { args } => programs::bench(&workspace, &args),
     }
 }

@@ -1,7 +1,8 @@
 //! What each layer of the defence costs: each with and without, in turn, in one run, as a ratio.
 //!
 //! Two kinds of work: tasks of about 100 µs, one execution each, and the demo's work, source files that one task audits. A
-//! ratio is that of the medians of all rounds, time with the layer over time without it; 1.02 is a cost of two in a hundred.
+//! ratio is that of the medians of all rounds, with the layer over without it; 1.02 is a cost of two in a hundred. Beside the
+//! time that passed stands the ratio of processor time, worker and host together, which others on the machine disturb less.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -54,8 +55,9 @@ pub(crate) fn run(fixtures: &Fixtures, rounds: u32, tasks: u32) -> Result<()> {
         work.sources.iter().map(Vec::len).sum::<usize>() as f64 / 1e6,
         work.sources.len(),
     );
-    println!("{:<28}{:>30}{:>30}", "", "task of 100 µs", "the demo's work");
-    println!("{:<28}{:>12}{:>12}{:>6}{:>12}{:>12}{:>6}", "", "without", "with", "ratio", "without", "with", "ratio");
+    println!("{:<28}{:>38}{:>38}", "", "task of 100 µs", "the demo's work");
+    let headings = format!("{:>12}{:>12}{:>7}{:>7}", "without", "with", "ratio", "cpu");
+    println!("{:<28}{headings}{headings}", "");
     for layer in LAYERS {
         match measure(fixtures, &work, layer, rounds) {
             Ok([tasks, audit]) => println!("{:<28}{}{}", layer.name, pair(tasks, 1e6, "µs"), pair(audit, 1e3, "ms")),
@@ -72,11 +74,52 @@ struct Work {
     tasks: u32,
 }
 
-/// Medians in seconds: without, with.
-type Pair = (f64, f64);
+/// What a sample took.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    seconds: f64,
+    processor_seconds: f64,
+}
+
+/// Medians: without, with.
+type Pair = (Taken, Taken);
 
 fn pair((without, with): Pair, factor: f64, unit: &str) -> String {
-    format!("{:>9.1} {unit}{:>9.1} {unit}{:>6.3}", without * factor, with * factor, with / without)
+    format!(
+        "{:>9.1} {unit}{:>9.1} {unit}{:>7.3}{:>7.3}",
+        without.seconds * factor,
+        with.seconds * factor,
+        with.seconds / without.seconds,
+        with.processor_seconds / without.processor_seconds,
+    )
+}
+
+/// Does something that is `count` times the same, and says what each took of this process and the worker of `gateway`.
+fn taken(gateway: &Gateway, count: u32, body: impl FnOnce() -> Result<()>) -> Result<Taken> {
+    let worker = gateway.pid().context("a worker has a process")?.to_string();
+    let processor = || anyhow::Ok(processor_seconds("self")? + processor_seconds(&worker)?);
+    let (before, start) = (processor()?, Instant::now());
+    body()?;
+    let (seconds, processor_seconds) = (start.elapsed().as_secs_f64(), processor()? - before);
+    let count = f64::from(count);
+    Ok(Taken { seconds: seconds / count, processor_seconds: processor_seconds / count })
+}
+
+/// What a process has had of processors, all of its threads together.
+fn processor_seconds(process: &str) -> Result<f64> {
+    let mut nanoseconds = 0;
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let stat = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += stat.split(' ').next().and_then(|time| time.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(nanoseconds as f64 * 1e-9)
+}
+
+fn median(samples: &[Taken]) -> Result<Taken> {
+    let of = |figure: fn(&Taken) -> f64| {
+        quantile(&samples.iter().map(figure).collect::<Vec<_>>(), 0.5).context("there are no samples")
+    };
+    Ok(Taken { seconds: of(|it| it.seconds)?, processor_seconds: of(|it| it.processor_seconds)? })
 }
 
 /// A module that counts for so many turns.
@@ -133,17 +176,14 @@ fn measure(fixtures: &Fixtures, work: &Work, layer: &Layer, rounds: u32) -> Resu
         let (tasks, audit) = (group.make_gateway(spec)?, group.make_gateway(spec)?);
         let auditor = audit.remote_exec_with(&work.audit, call)?;
         ensure!(matches!(auditor.receive::<Response>()?, Response::Ready), "the auditor is not ready");
-        gateways.push((tasks, auditor, call));
+        gateways.push((tasks, audit, auditor, call));
     }
     let mut samples = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
     for round in 0..=rounds {
-        for (side, (tasks, auditor, call)) in gateways.iter().enumerate() {
-            let start = Instant::now();
-            for _ in 0..work.tasks {
-                task(tasks, &work.task, call)?;
-            }
-            let each = start.elapsed().as_secs_f64() / f64::from(work.tasks);
-            let audit = audit(auditor, &work.sources)?;
+        for (side, (tasks, auditing, auditor, call)) in gateways.iter().enumerate() {
+            let each =
+                taken(tasks, work.tasks, || (0..work.tasks).try_for_each(|_| task(tasks, &work.task, call).map(drop)))?;
+            let audit = taken(auditing, 1, || audit(auditor, &work.sources))?;
             // The first round warms up.
             if round > 0 {
                 samples[0][side].push(each);
@@ -151,19 +191,17 @@ fn measure(fixtures: &Fixtures, work: &Work, layer: &Layer, rounds: u32) -> Resu
             }
         }
     }
-    for (_, auditor, _) in &gateways {
+    for (_, _, auditor, _) in &gateways {
         auditor.send(&Request::Stop)?;
         auditor.wait_close_timeout(Duration::from_secs(10))?;
     }
-    let median = |samples: &[f64]| quantile(samples, 0.5).context("samples");
-    let of = |[without, with]: &[Vec<f64>; 2]| -> Result<Pair> { Ok((median(without)?, median(with)?)) };
+    let of = |[without, with]: &[Vec<Taken>; 2]| -> Result<Pair> { Ok((median(without)?, median(with)?)) };
     Ok([of(&samples[0])?, of(&samples[1])?])
 }
 
 /// Has all sources audited by a task, one after the other with a few ahead.
-fn audit(auditor: &Channel, sources: &[Vec<u8>]) -> Result<f64> {
+fn audit(auditor: &Channel, sources: &[Vec<u8>]) -> Result<()> {
     const AHEAD: usize = 4;
-    let start = Instant::now();
     let mut sent = 0;
     for done in 0..sources.len() {
         while sent < sources.len() && sent < done + AHEAD {
@@ -175,7 +213,7 @@ fn audit(auditor: &Channel, sources: &[Vec<u8>]) -> Result<f64> {
             Response::Ready => bail!("the auditor begins again"),
         }
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok(())
 }
 
 /// The process and its sandbox against nothing: the same audit by this process itself, and a task against what it computes.
@@ -186,19 +224,23 @@ fn hop(fixtures: &Fixtures, work: &Work, rounds: u32) -> Result<()> {
     let (mut native, mut remote, mut empty) = (Vec::new(), Vec::new(), Vec::new());
     let nothing = busy(1)?;
     for _ in 0..=rounds {
-        let start = Instant::now();
-        work.sources.iter().for_each(|source| drop(std::hint::black_box(audit_bytes(source))));
-        native.push(start.elapsed().as_secs_f64());
-        remote.push(audit(&auditor, &work.sources)?);
-        let start = Instant::now();
-        for _ in 0..work.tasks {
-            task(&group[0], &nothing, &Call::start())?;
-        }
-        empty.push(start.elapsed().as_secs_f64() / f64::from(work.tasks));
+        native.push(taken(&group[0], 1, || {
+            work.sources.iter().for_each(|source| drop(std::hint::black_box(audit_bytes(source))));
+            Ok(())
+        })?);
+        remote.push(taken(&group[0], 1, || audit(&auditor, &work.sources))?);
+        empty.push(taken(&group[0], work.tasks, || {
+            (0..work.tasks).try_for_each(|_| task(&group[0], &nothing, &Call::start()).map(drop))
+        })?);
     }
-    let median = |samples: &[f64]| quantile(samples, 0.5).context("samples");
     let (native, remote, empty) = (median(&native)?, median(&remote)?, median(&empty)?);
-    println!("{:<28}{:>27.1} µs   {}", "WebAssembly and process hop", empty * 1e6, pair((native, remote), 1e3, "ms"));
+    println!(
+        "{:<28}{:>9.1} µs, of processors {:>6.1} µs {}",
+        "WebAssembly and process hop",
+        empty.seconds * 1e6,
+        empty.processor_seconds * 1e6,
+        pair((native, remote), 1e3, "ms")
+    );
     println!(
         "\nthe last row: an empty task from call to outcome, and the demo's work in this very process beside a guest's"
     );

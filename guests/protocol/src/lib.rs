@@ -157,7 +157,7 @@ pub enum Animal {
 pub struct Age(pub u16);
 
 /// An input of the tasks of `pooled`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub enum Hostile {
     /// Return twice the number.
     Double(u64),

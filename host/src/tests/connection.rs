@@ -13,6 +13,7 @@ use crate::fake_worker::{
     MOMENT, PATIENCE, Stage, bytes_of, done, frame, hello, module, spec_of_messages, strange_hello,
 };
 use crate::output::{OutputRouter, OutputSink};
+use crate::process::Launch;
 use crate::spec::Spec;
 use crate::{KilledBy, Limits, Outcome};
 
@@ -156,4 +157,34 @@ fn a_worker_that_is_asked_to_end_ends_its_tasks_as_killed() {
     stage.loss();
     assert_eq!(task.outcome(), Some(Outcome::Killed { by: KilledBy::Terminate, started: true }));
     assert_eq!(plain.outcome(), Some(Outcome::Closed));
+}
+
+#[test]
+fn a_worker_that_ends_is_lost_although_its_child_has_the_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("leaves");
+    for (what, end, expected) in [
+        ("exits", "exit 7", LossCause::Exited { code: 7 }),
+        ("crashes", "kill -KILL $$", LossCause::Signaled { signal: 9 }),
+        ("is killed by the host", "wait", LossCause::Signaled { signal: 9 }),
+    ] {
+        let text = format!("#!/bin/sh\nexec 3<&0\n/bin/sleep 1000 <&3 &\n{end}\n");
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let (ours, theirs) = socket_pair().unwrap();
+        let launch = Launch { program: script.clone(), argument: "-", directory: None };
+        let process = crate::process::launch(launch, theirs).unwrap();
+        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
+        let transport = (Box::new(send) as _, Box::new(receive) as _);
+        let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
+        let common = Common::new(output, ArtefactStore::holding(&module(), "e"), None);
+        let spec = Spec::popen().id("gw0");
+        let connection = Connection::start("gw0".to_owned(), spec, transport, Some(process), common).unwrap();
+        if end == "wait" {
+            connection.kill_process();
+        }
+        let loss = connection.wait_ready(Deadline::after(PATIENCE)).expect_err("a loss");
+        assert_eq!(loss.cause, expected, "a worker that {what}");
+        connection.join();
+    }
 }

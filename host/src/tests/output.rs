@@ -1,6 +1,7 @@
 //! What guests print, from frames to lines.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use sandgate_wire::message::{Output, Stream};
@@ -9,7 +10,7 @@ use sandgate_wire::{ChannelId, ToHost, ToWorker};
 use crate::fake_worker::{FakeWorker, PATIENCE, Stage, done, eventually};
 use crate::output::{MAX_LINE_BYTES, OutputLine, OutputSink};
 use crate::spec::Spec;
-use crate::{KilledBy, Outcome};
+use crate::{KilledBy, Limits, Outcome};
 
 fn print(worker: &mut FakeWorker, id: u64, stream: Stream, bytes: &[u8], truncated: bool) {
     worker.send(&ToHost::Output(ChannelId(id), Output { stream, truncated, bytes }));
@@ -55,6 +56,30 @@ fn bytes_become_lines() {
 }
 
 #[test]
+fn a_worker_that_prints_more_than_it_may_is_cut_off_as_it_would_have_done() {
+    let (sender, lines) = unbounded();
+    let sink = OutputSink::callback(move |line| drop(sender.send(line)));
+    let spec = Spec::popen().with_limits(Limits { output_bytes: 10, ..Limits::default() });
+    let mut stage = Stage::with_output(spec, sink);
+    let task = stage.execution();
+    print(&mut stage.worker, 1, Stream::Stdout, b"12345\n", false);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 6));
+    print(&mut stage.worker, 1, Stream::Stderr, b"6789ab\n", false);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 4));
+    print(&mut stage.worker, 1, Stream::Stdout, b"more\n", false);
+    // What is dropped gets no credit, so that there is an end of it.
+    stage.settle();
+    print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 60_000], false);
+    stage.settle();
+    let texts: Vec<_> = lines.try_iter().map(|line| (line.text, line.truncated)).collect();
+    assert_eq!(texts, [("12345".to_owned(), false), ("6789".to_owned(), true)]);
+    print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 10_000], false);
+    let loss = stage.loss().to_string();
+    assert!(loss.contains("sent output without credit"), "{loss}");
+    assert!(task.outcome().is_some());
+}
+
+#[test]
 fn a_long_line_is_cut_between_characters() {
     let x = "x".repeat(MAX_LINE_BYTES);
     let almost = "x".repeat(MAX_LINE_BYTES - 1);
@@ -97,6 +122,26 @@ fn a_line_on_a_terminal_has_a_prefix_and_no_escapes() {
     let line = lines.recv_timeout(PATIENCE).unwrap();
     let note = "[output limit reached, the rest is dropped; setting `output=`]";
     assert_eq!(line.to_string(), format!("[gw0 #1 stderr] \\u{{1b}}[2Jgone {note}"));
+}
+
+#[test]
+fn pieces_are_bytes_as_they_came() {
+    let (sender, pieces) = unbounded();
+    let (let_go, may_go) = bounded::<()>(1);
+    let sink = OutputSink::pieces(move |piece| {
+        let _ = may_go.recv_timeout(PATIENCE);
+        drop(sender.send((piece.channel, piece.stream, piece.bytes.to_vec(), piece.truncated)));
+    });
+    let mut stage = Stage::with_output(Spec::popen(), sink);
+    let task = stage.execution();
+    print(&mut stage.worker, 1, Stream::Stderr, b"\xff\n\0x", true);
+    stage.worker.send(&done(1, Outcome::Returned));
+    task.wait_close_timeout(PATIENCE).unwrap();
+    assert!(!stage.gateway().wait_output(Duration::from_millis(1)), "it is not handed on yet");
+    let_go.send(()).unwrap();
+    assert!(stage.gateway().wait_output(PATIENCE));
+    assert_eq!(pieces.try_iter().collect::<Vec<_>>(), [(1, Stream::Stderr, b"\xff\n\0x".to_vec(), true)]);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 4));
 }
 
 #[test]

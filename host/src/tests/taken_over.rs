@@ -171,6 +171,7 @@ fn every_row_ends_within_its_bound() {
         ),
         ("negative credit", Dropped("more credit than it was sent"), bytes_of(&credit(3, (-1_i64).cast_unsigned(), 0))),
         ("output as long as it has credit", Borne, printed(1, &[b'x'; 64 << 10])),
+        ("output by the byte whose credit nobody reads", Borne, printed(1, b"x").repeat(100_000)),
         ("a second completion", Dropped("does not run"), bytes_of(&done(3, Outcome::Returned)).repeat(2)),
         ("a completion of a channel", Dropped("is no execution"), bytes_of(&done(5, Outcome::Returned))),
         ("another hello", Dropped("a second hello"), bytes_of(&hello())),
@@ -181,6 +182,15 @@ fn every_row_ends_within_its_bound() {
     for (name, expected, bytes) in rows {
         check(name, &expected, |worker| worker.raw_or_refused(&bytes));
     }
+}
+
+#[test]
+fn who_provokes_answers_without_reading_them_is_dropped() {
+    let start = Instant::now();
+    check("channels made and closed without end", &Dropped("it does not read what it is sent"), |worker| {
+        worker.raw_or_refused(&many(100_000, |n| [bytes_of(&open(2 * n, 1)), bytes_of(&close(2 * n, None))].concat()));
+    });
+    assert!(start.elapsed() < 2 * BOUND, "it took {:?}", start.elapsed());
 }
 
 #[test]

@@ -155,6 +155,12 @@ impl FrameReader {
         self.source.take_descriptor()
     }
 
+    /// Size of the buffer.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Size of the frame at the front, header included, if all of it is here.
     fn complete(&self) -> Result<Option<usize>, FrameError> {
         let waiting = &self.buffer[self.start..self.end];

@@ -24,6 +24,9 @@ pub mod assembly;
 pub mod description;
 pub mod flow;
 pub mod frame;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grants;
 pub mod ids;
 pub mod isolation;

@@ -19,33 +19,35 @@
 //!    message that somebody waits for is not kept.
 //!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
-//! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets a
-//! [bound](Outbox::bounded), since a peer that never reads can still provoke answers.
+//! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
+//! [bounds](Bounds), since a peer that never reads can still provoke answers. Those take little: credits of one channel that
+//! wait become one, and [answers](Outbox::push_answer) are kept as a header.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::assembly::{Message, write_prefix};
+use self::batch::Batch;
+use crate::assembly::Message;
 use crate::flow::Credit;
-use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header, MAX_FRAME_BYTES};
+use crate::frame::HEADER_BYTES;
 use crate::ids::ChannelId;
-use crate::message::{Encoded, kind};
+use crate::message::{Encoded, ToWorker, kind};
 use crate::transport::SendHalf;
 
-/// Bytes up to which a body is copied into the batch instead of being written from where it is.
-const COPY_BYTES: usize = 8 * 1024;
-/// Bytes at which a batch is full.
-const BATCH_BYTES: usize = 64 * 1024;
+mod batch;
+
 /// Bytes of small messages that a lane may write in one turn.
 const TURN_BYTES: usize = 16 * 1024;
 /// Batches that a sender writes itself before it leaves the rest to the writer thread.
 const MAX_INLINE_BATCHES: usize = 4;
+/// Answers whose memory is kept when they are gone.
+const FEW_ANSWERS: usize = 1024;
 /// Small messages in quick succession that are written one by one before the next ones are gathered.
 const STREAK: u32 = 3;
 /// Two messages closer together than this are in quick succession.
@@ -60,6 +62,24 @@ const GATHER_TIME: Duration = Duration::from_micros(100);
 #[error("connection is closed")]
 pub struct OutboxClosed;
 
+/// How much of what has no credits may wait for the peer to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Control messages.
+    pub controls: usize,
+    /// What [`push_answer`](Outbox::push_answer) sends.
+    pub answers: usize,
+}
+
+/// What a credit of a host's is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CreditFor {
+    /// Messages on a channel.
+    Messages(ChannelId),
+    /// Output of an execution.
+    Output(ChannelId),
+}
+
 /// The queue of everything that one side sends. Shared by all senders; see the [module](self).
 #[derive(Debug)]
 pub struct Outbox {
@@ -67,7 +87,7 @@ pub struct Outbox {
     state: Mutex<State>,
     wake_writer: Condvar,
     idle: Condvar,
-    max_controls: usize,
+    bounds: Bounds,
     /// Small messages in quick succession so far.
     streak: AtomicU32,
     /// Messages lie in their lanes and nobody writes them yet. Changed under the lock.
@@ -77,6 +97,10 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     urgent: VecDeque<Item>,
+    /// Credits that wait, which overtake data as well.
+    credits: BTreeMap<CreditFor, Credit>,
+    /// Messages without a body, each the last one of its channel: kind, flags, channel.
+    answers: VecDeque<(u8, u8, ChannelId)>,
     lanes: HashMap<ChannelId, VecDeque<Item>>,
     /// Channels whose lane is not empty, in the order of their turns.
     turns: VecDeque<ChannelId>,
@@ -106,15 +130,6 @@ enum Item {
     Message { kind: u8, channel: ChannelId, message: Message, sent: usize },
 }
 
-/// Bytes on their way: copied ones first, then at most one large body.
-#[derive(Debug, Default)]
-struct Batch {
-    copied: Vec<u8>,
-    large: Bytes,
-    descriptors: VecDeque<OwnedFd>,
-    written: usize,
-}
-
 enum Progress {
     Done,
     NoRoom,
@@ -125,17 +140,17 @@ enum Progress {
 impl Outbox {
     /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer).
     pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
-        Outbox::bounded(transport, usize::MAX)
+        Outbox::bounded(transport, Bounds { controls: usize::MAX, answers: usize::MAX })
     }
 
-    /// An outbox that ends the connection rather than let more than `max_controls` control messages wait.
-    pub fn bounded(transport: Box<dyn SendHalf>, max_controls: usize) -> Outbox {
+    /// An outbox that ends the connection rather than let more than that wait.
+    pub fn bounded(transport: Box<dyn SendHalf>, bounds: Bounds) -> Outbox {
         Outbox {
             transport,
             state: Mutex::default(),
             wake_writer: Condvar::new(),
             idle: Condvar::new(),
-            max_controls,
+            bounds,
             streak: AtomicU32::new(0),
             gathering: AtomicBool::new(false),
         }
@@ -179,6 +194,45 @@ impl Outbox {
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
         self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, true)
+    }
+
+    /// Sends a message without a body that the peer has provoked, and that is the last one on its channel: after the channel's
+    /// data so far. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_answer(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(OutboxClosed);
+        }
+        let Encoded { kind, flags, channel, body } = &encoded;
+        if !body.is_empty() || state.lanes.contains_key(channel) {
+            drop(state);
+            return self.push(encoded);
+        }
+        if state.answers.len() >= self.bounds.answers {
+            return Err(self.overflow(state));
+        }
+        state.answers.push_back((*kind, *flags, *channel));
+        self.start(state);
+        Ok(())
+    }
+
+    /// Sends a credit before all that is queued. It is added to one that waits for the same. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_credit(&self, to: CreditFor, credit: Credit) -> Result<(), OutboxClosed> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(OutboxClosed);
+        }
+        let waiting = state.credits.entry(to).or_default();
+        waiting.bytes = waiting.bytes.saturating_add(credit.bytes);
+        waiting.messages = waiting.messages.saturating_add(credit.messages);
+        self.start(state);
+        Ok(())
     }
 
     /// Sends a control message together with descriptors. Never blocks.
@@ -303,12 +357,8 @@ impl Outbox {
             return Err(OutboxClosed);
         }
         if let Item::Control { .. } = item {
-            if state.controls >= self.max_controls {
-                state.overflowed = true;
-                self.close(&mut state);
-                drop(state);
-                self.transport.shutdown();
-                return Err(OutboxClosed);
+            if state.controls >= self.bounds.controls {
+                return Err(self.overflow(state));
             }
             state.controls += 1;
         }
@@ -318,13 +368,29 @@ impl Outbox {
             state.push_lane(item);
         }
         let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
-        if gathered || state.writing || state.writer_wanted {
-            return Ok(());
+        if !gathered {
+            self.start(state);
+        }
+        Ok(())
+    }
+
+    /// Writes what is queued, unless somebody else does.
+    fn start(&self, mut state: MutexGuard<'_, State>) {
+        if state.writing || state.writer_wanted {
+            return;
         }
         state.writing = true;
         drop(state);
         self.write_inline();
-        Ok(())
+    }
+
+    /// Ends the connection, for its peer does not read.
+    fn overflow(&self, mut state: MutexGuard<'_, State>) -> OutboxClosed {
+        state.overflowed = true;
+        self.close(&mut state);
+        drop(state);
+        self.transport.shutdown();
+        OutboxClosed
     }
 
     /// Decides whether a small message that was just queued is to wait for others.
@@ -404,6 +470,8 @@ impl Outbox {
     fn close(&self, state: &mut State) {
         state.closed = true;
         state.urgent.clear();
+        state.credits.clear();
+        state.answers = VecDeque::new();
         state.lanes.clear();
         state.turns.clear();
         state.batch = Batch::default();
@@ -426,7 +494,8 @@ impl Item {
 
 impl State {
     fn has_work(&self) -> bool {
-        !self.batch.is_empty() || !self.urgent.is_empty() || !self.turns.is_empty()
+        let waits = !self.urgent.is_empty() || !self.credits.is_empty() || !self.answers.is_empty();
+        waits || !self.batch.is_empty() || !self.turns.is_empty()
     }
 
     fn push_lane(&mut self, item: Item) {
@@ -455,6 +524,28 @@ impl State {
             self.controls -= 1;
         }
         while self.batch.has_room() {
+            let Some((to, credit)) = self.credits.pop_first() else {
+                break;
+            };
+            let encoded = match to {
+                CreditFor::Messages(channel) => ToWorker::Credit(channel, credit).encode(),
+                CreditFor::Output(channel) => ToWorker::OutputCredit(channel, credit.bytes).encode(),
+            };
+            // It is small and has no descriptor, so nothing is left of it.
+            let _ = self.batch.add(Item::Control { encoded, descriptors: VecDeque::new() });
+        }
+        let end_of_turn = self.batch.len() + TURN_BYTES;
+        while self.batch.has_room() && self.batch.len() < end_of_turn {
+            let Some((kind, flags, channel)) = self.answers.pop_front() else {
+                break;
+            };
+            self.batch.add_frame(kind, flags, channel, &[], Bytes::new());
+        }
+        if self.answers.is_empty() {
+            // There may have been many.
+            self.answers.shrink_to(FEW_ANSWERS);
+        }
+        while self.batch.has_room() {
             let Some(channel) = self.turns.pop_front() else {
                 break;
             };
@@ -476,89 +567,6 @@ impl State {
                 self.turns.push_back(channel);
             }
         }
-    }
-}
-
-impl Batch {
-    fn len(&self) -> usize {
-        self.copied.len() + self.large.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.written == self.len()
-    }
-
-    fn clear(&mut self) {
-        self.copied.clear();
-        self.large = Bytes::new();
-        self.written = 0;
-    }
-
-    /// Bytes can follow: the batch is not full, has no large body at its end, and has no descriptors of its own.
-    fn has_room(&self) -> bool {
-        self.large.is_empty() && self.descriptors.is_empty() && self.copied.len() < BATCH_BYTES
-    }
-
-    /// Adds an item, or its next chunk, and returns what is left of it.
-    fn add(&mut self, item: Item) -> Option<Item> {
-        match item {
-            Item::Control { encoded, descriptors } => {
-                if !descriptors.is_empty() && !self.copied.is_empty() {
-                    // Descriptors travel with the first byte of a write.
-                    return Some(Item::Control { encoded, descriptors });
-                }
-                self.descriptors = descriptors;
-                let Encoded { kind, flags, channel, body } = encoded;
-                debug_assert!(body.len() <= MAX_FRAME_BYTES, "bodies are capped by those who make them");
-                self.add_frame(kind, flags, channel, &[], Bytes::from(body));
-                None
-            }
-            Item::Message { kind, channel, message, sent } => {
-                let end = message.bytes.len().min(sent + CHUNK_BYTES);
-                let more = end < message.bytes.len();
-                let chunk = message.bytes.slice(sent..end);
-                let mut prefix = Vec::new();
-                let flags = if sent == 0 { write_prefix(&mut prefix, &message, more) } else { u8::from(more) };
-                self.add_frame(kind, flags, channel, &prefix, chunk);
-                more.then_some(Item::Message { kind, channel, message, sent: end })
-            }
-        }
-    }
-
-    fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {
-        let length = u32::try_from(prefix.len() + body.len()).expect("a frame is at most MAX_FRAME_BYTES long");
-        self.copied.reserve(HEADER_BYTES + prefix.len() + body.len().min(COPY_BYTES));
-        self.copied.extend_from_slice(&Header { length, kind, flags, channel }.encode());
-        self.copied.extend_from_slice(prefix);
-        if body.len() <= COPY_BYTES {
-            self.copied.extend_from_slice(&body);
-        } else {
-            self.large = body;
-        }
-    }
-
-    /// Writes what is left, as far as the transport has room.
-    fn write_to(&mut self, transport: &dyn SendHalf) -> io::Result<()> {
-        while !self.is_empty() {
-            let copied = &self.copied[self.written.min(self.copied.len())..];
-            let large = &self.large[self.written.saturating_sub(self.copied.len())..];
-            // One descriptor for each write; the reader queues them in this order.
-            let (descriptor, copied) = match self.descriptors.len() {
-                0 | 1 => (self.descriptors.front(), copied),
-                _ => (self.descriptors.front(), &copied[..1]),
-            };
-            let large = if self.descriptors.len() > 1 { &[][..] } else { large };
-            let descriptor = descriptor.map(AsFd::as_fd);
-            let count = match transport.try_write(&[IoSlice::new(copied), IoSlice::new(large)], descriptor) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => result?,
-            };
-            if count > 0 {
-                self.descriptors.pop_front();
-            }
-            self.written += count;
-        }
-        Ok(())
     }
 }
 

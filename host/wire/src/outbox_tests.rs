@@ -1,11 +1,13 @@
 //! The outbox against a transport that takes as much as the test lets it.
 
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::batch::COPY_BYTES;
 use super::*;
 use crate::assembly::{Assembly, Chunk};
-use crate::frame::FrameReader;
+use crate::frame::{CHUNK_BYTES, FrameReader};
 use crate::transport::testing::Scripted;
 
 #[derive(Debug, Default)]
@@ -297,7 +299,7 @@ fn a_descriptor_waits_for_a_write_of_its_own_and_what_needs_it_waits_behind() {
 #[test]
 fn what_a_peer_does_not_read_is_bounded_and_known() {
     let transport = Throttled::default();
-    let outbox = Outbox::bounded(Box::new(transport.clone()), 10);
+    let outbox = Outbox::bounded(Box::new(transport.clone()), Bounds { controls: 10, answers: 0 });
     // What is in the batch already may have been seen by the peer, for all that the outbox knows.
     outbox.push_message(ChannelId(1), message(7)).unwrap();
     for size in [20, 30] {
@@ -319,11 +321,75 @@ fn what_a_peer_does_not_read_is_bounded_and_known() {
 fn controls_that_were_written_do_not_count() {
     let transport = Throttled::default();
     transport.open(usize::MAX / 2);
-    let outbox = Outbox::bounded(Box::new(transport), 1);
+    let outbox = Outbox::bounded(Box::new(transport), Bounds { controls: 1, answers: 0 });
     for number in 0..100 {
         outbox.push(control(kind::CREDIT, number)).unwrap();
         outbox.push_urgent(control(kind::KILL, number)).unwrap();
     }
+}
+
+fn close(channel: u64) -> Encoded {
+    Encoded { kind: kind::CLOSE, flags: 0, channel: ChannelId(channel), body: Vec::new() }
+}
+
+#[test]
+fn answers_take_little_and_have_a_bound_of_their_own() {
+    const MANY: u64 = 65_536;
+    let transport = Throttled::default();
+    let bounds = Bounds { controls: 0, answers: usize::try_from(MANY).unwrap() };
+    let outbox = Outbox::bounded(Box::new(transport.clone()), bounds);
+    // The first ones are in a batch that waits for room.
+    let mut number = 0;
+    while outbox.push_answer(close(2 * number)).is_ok() {
+        number += 1;
+        let state = outbox.state.lock();
+        let bytes = state.answers.capacity() * size_of::<(u8, u8, ChannelId)>() + state.batch.copied.capacity();
+        assert!(bytes <= 2 << 20 && state.lanes.is_empty(), "{bytes} bytes");
+    }
+    assert!((MANY..MANY + 10_000).contains(&number), "{number}");
+    assert!(outbox.overflowed() && transport.0.0.lock().shut);
+}
+
+#[test]
+fn an_answer_comes_after_its_channels_data() {
+    let transport = Throttled::default();
+    let outbox = Outbox::bounded(Box::new(transport.clone()), Bounds { controls: 9, answers: 9 });
+    // A frame of three bytes opens the batch, and all else waits behind it.
+    outbox.push(control(kind::STATUS, 0)).unwrap();
+    outbox.push_message(ChannelId(4), message(5)).unwrap();
+    outbox.push_answer(close(2)).unwrap();
+    outbox.push_answer(close(4)).unwrap();
+    transport.open(usize::MAX / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| outbox.run_writer());
+        outbox.flush();
+        outbox.shutdown();
+    });
+    let frames = [(kind::STATUS, 0, 3), (kind::CLOSE, 2, 0), (kind::DATA, 4, 5), (kind::CLOSE, 4, 0)];
+    assert_eq!(transport.frames(), frames);
+}
+
+#[test]
+fn credits_that_wait_become_one() {
+    let transport = Throttled::default();
+    let outbox = Outbox::bounded(Box::new(transport.clone()), Bounds { controls: 1, answers: 0 });
+    outbox.push(control(kind::STATUS, 0)).unwrap();
+    for _ in 0..100_000 {
+        outbox.push_credit(CreditFor::Output(ChannelId(1)), Credit { bytes: 1, messages: 0 }).unwrap();
+        outbox.push_credit(CreditFor::Messages(ChannelId(1)), Credit { bytes: 2, messages: 1 }).unwrap();
+    }
+    transport.open(usize::MAX / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| outbox.run_writer());
+        outbox.flush();
+        outbox.shutdown();
+    });
+    assert_eq!(transport.frames(), [(kind::STATUS, 0, 3), (kind::CREDIT, 1, 12), (kind::OUTPUT_CREDIT, 1, 8)]);
+    let written = transport.0.0.lock().written.clone();
+    let bodies = &written[HEADER_BYTES + 3..];
+    let credit = Credit { bytes: 200_000, messages: 100_000 };
+    assert_eq!(bodies[HEADER_BYTES..][..12], ToWorker::Credit(ChannelId(1), credit).encode().body);
+    assert_eq!(bodies[2 * HEADER_BYTES + 12..], 100_000_u64.to_le_bytes());
 }
 
 /// Room for everything, but one write takes until the test says so.

@@ -150,11 +150,24 @@ impl ReceiveHalf for UnixReceiveHalf {
 /// # Errors
 /// The system's.
 pub fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_any([descriptor], flags, timeout).map(|[ready]| ready)
+}
+
+/// Waits for `flags` on any of several descriptors, and says on which; none when `timeout` passed first.
+///
+/// # Errors
+/// The system's.
+pub fn wait_any<const N: usize>(
+    descriptors: [BorrowedFd<'_>; N],
+    flags: PollFlags,
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
     let timeout =
         timeout.map(|timeout| Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+    let mut polled = descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, flags));
     loop {
-        match poll(&mut [PollFd::from_borrowed_fd(descriptor, flags)], timeout.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => return Ok(polled.map(|it| !it.revents().is_empty())),
             // Waiting anew is right without a timeout, and close enough with one: signals are rare here.
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -162,7 +175,7 @@ pub fn wait(descriptor: BorrowedFd<'_>, flags: PollFlags, timeout: Option<Durati
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod testing {
     //! A receiving half that plays a script.
 

@@ -185,7 +185,8 @@ fn call(
         store.data_mut().memory = Some(memory);
     }
     for name in [INITIALIZE_EXPORT, entry] {
-        if name == INITIALIZE_EXPORT && !module.has_entry(name) {
+        // One of another type is no module that passes the preflight, and an error here.
+        if name == INITIALIZE_EXPORT && !module.exports(name) {
             continue;
         }
         instance

@@ -99,6 +99,8 @@ pub(crate) struct Handles {
     free: Vec<u32>,
     /// Handles that count by themselves; those of channels the guest made count with the channel.
     given: usize,
+    /// Handles of channels the guest made.
+    made: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +112,7 @@ struct Slot {
 impl Handles {
     fn new(own: ChannelId) -> Handles {
         let own = Slot { channel: own, made: false };
-        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1 }
+        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1, made: 0 }
     }
 
     pub(crate) fn get(&self, handle: u32) -> Option<ChannelId> {
@@ -127,13 +129,14 @@ impl Handles {
 
     /// The handle of a channel that the guest made.
     pub(crate) fn add_made(&mut self, channel: ChannelId) -> u32 {
+        self.made += 1;
         let made = true;
         self.add(Slot { channel, made })
     }
 
     /// How many of the handles are of channels the guest made.
     pub(crate) fn made(&self) -> usize {
-        self.slots.iter().flatten().filter(|slot| slot.made).count()
+        self.made
     }
 
     fn add(&mut self, slot: Slot) -> u32 {
@@ -148,9 +151,8 @@ impl Handles {
     pub(crate) fn remove(&mut self, handle: u32) -> Option<ChannelId> {
         let slot = self.slots.get_mut(usize::try_from(handle).ok()?)?.take()?;
         self.free.push(handle);
-        if !slot.made {
-            self.given -= 1;
-        }
+        let count = if slot.made { &mut self.made } else { &mut self.given };
+        *count -= 1;
         Some(slot.channel)
     }
 
@@ -158,6 +160,7 @@ impl Handles {
     pub(crate) fn take_all(&mut self) -> Vec<ChannelId> {
         self.free.clear();
         self.given = 1;
+        self.made = 0;
         self.slots.drain(1..).flatten().map(|slot| slot.channel).collect()
     }
 }
@@ -223,5 +226,27 @@ impl ResourceLimiter for Growth {
 
     fn tables(&self) -> usize {
         MAX_TABLES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_of_channels_that_the_guest_made_are_counted() {
+        let mut handles = Handles::new(ChannelId(1));
+        let given = handles.add_given(ChannelId(3));
+        let made = [2, 4, 6].map(|id| handles.add_made(ChannelId(id)));
+        assert_eq!((handles.made(), handles.given), (3, 2));
+        assert_eq!(handles.remove(made[1]), Some(ChannelId(4)));
+        assert_eq!(handles.remove(made[1]), None);
+        assert_eq!((handles.made(), handles.given), (2, 2));
+        assert_eq!(handles.remove(given), Some(ChannelId(3)));
+        assert_eq!((handles.made(), handles.given), (2, 1));
+        assert_eq!(handles.add_made(ChannelId(8)), given, "a handle is used again");
+        assert_eq!(handles.made(), 3);
+        assert_eq!(handles.take_all().len(), 3);
+        assert_eq!((handles.made(), handles.given), (0, 1));
     }
 }

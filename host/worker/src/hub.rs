@@ -4,7 +4,7 @@
 //! operations at a time; guest memory is copied and messages are written outside of it. The exceptions are closes, which
 //! are rare and have to be queued in the order in which they were decided.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use sandgate_wire::account::cost;
@@ -17,6 +17,11 @@ use sandgate_wire::{ChannelId, Limits, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
+
+mod references;
+mod seen;
+
+use seen::Seen;
 
 /// The host sent something that the rules do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -470,89 +475,6 @@ impl Hub {
         }
     }
 
-    // ---- references ----------------------------------------------------------------------------------------------
-
-    /// A message that waits names `channel`.
-    fn refer(&mut self, channel: ChannelId) -> Result<(), Violation> {
-        match self.channels.get_mut(&channel) {
-            Some(endpoint) => {
-                endpoint.references += 1;
-                Ok(())
-            }
-            None => self.late(channel),
-        }
-    }
-
-    /// One reference less. The last one closes the channel, and gives up what waits in it.
-    fn unrefer(&mut self, channel: ChannelId) {
-        // A list instead of recursion: channels can be nested as deep as their peers like.
-        let mut todo = vec![channel];
-        while let Some(channel) = todo.pop() {
-            let Some(endpoint) = self.channels.get_mut(&channel) else {
-                continue;
-            };
-            endpoint.references = endpoint.references.saturating_sub(1);
-            if endpoint.references > 0 || endpoint.is_own() {
-                continue;
-            }
-            todo.extend(endpoint.abandon());
-            self.send_close(channel, Close::default());
-            self.tidy_up(channel);
-        }
-    }
-
-    pub(crate) fn unrefer_all(&mut self, channels: Vec<ChannelId>) {
-        for channel in channels {
-            self.unrefer(channel);
-        }
-    }
-
-    fn forward_to_nobody(&mut self, channels: Vec<ChannelId>) -> Result<(), Violation> {
-        for channel in channels {
-            self.refer(channel)?;
-            self.unrefer(channel);
-        }
-        Ok(())
-    }
-
-    fn send_close(&mut self, channel: ChannelId, close: Close) {
-        let Some(endpoint) = self.channels.get_mut(&channel) else {
-            return;
-        };
-        if endpoint.close_sent || endpoint.is_own() {
-            return;
-        }
-        endpoint.close_sent = true;
-        endpoint.wake();
-        if endpoint.sending > 0 {
-            endpoint.close_waiting = Some(close);
-            return;
-        }
-        let _ = self.outbox.push(ToHost::Close(channel, close).encode());
-    }
-
-    /// Forgets a channel that both sides have closed and nothing refers to.
-    fn tidy_up(&mut self, channel: ChannelId) {
-        let Some(endpoint) = self.channels.get(&channel) else {
-            return;
-        };
-        if endpoint.is_own() || endpoint.peer < Peer::Closed || endpoint.references > 0 {
-            return;
-        }
-        self.send_close(channel, Close::default());
-        if let Some(mut endpoint) = self.channels.remove(&channel) {
-            if let Kind::Made(maker) = &endpoint.kind {
-                maker.made(-1);
-                self.made -= 1;
-                // It may wait for room to make another.
-                maker.waker.notify_all();
-            }
-            endpoint.nobody_takes();
-            let attached = endpoint.abandon();
-            self.unrefer_all(attached);
-        }
-    }
-
     // ---- ids -----------------------------------------------------------------------------------------------------
 
     fn first_peer(&self) -> Peer {
@@ -592,64 +514,4 @@ impl Hub {
 
 fn killed_by_termination() -> Outcome {
     Outcome::Killed { by: KilledBy::Terminate, started: false }
-}
-
-/// Which of the host's ids were in use: nearly all below a mark, and a few above it that came out of order.
-#[derive(Debug)]
-struct Seen {
-    /// All of the host's ids below this one.
-    below: u64,
-    above: BTreeSet<u64>,
-}
-
-impl Default for Seen {
-    fn default() -> Seen {
-        Seen { below: ChannelId::first(Side::Host).0, above: BTreeSet::new() }
-    }
-}
-
-impl Seen {
-    fn contains(&self, channel: ChannelId) -> bool {
-        channel.0 < self.below || self.above.contains(&channel.0)
-    }
-
-    /// False if it was in already.
-    fn insert(&mut self, channel: ChannelId) -> bool {
-        if self.contains(channel) {
-            return false;
-        }
-        self.above.insert(channel.0);
-        if self.above.len() > MAX_CONNECTION_CHANNELS {
-            // An id that did not come for this long does not come.
-            if let Some(first) = self.above.first() {
-                self.below = *first;
-            }
-        }
-        while self.above.remove(&self.below) {
-            self.below = ChannelId(self.below).next().0;
-        }
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seen_ids_stay_few() {
-        let mut seen = Seen::default();
-        for id in [3, 1, 7, 5, 9] {
-            assert!(!seen.contains(ChannelId(id)));
-            assert!(seen.insert(ChannelId(id)));
-            assert!(seen.contains(ChannelId(id)));
-            assert!(!seen.insert(ChannelId(id)));
-        }
-        assert_eq!((seen.below, seen.above.len()), (11, 0));
-        for id in (13..300_001).step_by(2) {
-            seen.insert(ChannelId(id));
-        }
-        assert!(seen.above.len() <= MAX_CONNECTION_CHANNELS);
-        assert!(seen.contains(ChannelId(299_999)) && !seen.contains(ChannelId(300_001)));
-    }
 }

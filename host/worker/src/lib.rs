@@ -27,6 +27,9 @@ mod ending;
 mod engine;
 mod execution;
 mod executor;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod guest_memory;
 mod hostcalls;

@@ -55,6 +55,11 @@ impl Artefact {
 }
 
 impl LoadedModule {
+    /// Whether the module exports anything of this name.
+    pub(crate) fn exports(&self, export: &str) -> bool {
+        self.instance_pre.module().get_export(export).is_some()
+    }
+
     /// Whether the module exports a function of this name that takes and returns nothing.
     pub(crate) fn has_entry(&self, export: &str) -> bool {
         let export = self.instance_pre.module().get_export(export);

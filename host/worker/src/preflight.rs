@@ -5,7 +5,7 @@
 //!    and a function's open blocks.
 //! 3. It is validated against the features it may have ([`features`]). What is allowed is bounded by then, so that the
 //!    validator is too.
-//! 4. Its imports are compared with what workers offer.
+//! 4. Its imports are compared with what workers offer, and what it exports to be called first with how it is called.
 
 mod body;
 mod features;
@@ -13,10 +13,11 @@ mod shape;
 
 use std::collections::HashMap;
 
+use sandgate_abi::INITIALIZE_EXPORT;
 use sandgate_wire::module_limits::Shape;
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{ModuleLimits, Profile};
-use wasmparser::{FuncType, Parser, Payload, TypeRef, ValType};
+use wasmparser::{ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
 use wasmtime::Engine;
 
 use crate::{ending, imports};
@@ -38,6 +39,7 @@ pub(crate) fn check(module: &[u8], limits: &ModuleLimits, profile: Profile) -> R
     let mut checked = shape::measure(module, limits)?;
     checked.shape.features = features::check(module, profile)?;
     check_imports(module)?;
+    check_initialize(module)?;
     Ok(checked)
 }
 
@@ -114,6 +116,58 @@ fn check_import(module: &str, name: &str, import: TypeRef, types: &[FuncType]) -
     }
     let import = ending::capped(&format!("{module}::{name}"), 256);
     invalid(format!("import `{import}` is of another type than what workers offer"))
+}
+
+/// A function that a worker calls before all others has to be one that can be called without a word: left out in silence, the
+/// module would run unprepared. The module is valid.
+fn check_initialize(module: &[u8]) -> Result<(), Rejection> {
+    let (mut types, mut functions) = (Vec::new(), Vec::new());
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(|error| unreadable(&error))? {
+            Payload::TypeSection(section) => {
+                let found: Result<Vec<_>, _> = section.into_iter_err_on_gc_types().collect();
+                types = found.map_err(|error| unreadable(&error))?;
+            }
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    if let TypeRef::Func(ty) = import.map_err(|error| unreadable(&error))?.ty {
+                        functions.push(ty);
+                    }
+                }
+            }
+            Payload::FunctionSection(section) => {
+                for ty in section {
+                    functions.push(ty.map_err(|error| unreadable(&error))?);
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    let export = export.map_err(|error| unreadable(&error))?;
+                    if export.name != INITIALIZE_EXPORT {
+                        continue;
+                    }
+                    let at = |list: &[u32], index: u32| list.get(usize::try_from(index).ok()?).copied();
+                    let ty = match export.kind {
+                        ExternalKind::Func => at(&functions, export.index),
+                        _ => None,
+                    };
+                    let ty: Option<&FuncType> = ty.and_then(|index| types.get(usize::try_from(index).ok()?));
+                    return match ty {
+                        Some(ty) if ty.params().is_empty() && ty.results().is_empty() => Ok(()),
+                        Some(ty) => invalid(format!(
+                            "export `{INITIALIZE_EXPORT}` has {} parameters and {} results, and may have none",
+                            ty.params().len(),
+                            ty.results().len()
+                        )),
+                        None => invalid(format!("export `{INITIALIZE_EXPORT}` is no function")),
+                    };
+                }
+            }
+            Payload::CodeSectionStart { .. } => break,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A list of types as the tables of imports write it.

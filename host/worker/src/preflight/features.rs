@@ -61,7 +61,12 @@ pub(super) fn check(module: &[u8], profile: Profile) -> Result<Profile, Rejectio
         if let Err(error) = validate(all) {
             return Err(super::unreadable(&error));
         }
-        let needed = NOT_OFFERED.into_iter().find(|(feature, _)| validate(all.difference(*feature)).is_err());
+        // One after the other and not one at a time: what one of them allows, what builds on it may allow as well.
+        let mut left = all;
+        let needed = NOT_OFFERED.into_iter().find(|(feature, _)| {
+            left = left.difference(*feature);
+            validate(left).is_err()
+        });
         return Err(needed.map_or_else(|| super::unreadable(&error), |(_, name)| not_offered(name)));
     }
     let mut needed = Profile::MINIMAL;

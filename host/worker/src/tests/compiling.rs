@@ -168,3 +168,39 @@ fn a_worker_refuses_artefacts_that_are_not_for_it() {
         }
     }
 }
+
+#[test]
+fn what_is_called_first_has_to_be_callable() {
+    let with = |item: &str| {
+        let text = format!(r#"(module {item} (func (export "_start")))"#);
+        wat::parse_str(text).unwrap()
+    };
+    for (item, says) in [
+        (r#"(func (export "_initialize") (param i32))"#, "`_initialize` has 1 parameters and 0 results"),
+        (
+            r#"(func (export "_initialize") (result i32 i64) unreachable)"#,
+            "`_initialize` has 0 parameters and 2 results",
+        ),
+        (r#"(global (export "_initialize") i32 (i32.const 0))"#, "`_initialize` is no function"),
+        // An imported one, of a type that it is offered with.
+        (
+            r#"(import "wasi_snapshot_preview1" "proc_exit" (func $f (param i32))) (export "_initialize" (func $f))"#,
+            "`_initialize` has 1 parameters",
+        ),
+    ] {
+        check(&with(item), says);
+    }
+    compile(&with(r#"(func (export "_initialize"))"#)).unwrap();
+}
+
+#[test]
+fn references_to_functions_are_a_feature() {
+    for text in [
+        "(module (type $t (func)) (func (param (ref $t))))",
+        "(module (type $t (func)) (table 1 (ref null $t)))",
+        "(module (type $t (func)) (func (param (ref $t)) (call_ref $t (local.get 0))))",
+        "(module (type $t (func)) (global (ref null $t) (ref.null $t)))",
+    ] {
+        assert_eq!(feature(text, Profile::MINIMAL), ("function-references".to_owned(), false), "{text}");
+    }
+}

@@ -1,0 +1,171 @@
+//! What the reader thread does with an endpoint. Nothing here waits.
+
+use std::sync::Arc;
+
+use sandgate_wire::account::cost;
+use sandgate_wire::assembly::{AssemblyError, Chunk};
+use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
+use sandgate_wire::message::{Close, Output, Stream};
+use sandgate_wire::outbox::CreditFor;
+use sandgate_wire::{Message, Outcome, Side, ToWorker};
+
+use super::{Endpoint, State};
+
+impl Endpoint {
+    /// A chunk of a message arrived. Says whether that makes a message, which the consumer is to be [told](Self::tell) of.
+    pub(crate) fn arrive(&self, chunk: Chunk<'_>) -> Result<bool, AssemblyError> {
+        let mut state = self.state.lock();
+        if state.closed || state.outcome.is_some() {
+            return Ok(false);
+        }
+        let State { assembly, receive_window, .. } = &mut *state;
+        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
+        self.count(&mut state, chunk.payload.len() as u64, message.as_ref())?;
+        let Some(message) = message else { return Ok(false) };
+        state.queue.push_back(message);
+        state.untold += 1;
+        Ok(true)
+    }
+
+    /// Counts what has arrived: a part of a message, or the last part.
+    fn count(&self, state: &mut State, bytes: u64, whole: Option<&Message>) -> Result<(), AssemblyError> {
+        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
+        let bytes = match whole {
+            Some(message) => {
+                self.uncount(state, state.in_parts);
+                state.in_parts = 0;
+                cost(message.bytes.len() as u64)
+            }
+            None => {
+                state.in_parts += bytes;
+                bytes
+            }
+        };
+        state.unread += bytes;
+        // The worker counts the same and more, so that an honest one never gets here.
+        let maximum = self.limits.memory_bytes;
+        if account.sent(bytes) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
+    }
+
+    /// The peer waits for credits.
+    pub(crate) fn credit_is_wanted(&self) {
+        let mut state = self.state.lock();
+        state.credit_wanted = true;
+        let credit = state.receive_window.give_all();
+        self.send_credit(&state, credit);
+    }
+
+    /// Tells the consumer about all that has arrived.
+    pub(crate) fn tell(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        match std::mem::take(&mut state.untold) {
+            0 => {}
+            count => self.notify(&state, count),
+        }
+    }
+
+    /// The peer took messages of ours.
+    pub(crate) fn credit(&self, credit: Credit) -> Result<(), FlowError> {
+        let mut state = self.state.lock();
+        state.send_window.give_back(credit)?;
+        // Credit for what still waits here would let a peer that does not read fill this side's memory.
+        let (under_way, unsent) = (state.send_window.under_way(), self.connection.outbox.unsent(self.id));
+        if under_way.bytes < unsent.bytes || under_way.messages < unsent.messages {
+            return Err(FlowError::Surplus);
+        }
+        drop(state);
+        self.writable.notify_all();
+        Ok(())
+    }
+
+    /// Takes note of output and returns what of it is to be handed on; an error is what is wrong with it. Each piece takes
+    /// credit or is the last one, so that what waits is bounded. What is over the limit is dropped as the worker would have
+    /// done: it ends in a mark, and nothing after it gets credit.
+    pub(crate) fn output_arrived<'a>(&self, output: Output<'a>) -> Result<Option<Output<'a>>, &'static str> {
+        let mut state = self.state.lock();
+        if state.output_truncated && !state.output_cut {
+            return Err("sent output after the last of it");
+        }
+        if output.bytes.is_empty() && !output.truncated {
+            return Err("sent output without bytes");
+        }
+        state.had_output = true;
+        let length = output.bytes.len() as u64;
+        state.output_under_way += length;
+        if state.output_under_way > OUTPUT_WINDOW_BYTES {
+            return Err("sent output without credit");
+        }
+        if state.output_cut {
+            return Ok(None);
+        }
+        let left = self.limits.output_bytes - state.output_bytes;
+        let fits = length.min(left);
+        state.output_bytes += fits;
+        state.output_cut = fits < length;
+        state.output_truncated = output.truncated || state.output_cut;
+        let bytes = &output.bytes[..usize::try_from(fits).unwrap_or(usize::MAX).min(output.bytes.len())];
+        Ok(Some(Output { bytes, truncated: state.output_truncated, ..output }))
+    }
+
+    /// Keeps output, if it is to be kept, and says whether it is. Credit for it goes back at once.
+    pub(crate) fn keep_output(&self, output: Output<'_>) -> bool {
+        let mut state = self.state.lock();
+        let Some(captured) = &mut state.captured else { return false };
+        captured.truncated |= output.truncated;
+        match output.stream {
+            Stream::Stdout => captured.stdout.extend_from_slice(output.bytes),
+            Stream::Stderr => captured.stderr.extend_from_slice(output.bytes),
+        }
+        drop(state);
+        self.output_delivered(output.bytes.len() as u64);
+        true
+    }
+
+    /// Output was handed on.
+    pub(crate) fn output_delivered(&self, bytes: u64) {
+        self.state.lock().output_under_way -= bytes;
+        let _ = self.connection.outbox.push_credit(CreditFor::Output(self.id), Credit { bytes, messages: 0 });
+    }
+
+    /// Whether it has printed something for the sink of its group.
+    pub(crate) fn had_output(&self) -> bool {
+        let state = self.state.lock();
+        state.had_output && state.captured.is_none()
+    }
+
+    /// Closes this side as the peer has closed the other. How often guests do that is for the worker to bound, and for the
+    /// outbox to see to.
+    fn answer_close(&self) {
+        let close = ToWorker::Close(self.id, Close::default()).encode();
+        let outbox = &self.connection.outbox;
+        let _ = match self.id.side() {
+            Side::Host => outbox.push(close),
+            Side::Worker => outbox.push_answer(close),
+        };
+    }
+
+    /// The peer closed a channel that is not an execution's. Returns whether both sides have closed it now; if not, the
+    /// close of this side is due when somebody claims what is left: messages, or an error to tell.
+    pub(crate) fn peer_closed(self: &Arc<Self>, error: Option<String>) -> bool {
+        let mut state = self.state.lock();
+        let settled = state.closed || state.claimed || (state.queue.is_empty() && error.is_none());
+        if settled && !state.closed {
+            self.answer_close();
+        }
+        state.owes_close = !settled;
+        state.over = true;
+        self.end_locked(
+            &mut state,
+            match error {
+                None => Outcome::Closed,
+                Some(message) => Outcome::ClosedWithError { message },
+            },
+        );
+        drop(state);
+        if settled && let Some(parent) = self.parent.upgrade() {
+            parent.release_child(self.id);
+        }
+        settled
+    }
+}

@@ -1,0 +1,279 @@
+//! What users do with an endpoint, and the threads that run their callbacks. All that waits has a deadline.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+use sandgate_wire::account::cost;
+use sandgate_wire::assembly::Assembly;
+use sandgate_wire::message::Close;
+use sandgate_wire::outcome::KilledBy;
+use sandgate_wire::{Message, Outcome, ToWorker};
+
+use super::{Consumer, Delivery, Endpoint, PoolConsumer, Role, State};
+use crate::callback::{self, Callback};
+use crate::channel::Handle;
+use crate::deadline::Deadline;
+use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
+use crate::output::CapturedOutput;
+use crate::pool::Note;
+use crate::queue::Tokens;
+
+/// Longest text that a close carries.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+impl Endpoint {
+    /// Sends a message; waits for credit until `deadline`.
+    pub(crate) fn send(&self, message: Message, deadline: Deadline) -> Result<(), SendError> {
+        let length = message.bytes.len() as u64;
+        if length > self.limits.message_bytes {
+            return Err(SendError::too_large(message.bytes.len(), &self.limits));
+        }
+        let mut state = self.state.lock();
+        loop {
+            match &state.outcome {
+                // This side's own close is not told as if the peer had closed it.
+                Some(Outcome::Closed) if state.closed => return Err(SendError::Closed),
+                Some(outcome) => return Err(SendError::Ended(outcome.clone())),
+                None if state.send_closed => return Err(SendError::Closed),
+                None => {}
+            }
+            if state.send_window.try_start(length) {
+                break;
+            }
+            self.connection.outbox.about_to_wait();
+            if let Err(after) = deadline.wait(&self.writable, &mut state) {
+                return Err(SendError::Timeout(after));
+            }
+        }
+        // If the connection is gone, its end is about to reach this channel and says why; the message is lost with it.
+        let _ = self.connection.outbox.push_message(self.id, message);
+        Ok(())
+    }
+
+    /// Takes the next message; waits for it until `deadline`.
+    pub(crate) fn receive(&self, deadline: Deadline) -> Result<Message, ReceiveError> {
+        let mut state = self.state.lock();
+        loop {
+            if !matches!(state.consumer, Consumer::Receive) {
+                return Err(ReceiveError::HasConsumer);
+            }
+            if let Some(message) = state.queue.pop_front() {
+                self.give_credit(&mut state, &message);
+                return Ok(message);
+            }
+            if state.closed {
+                return Err(ReceiveError::Closed);
+            }
+            if let Some(outcome) = &state.outcome {
+                return Err(ReceiveError::Ended(outcome.clone()));
+            }
+            self.connection.outbox.about_to_wait();
+            if let Err(after) = deadline.wait(&self.readable, &mut state) {
+                return Err(ReceiveError::Timeout(after));
+            }
+        }
+    }
+
+    /// The next message or the end for a queue or callback, if there is one.
+    pub(crate) fn next_delivery(&self) -> Option<Delivery> {
+        let mut state = self.state.lock();
+        if let Some(message) = state.queue.pop_front() {
+            self.give_credit(&mut state, &message);
+            return Some(Delivery::Message(message));
+        }
+        if state.end_delivered {
+            return None;
+        }
+        let outcome = state.outcome.clone()?;
+        // A queue has delivered the end by taking it; a callback says so when it returns.
+        if let Consumer::Queue { .. } | Consumer::Pool(_) = state.consumer {
+            self.end_was_delivered(state);
+        }
+        Some(Delivery::End(outcome))
+    }
+
+    /// The consumer is done with the end.
+    pub(crate) fn mark_end_delivered(&self) {
+        self.end_was_delivered(self.state.lock());
+    }
+
+    fn end_was_delivered(&self, mut state: MutexGuard<'_, State>) {
+        state.end_delivered = true;
+        drop(state);
+        self.ended.notify_all();
+    }
+
+    fn give_credit(&self, state: &mut State, message: &Message) {
+        let length = message.bytes.len() as u64;
+        self.uncount(state, cost(length));
+        let mut credit = state.receive_window.take(length);
+        if state.credit_wanted && credit.is_none() {
+            credit = state.receive_window.give_all();
+        }
+        self.send_credit(state, credit);
+    }
+
+    /// Ends this side of the channel, or only its sending half. Closing again does nothing.
+    pub(crate) fn close(self: &Arc<Self>, error: Option<&str>, sending_only: bool) {
+        self.close_locked(&mut self.state.lock(), error, sending_only);
+    }
+
+    fn close_locked(self: &Arc<Self>, state: &mut State, error: Option<&str>, sending_only: bool) {
+        if state.closed || (sending_only && state.send_closed) {
+            return;
+        }
+        if state.outcome.is_none() {
+            self.send_close(Close { error: error.map(cut), sending_only });
+        } else if !sending_only {
+            self.settle(state);
+        }
+        state.send_closed = true;
+        if !sending_only {
+            state.closed = true;
+            state.assembly = Assembly::default();
+            self.count_no_more(state);
+            if self.role == Role::Plain {
+                self.end_locked(state, Outcome::Closed);
+            }
+            self.readable.notify_all();
+        }
+        self.writable.notify_all();
+    }
+
+    /// Sends the close that is still due after the peer's.
+    fn settle(&self, state: &mut State) {
+        if std::mem::take(&mut state.owes_close) {
+            self.send_close(Close::default());
+            self.connection.forget(self.id);
+        }
+    }
+
+    /// A callback failed: the channel ends here and there, for this reason.
+    pub(crate) fn fail(self: &Arc<Self>, message: String) {
+        let mut state = self.state.lock();
+        if state.outcome.is_none() && !state.closed {
+            self.send_close(Close { error: Some(cut(&format!("callback failed: {message}"))), sending_only: false });
+        }
+        state.closed = true;
+        state.queue.clear();
+        self.end_locked(&mut state, Outcome::CallbackFailed { message });
+    }
+
+    /// The last handle is gone, unless the channel came back in a message in the same moment and there is a new one.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.handle.strong_count() > 0 {
+            return;
+        }
+        let consumed = matches!(state.consumer, Consumer::Callback(_));
+        // A callback goes on without a handle, so only the sending half has lost its user.
+        self.close_locked(&mut state, None, consumed);
+        if !consumed {
+            let unread = std::mem::take(&mut state.queue);
+            drop(state);
+            drop(unread);
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        let _ = self.connection.outbox.push_urgent(ToWorker::Kill(self.id, KilledBy::Kill).encode());
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.state.lock().outcome.clone()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || state.outcome.is_some()
+    }
+
+    /// Waits until the channel has ended and its callback, if it has one, has seen the end.
+    pub(crate) fn wait_end(&self, deadline: Deadline) -> Result<Outcome, WaitError> {
+        if callback::is_running(self) {
+            return Err(WaitError::InCallback);
+        }
+        let mut state = self.state.lock();
+        loop {
+            let delivered = state.end_delivered || !matches!(state.consumer, Consumer::Callback(_));
+            if let (Some(outcome), true) = (&state.outcome, delivered) {
+                return Ok(outcome.clone());
+            }
+            self.connection.outbox.about_to_wait();
+            if let Err(after) = deadline.wait(&self.ended, &mut state) {
+                return Err(WaitError::Timeout(after));
+            }
+        }
+    }
+
+    pub(crate) fn set_callback(self: &Arc<Self>, callback: Arc<Callback>) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Callback(callback))
+    }
+
+    pub(crate) fn set_queue(self: &Arc<Self>, tokens: Arc<Tokens>, index: usize) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Queue { tokens, index })
+    }
+
+    /// Tells a pool what happens to this run, or session, of it.
+    pub(crate) fn set_pool(
+        self: &Arc<Self>,
+        notes: crossbeam_channel::Sender<Note>,
+        lane: usize,
+        number: u64,
+        at_end: bool,
+    ) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
+    }
+
+    /// From here on output is kept.
+    pub(crate) fn capture_output(&self) {
+        self.state.lock().captured = Some(Box::default());
+    }
+
+    pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
+        self.state.lock().captured.as_deref_mut().map(std::mem::take)
+    }
+
+    /// Takes the channel out of a queue that was not made after all.
+    pub(crate) fn unset_queue(&self) {
+        self.state.lock().consumer = Consumer::Receive;
+        self.readable.notify_all();
+    }
+
+    fn set_consumer(self: &Arc<Self>, consumer: Consumer) -> Result<(), ConsumerError> {
+        let mut state = self.state.lock();
+        if !matches!(state.consumer, Consumer::Receive) {
+            return Err(ConsumerError { channel: self.id.0 });
+        }
+        state.consumer = consumer;
+        state.untold = 0;
+        let waiting = state.queue.len() + usize::from(state.outcome.is_some());
+        if waiting > 0 {
+            self.notify(&state, waiting);
+        }
+        self.readable.notify_all();
+        Ok(())
+    }
+
+    /// The user's handle: the one that exists, or a new one.
+    pub(crate) fn handle(self: &Arc<Self>) -> Arc<Handle> {
+        let mut state = self.state.lock();
+        if let Some(handle) = state.handle.upgrade() {
+            return handle;
+        }
+        let handle = Arc::new(Handle::new(Arc::clone(self)));
+        state.handle = Arc::downgrade(&handle);
+        state.claimed = true;
+        self.settle(&mut state);
+        drop(state);
+        if let Some(parent) = self.parent.upgrade() {
+            parent.release_child(self.id);
+        }
+        handle
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_ERROR_BYTES);
+    text[..end].to_owned()
+}
