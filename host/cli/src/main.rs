@@ -35,8 +35,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
-    Map(map::Arguments),
+    Run(Box<run::Arguments>),
+    Map(Box<map::Arguments>),
     Check(check::Arguments),
     New(new::Arguments),
     Cache(cache::Arguments),

@@ -101,6 +101,8 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     pub(super) sandbox: Sandbox,
+    #[command(flatten)]
+    pub(super) see: crate::see::Options,
 }
 
 /// What a result looks like.

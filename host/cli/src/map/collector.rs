@@ -19,6 +19,7 @@ use super::render::{self, Rendered};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::print;
+use crate::see::Observer;
 
 /// Nothing has come for a moment: what was gathered is flushed.
 const MOMENT: Duration = Duration::from_millis(5);
@@ -36,6 +37,7 @@ pub(super) struct Collector {
     pub(super) fail_fast: bool,
     pub(super) token: CancelToken,
     pub(super) interrupt: Interrupt,
+    pub(super) observer: Arc<Observer>,
 }
 
 /// What became of a run.
@@ -178,12 +180,18 @@ impl Collector {
         let Some(mut meta) = self.ledger.take(result.index) else { return Ok(None) };
         let (rendered, is_new) = match std::mem::replace(&mut meta.fate, Fate::Runs) {
             Fate::Known(record) => (Some(Rendered::of(record)), false),
-            Fate::Bad { error, for_ever } => (Some(render::bad(self.format, &meta, &error)), for_ever),
-            Fate::Runs => match result.value.as_ref().err().map(|error| (error, error.kind())) {
-                Some((_, OutcomeKind::Cancelled)) => (None, false),
-                Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
-                _ => (Some(render(&meta, result)), true),
-            },
+            Fate::Bad { error, for_ever } => {
+                self.observer.rejected(&meta.name(), meta.index, &error);
+                (Some(render::bad(self.format, &meta, &error)), for_ever)
+            }
+            Fate::Runs => {
+                self.observer.result(|| meta.name(), &result);
+                match result.value.as_ref().err().map(|error| (error, error.kind())) {
+                    Some((_, OutcomeKind::Cancelled)) => (None, false),
+                    Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
+                    _ => (Some(render(&meta, result)), true),
+                }
+            }
         };
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
             let Rendered { success, text } = rendered;
@@ -205,7 +213,9 @@ impl Collector {
                 summary.failed += 1;
                 match self.format {
                     Format::Json => self.output.write(&emission.meta, text)?,
-                    Format::Lines if summary.failed <= MAX_TOLD => print::complain(&String::from_utf8_lossy(text)),
+                    Format::Lines if summary.failed <= MAX_TOLD => {
+                        self.observer.suspend(|| print::complain(&String::from_utf8_lossy(text)));
+                    }
                     Format::Lines if summary.failed == MAX_TOLD + 1 => {
                         print::complain("more failures are counted, not told; `--output json` has all of them");
                     }

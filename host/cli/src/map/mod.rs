@@ -43,7 +43,7 @@ use self::ledger::Ledger;
 use self::output::Output;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
-use crate::{options, print};
+use crate::{options, print, see};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
@@ -68,12 +68,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         .argv(&arguments.arg)
         .gateways(arguments.jobs.unwrap_or_else(cores))
         .retries(arguments.retries, RetryOn::any_failure());
+    let facts = see::Facts {
+        module: module.name().to_owned(),
+        gateways: arguments.jobs.unwrap_or_else(cores),
+        inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
+        prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
+    };
+    let observer = Arc::new(see::Observer::start(&arguments.see, facts)?);
+    let builder = builder.events(observer.sink());
     let builder = match &*job {
         Job::Program => builder.program(),
         Job::Task(task) => builder.task(&task.name),
     };
-    // Displays, reports, traces and metrics are consumers of the pool's events: their place is `builder.events(..)` here,
-    // and the end of them after the collector's.
     let pool = builder.build()?;
     let ledger = Arc::new(Ledger::new(pool.gateways()));
     let (token, closing) = (pool.cancel_token(), Arc::clone(&ledger));
@@ -90,8 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         fail_fast: arguments.fail_fast,
         token: pool.cancel_token(),
         interrupt,
+        observer: Arc::clone(&observer),
     };
-    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal);
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &observer);
     let format = arguments.output;
     let summary = match &*job {
         Job::Program => {
@@ -105,8 +112,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
             collector.run(&results, |meta, result| render::task(format, task, meta, result))
         }
     };
+    let stats = pool.stats();
     drop(pool);
-    Ok(summary?.finish(arguments.journal.is_some()))
+    let seen = observer.finish(&stats);
+    let summary = summary?;
+    seen?;
+    Ok(summary.finish(arguments.journal.is_some()))
 }
 
 fn cores() -> usize {

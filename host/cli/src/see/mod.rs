@@ -9,7 +9,6 @@
 //!
 //! Nothing here decides what a pool does, and nothing here makes it wait: events that nobody has taken in time are dropped
 //! and counted. What guests and inputs say is shown with its control characters escaped, and bounded.
-#![expect(dead_code, reason = "the command that uses all of it is a part of its own")]
 
 #[cfg(test)]
 mod cost;
@@ -28,7 +27,6 @@ mod tally;
 mod text;
 mod trace;
 
-#[expect(unused_imports, reason = "the command that uses all of it is a part of its own")]
 pub(crate) use self::{
     observer::Observer,
     options::{Facts, Options},

@@ -104,8 +104,10 @@ impl Page<'_> {
             return Vec::new();
         }
         let runs = self.runs.outcome.iter().zip(&self.runs.took_us);
-        let mut times: Vec<f32> =
-            runs.filter(|(outcome, _)| **outcome & runs::AGAIN == 0).map(|(_, took)| *took).collect();
+        let mut times: Vec<f32> = runs
+            .filter(|(outcome, _)| **outcome & runs::AGAIN == 0 && **outcome != OutcomeKind::Cancelled as u8)
+            .map(|(_, took)| *took)
+            .collect();
         times.sort_by(f32::total_cmp);
         times
     }

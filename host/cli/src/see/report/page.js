@@ -51,6 +51,9 @@ const classOf = (o) => {
   const kind = classOfKind[o & 0x7f];
   return o & AGAIN && kind !== 3 ? 4 : kind;
 };
+const CANCELLED = meta.kinds.indexOf('cancelled');
+// Whether it is the end of a task, not of a run that was repeated or that nobody wanted any more.
+const isEnd = (o) => !(o & AGAIN) && o !== CANCELLED;
 const classes = new Uint8Array(256);
 for (let o = 0; o < 256; o++) classes[o] = (o & 0x7f) < classOfKind.length ? classOf(o) : 1;
 
@@ -320,7 +323,7 @@ function countEnds(from, to, parts) {
     const last = meta.offsets[g + 1];
     for (let i = lowerBound(upTo, meta.offsets[g], last, from); i < last && start[i] <= to; i++) {
       const end = start[i] + took[i];
-      if (!(outcome[i] & AGAIN) && end >= from && end < to) counts[Math.min(parts - 1, ((end - from) * scale) | 0)]++;
+      if (isEnd(outcome[i]) && end >= from && end < to) counts[Math.min(parts - 1, ((end - from) * scale) | 0)]++;
     }
   }
   return counts;
@@ -343,10 +346,10 @@ function drawRate() {
 
 const times = (() => {
   let n = 0;
-  for (let i = 0; i < outcome.length; i++) if (!(outcome[i] & AGAIN)) n++;
+  for (let i = 0; i < outcome.length; i++) if (isEnd(outcome[i])) n++;
   const all = new Float32Array(n);
   n = 0;
-  for (let i = 0; i < outcome.length; i++) if (!(outcome[i] & AGAIN)) all[n++] = took[i];
+  for (let i = 0; i < outcome.length; i++) if (isEnd(outcome[i])) all[n++] = took[i];
   return all.sort();
 })();
 const quantile = (part) => times[Math.max(0, Math.ceil(part * times.length) - 1)];
