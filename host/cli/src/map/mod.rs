@@ -16,6 +16,8 @@
 //! | `collector`, `render` | from results to bytes |
 //! | `output` | lines on standard output, or a file for each input |
 //! | `journal` | results that survive |
+//!
+//! What is seen of it meanwhile and afterwards is made in [`see`]: an observer is told of inputs, results and the pool's events.
 
 mod arguments;
 mod collector;
@@ -63,7 +65,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
     let builder = Pool::builder(&module)
-        .group(group)
         .spec(spec)
         .argv(&arguments.arg)
         .gateways(arguments.jobs.unwrap_or_else(cores))
@@ -75,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
     };
     let observer = Arc::new(see::Observer::start(&arguments.see, facts)?);
-    let builder = builder.events(observer.sink());
+    let builder = builder.group(group.output(observer.guest_output())).events(observer.sink());
     let builder = match &*job {
         Job::Program => builder.program(),
         Job::Task(task) => builder.task(&task.name),

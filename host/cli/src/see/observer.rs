@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use sandgate::{EventSink, EventStream, PoolStats, TaskResult};
+use sandgate::{EventSink, EventStream, OutputSink, PoolStats, TaskResult};
 
 use super::failures::Failures;
 use super::names::{Lock, Names};
@@ -118,6 +118,15 @@ impl Observer {
             Some(terminal) => terminal.suspend(print),
             None => print(),
         }
+    }
+
+    /// Where lines that guests print go: to standard error, past the bars if there are any.
+    pub(crate) fn guest_output(&self) -> OutputSink {
+        let Some(terminal) = self.terminal.clone() else { return OutputSink::Stderr };
+        OutputSink::callback(move |line| {
+            // Nobody is left to tell when standard error is closed.
+            terminal.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+        })
     }
 
     /// Takes what events are left, ends progress, writes the files and prints the summary. To be told after the last
