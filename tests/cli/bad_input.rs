@@ -87,7 +87,7 @@ fn a_disk_that_is_full_ends_the_run_and_keeps_the_journal() {
     let directory = tempfile::tempdir().unwrap();
     let journal = directory.path().join("journal").to_str().unwrap().to_owned();
     let shell = format!(
-        "{} map --journal {journal} {} > /dev/full",
+        "{} map --no-summary --journal {journal} {} > /dev/full",
         sandgate_tests::worker().display(),
         guest("wasi_filter").display()
     );

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::options::{Sandbox, setting};
-use crate::see;
 
 /// Run a task for each input, on all cores, each in a sandbox of its own
 ///
@@ -103,7 +102,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(super) sandbox: Sandbox,
     #[command(flatten)]
-    pub(super) see: see::Options,
+    pub(super) see: crate::see::Options,
 }
 
 /// What a result looks like.

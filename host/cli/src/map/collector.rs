@@ -16,10 +16,10 @@ use super::journal::{Journal, Record};
 use super::ledger::{Fate, Ledger, Meta};
 use super::output::Output;
 use super::render::{self, Rendered};
-use super::watching::Watching;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::print;
+use crate::see::Observer;
 
 /// Nothing has come for a moment: what was gathered is flushed.
 const MOMENT: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ pub(super) struct Collector {
     pub(super) fail_fast: bool,
     pub(super) token: CancelToken,
     pub(super) interrupt: Interrupt,
-    pub(super) watching: Arc<Watching>,
+    pub(super) observer: Arc<Observer>,
 }
 
 /// What became of a run.
@@ -181,17 +181,17 @@ impl Collector {
         let (rendered, is_new) = match std::mem::replace(&mut meta.fate, Fate::Runs) {
             Fate::Known(record) => (Some(Rendered::of(record)), false),
             Fate::Bad { error, for_ever } => {
-                self.watching.rejected(&meta, &error);
+                self.observer.rejected(&meta.name(), meta.index, &error);
                 (Some(render::bad(self.format, &meta, &error)), for_ever)
             }
-            Fate::Runs => match result.value.as_ref().err().map(|error| (error, error.kind())) {
-                Some((_, OutcomeKind::Cancelled)) => (None, false),
-                Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
-                _ => {
-                    self.watching.result(&meta, &result);
-                    (Some(render(&meta, result)), true)
+            Fate::Runs => {
+                self.observer.result(|| meta.name(), &result);
+                match result.value.as_ref().err().map(|error| (error, error.kind())) {
+                    Some((_, OutcomeKind::Cancelled)) => (None, false),
+                    Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
+                    _ => (Some(render(&meta, result)), true),
                 }
-            },
+            }
         };
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
             let Rendered { success, text } = rendered;
@@ -214,10 +214,12 @@ impl Collector {
                 match self.format {
                     Format::Json => self.output.write(&emission.meta, text)?,
                     Format::Lines if summary.failed <= MAX_TOLD => {
-                        self.watching.complain(&String::from_utf8_lossy(text));
+                        self.observer.suspend(|| print::complain(&String::from_utf8_lossy(text)));
                     }
                     Format::Lines if summary.failed == MAX_TOLD + 1 => {
-                        self.watching.complain("more failures are counted, not told; `--output json` has all of them");
+                        self.observer.suspend(|| {
+                            print::complain("more failures are counted, not told; `--output json` has all of them")
+                        });
                     }
                     Format::Lines => {}
                 }

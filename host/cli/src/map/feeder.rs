@@ -12,7 +12,7 @@ use super::input::{Input, InputError, Inputs};
 use super::job::Job;
 use super::journal::Journal;
 use super::ledger::{Fate, Ledger, Meta};
-use super::watching::Watching;
+use crate::see::Observer;
 
 /// Starts it. It ends by itself: at the end of the inputs, or when the ledger is closed and no read is under way. One that
 /// waits for standard input ends with the process.
@@ -22,11 +22,11 @@ pub(super) fn start(
     ledger: &Arc<Ledger>,
     job: &Arc<Job>,
     journal: Option<Arc<Mutex<Journal>>>,
-    watching: &Arc<Watching>,
+    observer: &Arc<Observer>,
 ) -> Result<()> {
-    let (ledger, job, watching) = (Arc::clone(ledger), Arc::clone(job), Arc::clone(watching));
+    let (ledger, job, observer) = (Arc::clone(ledger), Arc::clone(job), Arc::clone(observer));
     let body = move || {
-        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, journal, watching: &watching }).run() {
+        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, journal, observer }).run() {
             ledger.fail(error);
         }
     };
@@ -40,7 +40,7 @@ struct Feeder<'a> {
     ledger: &'a Ledger,
     job: &'a Job,
     journal: Option<Arc<Mutex<Journal>>>,
-    watching: &'a Watching,
+    observer: Arc<Observer>,
 }
 
 impl Feeder<'_> {
@@ -60,7 +60,7 @@ impl Feeder<'_> {
                 Err(error) => return Err(error.into()),
             };
             if payload.is_some() {
-                self.watching.input(&meta);
+                self.observer.input(index, || meta.name());
             }
             if !self.ledger.add(meta) {
                 return Ok(());

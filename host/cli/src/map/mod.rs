@@ -16,7 +16,8 @@
 //! | `collector`, `render` | from results to bytes |
 //! | `output` | lines on standard output, or a file for each input |
 //! | `journal` | results that survive |
-//! | `watching` | what the observer ([`see`](crate::see)) is told |
+//!
+//! What is seen of it meanwhile and afterwards is made in [`see`]: an observer is told of inputs, results and the pool's events.
 
 mod arguments;
 mod collector;
@@ -27,7 +28,6 @@ mod journal;
 mod ledger;
 mod output;
 mod render;
-mod watching;
 
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
@@ -43,11 +43,9 @@ use self::job::Job;
 use self::journal::{Header, Journal};
 use self::ledger::Ledger;
 use self::output::Output;
-use self::watching::Watching;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
-use crate::see::{Facts, Observer};
-use crate::{options, print};
+use crate::{options, print, see};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
@@ -67,26 +65,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
     let gateways = arguments.jobs.unwrap_or_else(cores);
-    let facts = Facts {
-        module: module.name().to_owned(),
-        gateways,
-        inputs: if arguments.files.is_empty() { None } else { Some(inputs.paths().len() as u64) },
-        prints_to_terminal: output.is_terminal(),
-    };
-    let observer = Observer::start(&arguments.see, facts)?;
     let builder = Pool::builder(&module)
-        .group(group)
         .spec(spec)
         .argv(&arguments.arg)
         .gateways(gateways)
-        .events(observer.sink())
         .retries(arguments.retries, RetryOn::any_failure());
+    let facts = see::Facts {
+        module: module.name().to_owned(),
+        gateways,
+        inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
+        prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
+    };
+    let observer = Arc::new(see::Observer::start(&arguments.see, facts)?);
+    let builder = builder.group(group.output(observer.guest_output())).events(observer.sink());
     let builder = match &*job {
         Job::Program => builder.program(),
         Job::Task(task) => builder.task(&task.name),
     };
     let pool = builder.build()?;
-    let watching = Arc::new(Watching::new(observer));
     let ledger = Arc::new(Ledger::new(pool.gateways()));
     let (token, closing) = (pool.cancel_token(), Arc::clone(&ledger));
     interrupt.on_interrupt(move || {
@@ -102,9 +98,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         fail_fast: arguments.fail_fast,
         token: pool.cancel_token(),
         interrupt,
-        watching: Arc::clone(&watching),
+        observer: Arc::clone(&observer),
     };
-    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &watching);
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &observer);
     let format = arguments.output;
     let summary = match &*job {
         Job::Program => {
@@ -120,8 +116,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     };
     let stats = pool.stats();
     drop(pool);
+    let seen = observer.finish(&stats);
     let summary = summary?;
-    watching.finish(&stats)?;
+    seen?;
     Ok(summary.finish(arguments.journal.is_some()))
 }
 

@@ -83,7 +83,8 @@ impl Failures {
             self.slowest.insert(at, (took, result.index, text::one_line(name, 200)));
             self.slowest.truncate(MOST_SLOW);
         }
-        let Some(error) = result.error else { return };
+        // What was cancelled did nothing wrong.
+        let Some(error) = result.error.filter(|error| error.kind() != OutcomeKind::Cancelled) else { return };
         let (location, backtrace, stderr) = details(error);
         let failure = Failure {
             task: result.index,

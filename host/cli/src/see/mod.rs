@@ -9,6 +9,7 @@
 //!
 //! Nothing here decides what a pool does, and nothing here makes it wait: events that nobody has taken in time are dropped
 //! and counted. What guests and inputs say is shown with its control characters escaped, and bounded.
+
 #[cfg(test)]
 mod cost;
 mod failures;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use sandgate::{EventSink, EventStream, PoolStats, TaskResult};
+use sandgate::{EventSink, EventStream, OutputSink, PoolStats, TaskResult};
 
 use super::failures::Failures;
 use super::names::{Lock, Names};
@@ -47,8 +47,8 @@ pub(crate) struct Observer {
     /// Nanoseconds that a task must have taken to be among the slowest.
     floor: AtomicU64,
     terminal: Option<MultiProgress>,
-    end: Option<mpsc::Sender<Box<PoolStats>>>,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    end: Lock<Option<mpsc::Sender<Box<PoolStats>>>>,
+    thread: Lock<Option<JoinHandle<anyhow::Result<()>>>>,
 }
 
 impl Observer {
@@ -78,8 +78,8 @@ impl Observer {
             failures,
             floor: AtomicU64::new(0),
             terminal,
-            end: Some(end),
-            thread: Some(thread),
+            end: Lock::new(Some(end)),
+            thread: Lock::new(Some(thread)),
         })
     }
 
@@ -120,24 +120,35 @@ impl Observer {
         }
     }
 
+    /// Where lines that guests print go: to standard error, past the bars if there are any.
+    pub(crate) fn guest_output(&self) -> OutputSink {
+        let Some(terminal) = self.terminal.clone() else { return OutputSink::Stderr };
+        OutputSink::callback(move |line| {
+            // Nobody is left to tell when standard error is closed.
+            terminal.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+        })
+    }
+
     /// Takes what events are left, ends progress, writes the files and prints the summary. To be told after the last
-    /// result, with numbers of the pool from then.
-    pub(crate) fn finish(mut self, stats: &PoolStats) -> anyhow::Result<()> {
-        if let Some(end) = self.end.take() {
+    /// result, with numbers of the pool from then. Does nothing the second time.
+    pub(crate) fn finish(&self, stats: &PoolStats) -> anyhow::Result<()> {
+        if let Some(end) = self.end.lock().take() {
             // If the thread has panicked, joining it tells.
             let _ = end.send(Box::new(stats.clone()));
         }
-        match self.thread.take().map(JoinHandle::join) {
+        let thread = self.thread.lock().take();
+        match thread.map(JoinHandle::join) {
+            None => Ok(()),
             Some(Ok(result)) => result,
-            _ => bail!("the observer's thread has panicked"),
+            Some(Err(_)) => bail!("the observer's thread has panicked"),
         }
     }
 }
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        self.end = None;
-        if let Some(thread) = self.thread.take() {
+        drop(self.end.lock().take());
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sandgate::PoolStats;
+use sandgate::{OutcomeKind, PoolStats};
 
 use super::failures::Failures;
 use super::tally::Tally;
@@ -19,8 +19,8 @@ const MOST_NAME: usize = 60;
 pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> String {
     let mut page = String::new();
     // The pool's own counts are exact also when events were dropped. What a pool refuses is not among its tasks.
-    let ended = stats.done + stats.failed();
-    let failed = failures.count.max(stats.failed());
+    let ended = stats.done + stats.failed() - cancelled(stats);
+    let (cancelled, failed) = (cancelled(stats), failed(stats, failures));
     let wall = tally.last_end;
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let rate = ended as f64 / wall.as_secs_f64().max(1e-9);
@@ -28,6 +28,9 @@ pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> Str
         write!(page, "{} in {}: {} done, {} failed", many(ended, "task"), time(wall), count(stats.done), count(failed));
     if stats.retried > 0 {
         let _ = write!(page, ", {} retried", count(stats.retried));
+    }
+    if cancelled > 0 {
+        let _ = write!(page, ", {} cancelled", count(cancelled));
     }
     if stats.unfinished > 0 {
         let _ = write!(page, ", {} not finished", count(stats.unfinished as u64));
@@ -45,6 +48,16 @@ pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> Str
     slowest(&mut page, failures);
     causes(&mut page, failures);
     page
+}
+
+/// Tasks that nobody wanted any more.
+pub(super) fn cancelled(stats: &PoolStats) -> u64 {
+    stats.failed.iter().filter(|(kind, _)| *kind == OutcomeKind::Cancelled).map(|(_, count)| count).sum()
+}
+
+/// Inputs without a value, those that the pool never got among them.
+pub(super) fn failed(stats: &PoolStats, failures: &Failures) -> u64 {
+    failures.count.max(stats.failed() - cancelled(stats))
 }
 
 fn times(page: &mut String, tally: &Tally) {

@@ -149,8 +149,9 @@ impl Tally {
         self.outcomes.iter().sum()
     }
 
+    /// Without those that were cancelled.
     pub(super) fn failed(&self) -> u64 {
-        self.finished() - self.done()
+        self.finished() - self.done() - self.outcomes[OutcomeKind::Cancelled as usize]
     }
 
     pub(super) fn retried(&self) -> u64 {
@@ -205,14 +206,18 @@ impl Tally {
                 self.outcomes[*outcome as usize] += 1;
                 self.last_end = self.last_end.max(at);
                 let gateway = (*gateway)?;
-                self.times.record(*duration);
-                let seconds = duration.as_secs_f64();
-                let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
-                self.buckets[bucket] += 1;
+                // How long something took until it was cancelled tells nothing.
+                let counts = u64::from(*outcome != OutcomeKind::Cancelled);
+                if counts > 0 {
+                    self.times.record(*duration);
+                    let seconds = duration.as_secs_f64();
+                    let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
+                    self.buckets[bucket] += 1;
+                }
                 let place = self.place(gateway);
                 place.leave(*task);
-                place.finished += 1;
-                place.failed += u64::from(*outcome != OutcomeKind::Returned);
+                place.finished += counts;
+                place.failed += counts * u64::from(*outcome != OutcomeKind::Returned);
                 let start = at.saturating_sub(*duration);
                 place.ran(start, at);
                 let attempt = (*attempts).max(1);

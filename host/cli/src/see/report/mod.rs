@@ -26,7 +26,7 @@ use self::runs::micros;
 pub(super) use self::runs::{Recorder, Runs};
 use super::failures::{Cause, Failure, Failures};
 use super::options::Facts;
-use super::summary::utilisation;
+use super::summary::{cancelled, failed, utilisation};
 use super::tally::{Place, Tally};
 use super::text::{self, bytes, count, many, time};
 
@@ -67,8 +67,8 @@ impl Page<'_> {
     /// The numbers at the top.
     fn tiles(&self) -> String {
         let (tally, stats) = (self.tally, self.stats);
-        let ended = stats.done + stats.failed();
-        let failed = self.failures.count.max(stats.failed());
+        let ended = stats.done + stats.failed() - cancelled(stats);
+        let failed = failed(stats, self.failures);
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
         let rate = ended as f64 / tally.last_end.as_secs_f64().max(1e-9);
         let exact = self.exact_times();
@@ -104,8 +104,10 @@ impl Page<'_> {
             return Vec::new();
         }
         let runs = self.runs.outcome.iter().zip(&self.runs.took_us);
-        let mut times: Vec<f32> =
-            runs.filter(|(outcome, _)| **outcome & runs::AGAIN == 0).map(|(_, took)| *took).collect();
+        let mut times: Vec<f32> = runs
+            .filter(|(outcome, _)| **outcome & runs::AGAIN == 0 && **outcome != OutcomeKind::Cancelled as u8)
+            .map(|(_, took)| *took)
+            .collect();
         times.sort_by(f32::total_cmp);
         times
     }
@@ -119,6 +121,7 @@ impl Page<'_> {
             }
         };
         note(self.stats.unfinished as u64, "task", "had not ended when this page was written");
+        note(cancelled(self.stats), "task", "were cancelled");
         note(self.stats.dropped_events, "event", "came too fast and are missing from timeline and distribution");
         note(self.runs.left_out, "run", "beyond the first million are left out of the timeline");
         note(self.tally.marks_left_out, "event", "of gateways are left out of the timeline");

@@ -46,11 +46,14 @@ function inputName(i) {
 }
 // 0 done, 1 failed, 2 over a limit, 3 worker lost, 4 run again
 const classOfKind = meta.kinds.map((kind) =>
-  kind === 'returned' ? 0 : kind === 'timed out' || kind === 'limit exceeded' ? 2 : kind === 'worker lost' ? 3 : 1);
+  kind === 'returned' ? 0 : kind === 'timed out' || kind === 'limit exceeded' ? 2 : kind === 'worker lost' ? 3 : kind === 'cancelled' ? 4 : 1);
 const classOf = (o) => {
   const kind = classOfKind[o & 0x7f];
   return o & AGAIN && kind !== 3 ? 4 : kind;
 };
+const CANCELLED = meta.kinds.indexOf('cancelled');
+// Whether it is the end of a task, not of a run that was repeated or that nobody wanted any more.
+const isEnd = (o) => !(o & AGAIN) && o !== CANCELLED;
 const classes = new Uint8Array(256);
 for (let o = 0; o < 256; o++) classes[o] = (o & 0x7f) < classOfKind.length ? classOf(o) : 1;
 
@@ -320,7 +323,7 @@ function countEnds(from, to, parts) {
     const last = meta.offsets[g + 1];
     for (let i = lowerBound(upTo, meta.offsets[g], last, from); i < last && start[i] <= to; i++) {
       const end = start[i] + took[i];
-      if (!(outcome[i] & AGAIN) && end >= from && end < to) counts[Math.min(parts - 1, ((end - from) * scale) | 0)]++;
+      if (isEnd(outcome[i]) && end >= from && end < to) counts[Math.min(parts - 1, ((end - from) * scale) | 0)]++;
     }
   }
   return counts;
@@ -343,10 +346,10 @@ function drawRate() {
 
 const times = (() => {
   let n = 0;
-  for (let i = 0; i < outcome.length; i++) if (!(outcome[i] & AGAIN)) n++;
+  for (let i = 0; i < outcome.length; i++) if (isEnd(outcome[i])) n++;
   const all = new Float32Array(n);
   n = 0;
-  for (let i = 0; i < outcome.length; i++) if (!(outcome[i] & AGAIN)) all[n++] = took[i];
+  for (let i = 0; i < outcome.length; i++) if (isEnd(outcome[i])) all[n++] = took[i];
   return all.sort();
 })();
 const quantile = (part) => times[Math.max(0, Math.ceil(part * times.length) - 1)];
@@ -500,7 +503,10 @@ function click(event) {
 }
 const allFailures = (() => {
   const found = [];
-  for (let i = 0; i < outcome.length; i++) if (classes[outcome[i]] && !(outcome[i] & AGAIN)) found.push(i);
+  for (let i = 0; i < outcome.length; i++) {
+    const k = classes[outcome[i]];
+    if (k && k !== 4) found.push(i);
+  }
   return found.sort((a, b) => start[a] - start[b]);
 })();
 let nextFailure = 0;
