@@ -27,6 +27,22 @@ fn every_layer_is_reported() {
     }
 }
 
+/// No layer does something by the way that another one needs.
+#[test]
+fn a_worker_is_of_use_without_any_one_layer() {
+    let group = builder().build();
+    for layer in Layer::ALL {
+        for spec in [popen(), popen().one_module()] {
+            let gateway = group.make_gateway(spec.executions(2).sandbox_layer(layer, Demand::Off)).unwrap();
+            for _ in 0..2 {
+                let channel = run_with(&gateway, "send_value", &7_u32);
+                assert_eq!(channel.receive_timeout::<u32>(LIMIT).unwrap(), 7, "without {layer}");
+                assert_eq!(outcome_of(&channel), Some(Outcome::Returned), "without {layer}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_worker_below_the_policy_is_refused() {
     // A worker whose guests have a directory keeps its user.

@@ -268,9 +268,12 @@ impl fmt::Display for Outcome {
             Outcome::Panicked { message, location: None, .. } => write!(f, "task panicked: {message}"),
             Outcome::Trapped { kind, backtrace } => {
                 write!(f, "task trapped: {kind}")?;
-                match backtrace.first() {
-                    Some(frame) => write!(f, " in `{frame}`"),
-                    None => Ok(()),
+                if let Some(frame) = backtrace.first() {
+                    write!(f, " in `{frame}`")?;
+                }
+                match kind {
+                    TrapKind::StackOverflow => write!(f, " (setting `{}`)", LimitName::Stack.setting()),
+                    _ => Ok(()),
                 }
             }
             Outcome::Exited { code } => write!(f, "task exited with code {code}"),
@@ -397,5 +400,17 @@ impl fmt::Display for WorkerLoss {
             "" => Ok(()),
             tail => write!(f, "; its last words: {tail}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_that_overflows_names_its_setting_and_no_other_trap_does() {
+        let text = |kind| Outcome::Trapped { kind, backtrace: vec!["f".to_owned()] }.to_string();
+        assert_eq!(text(TrapKind::StackOverflow), "task trapped: stack overflow in `f` (setting `stack=`)");
+        assert_eq!(text(TrapKind::Unreachable), "task trapped: unreachable code was executed in `f`");
     }
 }

@@ -23,7 +23,8 @@ use wasmparser::{BinaryReader, BinaryReaderError, DataKind, FunctionBody, Operat
 
 /// Bytes that one operation may touch before the engine looks again.
 ///
-/// Measured on a virtual machine: 1 MiB of fresh pages is filled in 0.3 to 0.6 ms, of pages that are there in 0.05 ms.
+/// Measured in native code on a virtual machine under load, 512 times: filling 1 MiB of fresh pages takes 0.8 ms of processor
+/// time in the middle and 1.7 ms at most, of pages that are there 0.15 and 0.34 ms.
 const CHUNK_BYTES: u32 = 1 << 20;
 
 /// Most bytes of names of functions that are kept, for backtraces.

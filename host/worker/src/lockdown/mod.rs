@@ -104,6 +104,8 @@ pub(crate) fn close_inherited(policy: &Policy, keep: &[RawFd]) -> State {
 /// # Errors
 /// When the host is gone. What the system refuses is in the report.
 pub(crate) fn enclose(plan: &Plan<'_>) -> Result<Enclosure, WorkerError> {
+    // rustix asks the kernel for what it was started with once, whenever it first needs it, by a call that 12 forbids.
+    let _ = rustix::param::page_size();
     let demand = |layer| plan.policy.demand(layer);
     let mut report = Report::default();
     let mut put_up = |layer, wall: &mut dyn FnMut() -> State| {
