@@ -43,6 +43,8 @@ pub(crate) struct Artefact {
     bytes: u64,
     /// What its module says of itself, encoded, and decoded once somebody asks.
     description: Vec<u8>,
+    /// What its module measures.
+    shape: Shape,
     described: OnceLock<Option<Box<ModuleDescription>>>,
 }
 
@@ -51,11 +53,11 @@ impl Artefact {
     pub(crate) fn seal(memory: OwnedFd) -> io::Result<Artefact> {
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL)?;
         let bytes = rustix::fs::fstat(&memory)?.st_size.unsigned_abs();
-        Ok(Artefact { memory, bytes, description: Vec::new(), described: OnceLock::new() })
+        Ok(Artefact { memory, bytes, description: Vec::new(), shape: Shape::default(), described: OnceLock::new() })
     }
 
-    pub(crate) fn with_description(self, description: Vec<u8>) -> Artefact {
-        Artefact { description, ..self }
+    pub(crate) fn with_description(self, description: Vec<u8>, shape: Shape) -> Artefact {
+        Artefact { description, shape, ..self }
     }
 
     pub(crate) fn description(&self) -> &[u8] {
@@ -64,7 +66,8 @@ impl Artefact {
 
     /// What its module says of itself, if that can be read.
     pub(crate) fn described(&self) -> Option<&ModuleDescription> {
-        self.described.get_or_init(|| ModuleDescription::read(&self.description).map(Box::new)).as_deref()
+        let read = || ModuleDescription::read(&self.description, self.shape.clone()).map(Box::new);
+        self.described.get_or_init(read).as_deref()
     }
 
     /// Another descriptor of the same memory.

@@ -85,10 +85,10 @@ pub fn entries(directory: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (path, metadata) in files(directory)? {
         if path.extension().is_some_and(|extension| extension == SUFFIX)
-            && let Some(key) = path.file_stem()
+            && let Some(key) = key_name(&path)
         {
             let last_use = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            entries.push(Entry { key: key.to_string_lossy().into_owned(), bytes: metadata.len(), last_use });
+            entries.push(Entry { key: key.to_owned(), bytes: metadata.len(), last_use });
         }
     }
     entries.sort_by(|a, b| a.last_use.cmp(&b.last_use).then_with(|| a.key.cmp(&b.key)));
@@ -117,10 +117,17 @@ pub fn prune(directory: &Path, bytes: u64) -> io::Result<Pruned> {
     Ok(pruned)
 }
 
+/// The key that a file is named after. Others have files called `.lock` too, and a directory may be named by mistake.
+fn key_name(path: &Path) -> Option<&str> {
+    let name = path.file_stem()?.to_str()?;
+    let is_key = name.len() == 2 * size_of::<Key>() && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_key.then_some(name)
+}
+
 fn remove_stale(directory: &Path) -> io::Result<()> {
     for (path, metadata) in files(directory)? {
         let is_temporary = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY));
-        let is_lock = path.extension().is_some_and(|extension| extension == "lock");
+        let is_lock = path.extension().is_some_and(|extension| extension == "lock") && key_name(&path).is_some();
         let is_old = metadata.modified().ok().and_then(|made| made.elapsed().ok()).is_some_and(|age| age > STALE);
         // Without its lock a compilation may be made twice, and that is all.
         if is_old && (is_temporary || is_lock) {
@@ -313,10 +320,10 @@ impl CacheEntry {
         if hash.finalize().as_slice() != digest {
             return Err(io::Error::other("its bytes have changed"));
         }
-        let (shape, description) = postcard::from_bytes(&facts).map_err(io::Error::other)?;
+        let (shape, description): (Shape, _) = postcard::from_bytes(&facts).map_err(io::Error::other)?;
         // On a file system that takes no times it is the oldest, and made anew once it is gone.
         let _ = file.set_modified(SystemTime::now());
-        Ok(Some((Artefact::seal(copy.into())?.with_description(description), shape)))
+        Ok(Some((Artefact::seal(copy.into())?.with_description(description, shape.clone()), shape)))
     }
 
     /// Writes the artefact; whoever reads sees all of it or nothing.

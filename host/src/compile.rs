@@ -50,7 +50,7 @@ pub(crate) fn compile(wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecErro
         {
             // The compiler has compared them; one that was taken over may have not, for its own module.
             check(&shape, wanted).map_err(rejected)?;
-            Ok((artefact.with_description(description), shape))
+            Ok((artefact.with_description(description, shape.clone()), shape))
         }
         Ok(Answer::Compiled(Compiled::Done { engine: theirs, .. }, _)) => Err(failed(CompileError::Lost(WorkerLoss {
             gateway: "compiler".to_owned(),
@@ -153,7 +153,7 @@ impl Drop for Turn {
 
 /// What came of a compiler.
 enum Answer {
-    Compiled(Compiled, Artefact),
+    Compiled(Compiled, Box<Artefact>),
     /// It was not done by the deadline and is killed.
     TooLate,
 }
@@ -199,7 +199,7 @@ fn ask(wanted: &Wanted<'_>, deadline: Deadline) -> Result<Answer, CompileError> 
         let message = format!("it announced {bytes} bytes and wrote {}", artefact.bytes());
         return Err(lost(&process, Some(message), LossCause::Exited { code: 0 }));
     }
-    Ok(Answer::Compiled(compiled, artefact))
+    Ok(Answer::Compiled(compiled, Box::new(artefact)))
 }
 
 /// The compiler's answer, or what is wrong with it; `None` if it is not there by the deadline. A compiler that has read a

@@ -138,6 +138,13 @@ impl Gateway {
         self.workers.execute(module, call)
     }
 
+    /// Waits until what its guests have printed, as far as it has arrived, was handed to the group's
+    /// [`OutputSink`](crate::OutputSink); `false` if that takes longer than `timeout`. What an execution printed has arrived
+    /// when the execution has ended.
+    pub fn wait_output(&self, timeout: Duration) -> bool {
+        self.connection().output.wait_idle(Deadline::after(timeout))
+    }
+
     /// What the module says of itself: its imports, exports and tasks with their types. Blocks while it is compiled, if
     /// nobody has compiled it yet; none of its code runs.
     ///

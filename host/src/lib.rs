@@ -100,11 +100,11 @@ pub use gateway::{Gateway, GatewayStatus};
 pub use group::{DEFAULT_DROP_TIMEOUT, Group, GroupBuilder};
 pub use module::Module;
 pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
-pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputSink};
+pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputPiece, OutputSink};
 pub use pool::{
     CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, EventSink, EventStream,
-    EventsEnded, GatewayStats, Histogram, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats,
-    ProgramOutput, RetryOn, TaskError, TaskHandle, TaskResult, TimedEvent, Timing,
+    EventsEnded, FeedEnded, GatewayStats, Histogram, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent,
+    PoolStats, ProgramOutput, RetryOn, TaskError, TaskFeed, TaskHandle, TaskResult, TaskResults, TimedEvent, Timing,
 };
 pub use queue::ReceiveQueue;
 pub use recycle::{Recycle, Recycled};
@@ -118,6 +118,7 @@ pub use sandgate_wire::message::Stream;
 pub use sandgate_wire::module_limits::{ModuleLimitName, ModuleLimits, Shape};
 pub use sandgate_wire::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
 pub use sandgate_wire::profile::{Feature, Profile};
+pub use sandgate_wire::text;
 pub use spec::{DEFAULT_EXECUTIONS, DEFAULT_GRACE, Spec};
 pub use termination::{Ending, GatewayReport, TerminationReport};
 pub use workers::MAX_DRAINING_WORKERS;

@@ -62,6 +62,22 @@ pub struct CapturedOutput {
     pub truncated: bool,
 }
 
+/// Bytes that a guest printed, as they came.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct OutputPiece<'a> {
+    /// The gateway's id.
+    pub gateway: &'a str,
+    /// The number of the execution's channel.
+    pub channel: u64,
+    /// Standard output or error.
+    pub stream: Stream,
+    /// What it wrote; never cut or changed.
+    pub bytes: &'a [u8],
+    /// Whether the execution reached its limit (setting `output=`) here and all that followed was dropped.
+    pub truncated: bool,
+}
+
 /// Where the lines go.
 #[derive(Clone, Default)]
 #[non_exhaustive]
@@ -73,6 +89,9 @@ pub enum OutputSink {
     Discard,
     /// A function. It may block; a panic of it is logged.
     Callback(Arc<dyn Fn(OutputLine) + Send + Sync>),
+    /// A function that is given the bytes as they come, not lines. It may block, which stops the guests of that gateway
+    /// that print; a panic of it is logged.
+    Pieces(Arc<dyn Fn(OutputPiece<'_>) + Send + Sync>),
 }
 
 impl OutputSink {
@@ -81,13 +100,18 @@ impl OutputSink {
         OutputSink::Callback(Arc::new(sink))
     }
 
+    /// A sink that calls a function with the bytes as they come.
+    pub fn pieces(sink: impl Fn(OutputPiece<'_>) + Send + Sync + 'static) -> OutputSink {
+        OutputSink::Pieces(Arc::new(sink))
+    }
+
     fn put(&self, line: OutputLine) {
         match self {
             OutputSink::Stderr => {
                 // Nobody is left to tell when standard error is closed.
                 let _ = writeln!(std::io::stderr().lock(), "{line}");
             }
-            OutputSink::Discard => {}
+            OutputSink::Discard | OutputSink::Pieces(_) => {}
             OutputSink::Callback(sink) => {
                 if catch_unwind(AssertUnwindSafe(|| sink(line))).is_err() {
                     tracing::warn!("the output callback panicked");
@@ -103,6 +127,7 @@ impl fmt::Debug for OutputSink {
             OutputSink::Stderr => "Stderr",
             OutputSink::Discard => "Discard",
             OutputSink::Callback(_) => "Callback",
+            OutputSink::Pieces(_) => "Pieces",
         })
     }
 }
@@ -188,14 +213,15 @@ impl OutputRouter {
         (state.pieces.len(), state.pieces.iter().map(bytes).sum())
     }
 
-    /// Waits until everything that arrived was handed on.
-    pub(crate) fn wait_idle(&self, deadline: Deadline) {
+    /// Waits until everything that arrived was handed on, and says whether it was.
+    pub(crate) fn wait_idle(&self, deadline: Deadline) -> bool {
         let mut state = self.state.lock();
         while state.delivering {
             if deadline.wait(&self.idle, &mut state).is_err() {
-                return;
+                return false;
             }
         }
+        true
     }
 
     fn push(self: &Arc<Self>, endpoint: &Arc<Endpoint>, part: Part) {
@@ -221,6 +247,16 @@ impl OutputRouter {
                 piece
             };
             match piece {
+                Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } }
+                    if let OutputSink::Pieces(sink) = &self.sink =>
+                {
+                    let (gateway, channel) = (&*self.gateway, endpoint.id.0);
+                    let piece = OutputPiece { gateway, channel, stream, bytes: &bytes, truncated };
+                    if catch_unwind(AssertUnwindSafe(|| sink(piece))).is_err() {
+                        tracing::warn!("the output callback panicked");
+                    }
+                    endpoint.output_delivered(bytes.len() as u64);
+                }
                 Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } } => {
                     let line = unfinished.entry((endpoint.id, stream)).or_default();
                     let complete = self.add(endpoint.id, stream, line, &bytes, truncated);

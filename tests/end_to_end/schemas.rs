@@ -46,6 +46,9 @@ fn a_module_says_what_its_tasks_take_and_give() {
     assert_eq!((echo.help.as_str(), echo.takes_channel), ("Gives the zoo back.\n\nWith all its animals.", false));
     assert!(described.task("repeat").unwrap().takes_channel);
     assert_eq!(described.trouble, None);
+    let shape = &described.shape;
+    assert!(shape.functions > 100 && shape.module_bytes > 10_000 && shape.locals > 5, "{shape:?}");
+    assert_eq!(sandgate::Profile::MINIMAL.lacks(shape.features), None);
     let mut names: Vec<&str> = described.task_names().collect();
     names.sort_unstable();
     assert_eq!(names, ["age", "echo", "number", "repeat", "undescribed"]);

@@ -5,6 +5,7 @@
 )]
 
 mod chaos;
+mod feeds;
 mod hostile;
 mod limits_of_laziness;
 mod programs;

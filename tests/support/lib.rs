@@ -15,11 +15,11 @@ mod waiting;
 mod watched;
 
 pub use census::{Census, Child, assert_no_leaks, children_of, resident_bytes};
-pub use command::{Running, output, start};
+pub use command::{Running, feed, output, start};
 pub use cpython::cpython;
 pub use fixtures::{guest, guests_dir, repository, worker};
 pub use host::{Host, start_host};
-pub use remote::{LIMIT, Ops, builder, group, module, popen, run, run_with, spec};
+pub use remote::{LIMIT, Ops, builder, cache_dir, group, module, popen, run, run_with, spec};
 pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{comes_true, eventually, within};
 pub use watched::Watched;

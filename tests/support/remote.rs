@@ -176,6 +176,6 @@ impl Ops {
 }
 
 /// Where the tests keep compiled modules.
-pub(crate) fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     repository().join("target").join("test-fixtures").join("artefacts")
 }

@@ -1,11 +1,12 @@
 //! The walk over a parsed file.
 
+use sandgate_schema::Schema;
 use serde::{Deserialize, Serialize};
 use syn::visit::{self, Visit};
 
 /// What one source text consists of. Items inside functions, and those of inline modules, are counted too; what macros
 /// would expand to is not.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
 pub struct Report {
     /// Lines of text, as `str::lines` counts them.
     pub lines: u64,

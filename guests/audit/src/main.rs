@@ -1,6 +1,13 @@
 //! A task processor that audits Rust source files: see the protocol in `audit-core`.
 
-use audit_core::{Request, Response, audit_bytes};
+use audit_core::{Report, Request, Response, audit_bytes};
+use sandgate_guest::task;
+
+/// What one source file consists of.
+#[task]
+fn audit(source: Vec<u8>) -> Report {
+    audit_bytes(&source)
+}
 
 fn main() -> sandgate_guest::Result {
     let channel = sandgate_guest::channel();

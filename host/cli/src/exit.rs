@@ -10,7 +10,9 @@ Exit codes:
   0    all went well; a pipe that is closed by its reader counts as well
   1    what was asked for was done, and the answer is no: a check that failed
   2    the command line is wrong
-  3    the command could not do what it was asked to, as standard error says";
+  3    the command could not do what it was asked to, as standard error says
+  130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
+`sandgate run` has those of the program that it runs, and a table of its own: see `sandgate run --help`.";
 
 /// How the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub(crate) enum Exit {
     No,
     /// It could not be done.
     Failure,
+    /// This signal came.
+    Interrupted(i32),
+    /// As a program that was run has it.
+    Of(u8),
 }
 
 impl Exit {
@@ -29,6 +35,8 @@ impl Exit {
             Exit::Success => 0,
             Exit::No => 1,
             Exit::Failure => 3,
+            Exit::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+            Exit::Of(code) => code,
         }
     }
 }

@@ -4,10 +4,17 @@
 //! its own.
 #![forbid(unsafe_code)]
 
+mod cache;
+mod check;
 mod doctor;
 mod exit;
+mod interrupt;
 mod map;
+mod new;
+mod options;
 mod print;
+mod run;
+mod see;
 mod shell;
 
 use std::process::ExitCode;
@@ -28,6 +35,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::Arguments>),
+    Map(Box<map::Arguments>),
+    Check(check::Arguments),
+    New(new::Arguments),
+    Cache(cache::Arguments),
     Doctor(doctor::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -36,6 +48,11 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Map(arguments) => map::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::New(arguments) => new::run(&arguments),
+        Command::Cache(arguments) => cache::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),

@@ -91,10 +91,10 @@ pub struct PoolBuilder {
 ///
 /// [`max_losses`]: PoolBuilder::max_losses
 pub struct Pool {
-    notes: Sender<Note>,
+    pub(crate) notes: Sender<Note>,
     thread: Option<JoinHandle<()>>,
     cancelled: Arc<AtomicBool>,
-    next_task: AtomicU64,
+    pub(crate) next_task: Arc<AtomicU64>,
     next_owner: AtomicU64,
     epoch: Instant,
     pub(crate) lanes: usize,
@@ -352,7 +352,7 @@ impl PoolBuilder {
             notes,
             thread: Some(thread.map_err(PoolError::Thread)?),
             cancelled: Arc::default(),
-            next_task: AtomicU64::new(0),
+            next_task: Arc::default(),
             next_owner: AtomicU64::new(0),
             epoch,
             lanes,

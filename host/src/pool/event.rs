@@ -143,8 +143,9 @@ impl EventSink {
         (EventSink { sender, dropped: Arc::clone(&dropped) }, EventStream { receiver, dropped })
     }
 
-    /// Tells of an event. Never blocks.
-    pub(crate) fn tell(&self, event: TimedEvent) {
+    /// Tells of an event, as a pool does; for whoever tries a consumer out without one. Never blocks: what does not fit is
+    /// dropped, and counted.
+    pub fn tell(&self, event: TimedEvent) {
         if self.sender.try_send(event).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -4,7 +4,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `builder` | what users set, and the start |
-//! | `map`, `handle` | what users wait on |
+//! | `map`, `handle`, `feed` | what users wait on |
 //! | `work`, `result` | values in and out; how a task can end |
 //! | `core`, `lane` | every decision, without a thread or clock |
 //! | `driver` | the one thread, between notes and gateways |
@@ -15,6 +15,7 @@ mod builder;
 mod core;
 mod driver;
 mod event;
+mod feed;
 mod ground;
 mod handle;
 mod lane;
@@ -26,6 +27,7 @@ mod work;
 pub use builder::{DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, Pool, PoolBuilder};
 pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
+pub use feed::{FeedEnded, TaskFeed, TaskResults};
 pub use handle::{CancelToken, TaskHandle};
 pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};

@@ -110,3 +110,12 @@ pub(crate) fn output_of(raw: RawValue) -> Result<ProgramOutput, TaskError> {
         RawValue::Message(_) => Err(TaskError::NoValue),
     }
 }
+
+/// The bytes of a value, which are none for `()`.
+pub(crate) fn bytes_of(raw: RawValue) -> Result<Vec<u8>, TaskError> {
+    match raw {
+        RawValue::Message(Some(message)) if message.channels.is_empty() => Ok(message.bytes.into()),
+        RawValue::Message(None) => Ok(Vec::new()),
+        RawValue::Message(Some(_)) | RawValue::Program(_) => Err(TaskError::NoValue),
+    }
+}

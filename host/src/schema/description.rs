@@ -2,6 +2,7 @@
 
 use sandgate_schema::{Difference, Node, ReadError, TaskSchema, TypeSchema, read_section};
 use sandgate_wire::description::{Description, Export, Import};
+use sandgate_wire::module_limits::Shape;
 
 use crate::error::ExecError;
 
@@ -22,6 +23,8 @@ pub struct ModuleDescription {
     pub tasks: Vec<TaskSchema>,
     /// Why the module's description of its tasks is of no use; there are none then.
     pub trouble: Option<ReadError>,
+    /// What it measures, and the features it needs; to be held against the limits and the profile of a gateway.
+    pub shape: Shape,
 }
 
 /// Why a module could not be described.
@@ -87,7 +90,7 @@ pub(crate) struct Expected {
 }
 
 impl ModuleDescription {
-    pub(crate) fn read(bytes: &[u8]) -> Option<ModuleDescription> {
+    pub(crate) fn read(bytes: &[u8], shape: Shape) -> Option<ModuleDescription> {
         let Description { imports, exports, is_cut, tasks, task_bytes } = Description::decode(bytes)?;
         let tasks = match usize::try_from(task_bytes) {
             Ok(length) if length == tasks.len() => read_section(&tasks),
@@ -98,7 +101,7 @@ impl ModuleDescription {
             Ok(tasks) => (tasks, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        Some(ModuleDescription { imports, exports, is_cut, tasks, trouble })
+        Some(ModuleDescription { imports, exports, is_cut, tasks, trouble, shape })
     }
 
     /// The description of a task, if the module has one.

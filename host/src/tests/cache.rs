@@ -150,13 +150,25 @@ fn the_least_recently_used_go_first() {
 fn what_killed_processes_leave_is_removed_once_it_is_old() {
     let directory = tempfile::tempdir().unwrap();
     let old = SystemTime::now() - 2 * STALE;
-    for (name, age) in [("x.lock", old), (".sandgate-x", old), ("y.lock", SystemTime::now()), ("stranger", old)] {
+    let lock = |text: &str| format!("{}.lock", key(text).hex());
+    let (stale, fresh) = (lock("x"), lock("y"));
+    let now = SystemTime::now();
+    for (name, age) in [
+        (&stale[..], old),
+        (".sandgate-x", old),
+        (&fresh, now),
+        ("stranger", old),
+        ("Cargo.lock", old),
+        ("x.artefact", old),
+    ] {
         File::create(directory.path().join(name)).unwrap().set_modified(age).unwrap();
     }
-    prune(directory.path(), u64::MAX).unwrap();
+    prune(directory.path(), 0).unwrap();
     let mut left: Vec<_> = files(directory.path()).unwrap().into_iter().map(|(path, _)| path).collect();
     left.sort();
-    assert_eq!(left, ["stranger", "y.lock"].map(|name| directory.path().join(name)));
+    let mut expected = ["stranger", &fresh, "Cargo.lock", "x.artefact"];
+    expected.sort_unstable();
+    assert_eq!(left, expected.map(|name| directory.path().join(name)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What guests print, from frames to lines.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use sandgate_wire::message::{Output, Stream};
@@ -121,6 +122,26 @@ fn a_line_on_a_terminal_has_a_prefix_and_no_escapes() {
     let line = lines.recv_timeout(PATIENCE).unwrap();
     let note = "[output limit reached, the rest is dropped; setting `output=`]";
     assert_eq!(line.to_string(), format!("[gw0 #1 stderr] \\u{{1b}}[2Jgone {note}"));
+}
+
+#[test]
+fn pieces_are_bytes_as_they_came() {
+    let (sender, pieces) = unbounded();
+    let (let_go, may_go) = bounded::<()>(1);
+    let sink = OutputSink::pieces(move |piece| {
+        let _ = may_go.recv_timeout(PATIENCE);
+        drop(sender.send((piece.channel, piece.stream, piece.bytes.to_vec(), piece.truncated)));
+    });
+    let mut stage = Stage::with_output(Spec::popen(), sink);
+    let task = stage.execution();
+    print(&mut stage.worker, 1, Stream::Stderr, b"\xff\n\0x", true);
+    stage.worker.send(&done(1, Outcome::Returned));
+    task.wait_close_timeout(PATIENCE).unwrap();
+    assert!(!stage.gateway().wait_output(Duration::from_millis(1)), "it is not handed on yet");
+    let_go.send(()).unwrap();
+    assert!(stage.gateway().wait_output(PATIENCE));
+    assert_eq!(pieces.try_iter().collect::<Vec<_>>(), [(1, Stream::Stderr, b"\xff\n\0x".to_vec(), true)]);
+    stage.worker.expect(&ToWorker::OutputCredit(ChannelId(1), 4));
 }
 
 #[test]

@@ -32,14 +32,6 @@ impl Input {
         let digest = hash.finalize();
         std::array::from_fn(|at| digest[at])
     }
-
-    /// How messages name it.
-    pub(crate) fn name(&self) -> String {
-        match &self.path {
-            Some(path) => path.display().to_string(),
-            None => format!("input {}", self.index),
-        }
-    }
 }
 
 /// Why there is no input.
@@ -49,7 +41,7 @@ pub(crate) enum InputError {
     Read { index: u64, source: io::Error },
     #[error("input `{}` cannot be read", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{what} is larger than {limit} bytes (setting `--message`)")]
+    #[error("{what} is larger than {limit} bytes (setting `--max-input`)")]
     TooLarge { what: String, limit: u64 },
     #[error("there is no file `{0}`")]
     Missing(String),
@@ -94,14 +86,14 @@ pub(crate) struct Inputs {
 }
 
 enum Source {
-    Stream { reader: Box<dyn BufRead + Send>, separator: Separator },
+    Stream { reader: BufReader<Box<dyn Read + Send>>, separator: Separator },
     Files(std::vec::IntoIter<PathBuf>),
 }
 
 impl Inputs {
     /// The parts of a stream.
     pub(crate) fn stream(reader: impl Read + Send + 'static, separator: Separator) -> Inputs {
-        let reader = Box::new(BufReader::with_capacity(1 << 18, reader));
+        let reader = BufReader::with_capacity(1 << 18, Box::new(reader) as Box<dyn Read + Send>);
         Inputs::of(Source::Stream { reader, separator })
     }
 
@@ -124,11 +116,19 @@ impl Inputs {
         self
     }
 
-    /// How many are left, if that is known.
-    pub(crate) fn left(&self) -> Option<usize> {
+    /// Whether the next one is there without anything being read, which may take as long as it likes.
+    pub(crate) fn is_at_hand(&self) -> bool {
         match &self.source {
-            Source::Stream { .. } => None,
-            Source::Files(files) => Some(files.len()),
+            Source::Stream { reader, separator } => reader.buffer().contains(&separator.byte()),
+            Source::Files(_) => false,
+        }
+    }
+
+    /// The files that are left.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        match &self.source {
+            Source::Stream { .. } => &[],
+            Source::Files(files) => files.as_slice(),
         }
     }
 
@@ -290,7 +290,7 @@ mod tests {
         let check = |names: &[&str], expected: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| format!("{root}/{name}")).collect();
             let inputs = Inputs::files(&names).unwrap();
-            assert_eq!(inputs.left(), Some(expected.len()));
+            assert_eq!(inputs.paths().len(), expected.len());
             let found: Vec<String> = inputs.map(|input| String::from_utf8(input.unwrap().bytes).unwrap()).collect();
             assert_eq!(found, expected, "{names:?}");
         };

@@ -1,5 +1,154 @@
 //! `sandgate map`: a task for each input, on every core.
-#![expect(dead_code, reason = "the parts are there before the whole")]
+//!
+//! ```text
+//!            ┌─ feeder (a thread) ──────────────┐                    ┌─ collector (the command's thread) ───────┐
+//!  stdin, ──►│ input ─► known to the journal?   │──► Pool ──► results│ render ─► journal ─► in order? ─► output │──► stdout,
+//!  files     │          not what the task takes?│                    └──────────────────────────────────────────┘    files
+//!            └──────────────────────────────────┘        ledger: what is under way, and how much that may be
+//! ```
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `arguments` | the command line |
+//! | `input` | streams and files as inputs |
+//! | `job` | an input as what the task takes; its value as what is printed |
+//! | `feeder`, `ledger` | what is under way |
+//! | `collector`, `render` | from results to bytes |
+//! | `output` | lines on standard output, or a file for each input |
+//! | `journal` | results that survive |
+//!
+//! What is seen of it meanwhile and afterwards is made in [`see`]: an observer is told of inputs, results and the pool's events.
 
+mod arguments;
+mod collector;
+mod feeder;
 mod input;
+mod job;
 mod journal;
+mod ledger;
+mod output;
+mod render;
+
+use std::io::{self, IsTerminal};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use sandgate::{Group, Module, Pool, RetryOn};
+
+pub(crate) use self::arguments::Arguments;
+use self::collector::Collector;
+use self::input::{Inputs, Separator};
+use self::job::Job;
+use self::journal::{Header, Journal};
+use self::ledger::Ledger;
+use self::output::Output;
+use crate::exit::Exit;
+use crate::interrupt::Interrupt;
+use crate::{options, print, see};
+
+/// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let interrupt = Interrupt::install()?;
+    let module = options::module(&arguments.module)?;
+    let more = [
+        ("timeout", arguments.timeout.as_deref()),
+        ("output", arguments.max_output.as_deref()),
+        ("message", arguments.max_input.as_deref()),
+    ];
+    let spec = arguments.sandbox.spec(&more)?;
+    let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
+    let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
+    let journal = journal(arguments, &module)?;
+    let group = Group::builder();
+    let described = options::describe(&module, &group, &spec)?;
+    let entry = options::entry(&module, &described, arguments.task.as_deref())?;
+    let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
+    let gateways = arguments.jobs.unwrap_or_else(cores);
+    let builder = Pool::builder(&module)
+        .spec(spec)
+        .argv(&arguments.arg)
+        .gateways(gateways)
+        .retries(arguments.retries, RetryOn::any_failure());
+    let facts = see::Facts {
+        module: module.name().to_owned(),
+        gateways,
+        inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
+        prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
+    };
+    let observer = Arc::new(see::Observer::start(&arguments.see, facts)?);
+    let builder = builder.group(group.output(observer.guest_output())).events(observer.sink());
+    let builder = match &*job {
+        Job::Program => builder.program(),
+        Job::Task(task) => builder.task(&task.name),
+    };
+    let pool = builder.build()?;
+    let ledger = Arc::new(Ledger::new(pool.gateways()));
+    let (token, closing) = (pool.cancel_token(), Arc::clone(&ledger));
+    interrupt.on_interrupt(move || {
+        closing.close();
+        token.cancel();
+    });
+    let collector = Collector {
+        ledger: Arc::clone(&ledger),
+        journal: journal.clone(),
+        output,
+        format: arguments.output,
+        ordered: !arguments.unordered,
+        fail_fast: arguments.fail_fast,
+        token: pool.cancel_token(),
+        interrupt,
+        observer: Arc::clone(&observer),
+    };
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &observer);
+    let format = arguments.output;
+    let summary = match &*job {
+        Job::Program => {
+            let (feed, results) = pool.stream_programs();
+            feeder(feed)?;
+            collector.run(&results, |meta, result| render::program(format, meta, result))
+        }
+        Job::Task(task) => {
+            let (feed, results) = pool.stream_encoded();
+            feeder(feed)?;
+            collector.run(&results, |meta, result| render::task(format, task, meta, result))
+        }
+    };
+    let stats = pool.stats();
+    drop(pool);
+    let seen = observer.finish(&stats);
+    let summary = summary?;
+    seen?;
+    Ok(summary.finish(arguments.journal.is_some()))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+fn inputs(arguments: &Arguments) -> Result<Inputs> {
+    if !arguments.files.is_empty() {
+        return Ok(Inputs::files(&arguments.files)?);
+    }
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        print::complain("inputs are read from the terminal, until Ctrl-D");
+    }
+    let separator = if arguments.nul { Separator::Nul } else { Separator::Line };
+    Ok(Inputs::stream(stdin, separator))
+}
+
+fn journal(arguments: &Arguments, module: &Module) -> Result<Option<Arc<Mutex<Journal>>>> {
+    let Some(path) = &arguments.journal else { return Ok(None) };
+    let header = Header { module: module.id().0, settings: arguments.fingerprint() };
+    let journal = if arguments.resume { Journal::resume(path, &header) } else { Journal::create(path, &header) };
+    let journal = journal.context("nothing was run")?;
+    if journal.dropped() > 0 {
+        let dropped = journal.dropped();
+        print::complain(&format!("journal `{}`: its last {dropped} bytes were cut off or damaged", path.display()));
+    }
+    if journal.len() > 0 {
+        print::complain(&format!("journal `{}` has {} results already", path.display(), journal.len()));
+    }
+    Ok(Some(Arc::new(Mutex::new(journal))))
+}

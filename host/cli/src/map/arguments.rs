@@ -1,0 +1,134 @@
+//! The command line of `sandgate map`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::options::{Sandbox, setting};
+
+/// Run a task for each input, on all cores, each in a sandbox of its own
+///
+/// An input is a line of standard input, or a file, and a task either a program for wasm32-wasip1, which reads the input on
+/// its standard input and prints the result, or a task of a module made with the SDK (--task), which takes it as its
+/// argument. A program gets its line without the line break. Every input has exactly one result, in the order of the inputs.
+///
+/// An input that fails is told on standard error, and the others go on. A program's standard error is shown where it fails;
+/// with `--output json` all of it is in the result.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sandgate map upper.wasm < words.txt                        each line through a program
+  sandgate map jq.wasm --arg .name --files 'in/*.json' --output-dir out
+  find . -name '*.png' -print0 | sandgate map --nul --task describe images.wasm
+  sandgate map --json --task add tools.wasm < pairs.jsonl    typed arguments, a JSON value a line
+  sandgate map --journal run.journal big.wasm < all.txt > results.txt
+  sandgate map --journal run.journal --resume big.wasm < all.txt > results.txt
+
+With --output json, each result is one line: an object with `index` (from 0), `input` (a file's path, or null), `outcome`
+(`returned`, `failed`, `panicked`, `trapped`, `exited`, `timed out`, `limit exceeded`, `rejected`, `no value`, `worker lost`,
+`bad input`), `result` (`result_base64` if a program printed something that is not UTF-8), `error`, `stderr`, `attempts`,
+`milliseconds`, `gateway`.
+
+With --journal, a result is in the journal before it is printed. A run that was interrupted, in whatever way, goes on with
+--resume and the same inputs: it prints the results that the journal has and those that were missing, each once.
+
+Exit codes:
+  0    every input has its result; a pipe that is closed by its reader counts as well
+  1    some inputs failed
+  2    the command line is wrong
+  3    it could not be run, or its results could not be written, as standard error says
+  130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
+pub(crate) struct Arguments {
+    /// The module's file
+    pub(super) module: PathBuf,
+    /// The task of a module made with the SDK [default: the module's `_start`, as a program]
+    #[arg(long, value_name = "NAME")]
+    pub(super) task: Option<String>,
+    /// An argument for the program, after its own name
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(super) arg: Vec<String>,
+
+    /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
+    #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Inputs", conflicts_with = "nul")]
+    pub(super) files: Vec<String>,
+    /// Inputs end with NUL bytes, not with line breaks
+    #[arg(long, help_heading = "Inputs")]
+    pub(super) nul: bool,
+    /// Inputs are JSON: the task's argument, or an array or object of its arguments. Results are JSON too
+    #[arg(long, help_heading = "Inputs", requires = "task")]
+    pub(super) json: bool,
+    /// The largest input, as in 1M; a larger one has failed [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = setting("message"), help_heading = "Inputs")]
+    pub(super) max_input: Option<String>,
+
+    /// Tasks at once [default: one for each core]
+    #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
+    pub(super) jobs: Option<usize>,
+    /// Time for each task, as in 10s, or `off` [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = setting("timeout"), help_heading = "Execution")]
+    pub(super) timeout: Option<String>,
+    /// How often a task that failed is run again. One whose worker was lost is in any case, up to three times
+    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Execution")]
+    pub(super) retries: u32,
+    /// Results in the order of their inputs; the default
+    #[arg(long, help_heading = "Execution", conflicts_with = "unordered")]
+    ordered: bool,
+    /// Results as soon as they are there
+    #[arg(long, help_heading = "Execution")]
+    pub(super) unordered: bool,
+    /// Stop at the first input that fails
+    #[arg(long, help_heading = "Execution")]
+    pub(super) fail_fast: bool,
+    /// Go on when inputs fail; the default
+    #[arg(long, help_heading = "Execution", conflicts_with = "fail_fast")]
+    keep_going: bool,
+
+    /// What a result looks like
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Lines, help_heading = "Output")]
+    pub(super) output: Format,
+    /// A file for each result, written whole or not at all: `INPUT.out` for a file, `INDEX.out` for a line
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(super) output_dir: Option<PathBuf>,
+    /// The most that a program may print, as in 1M; one that prints more has failed [default: 16M]
+    #[arg(long, value_name = "SIZE", value_parser = setting("output"), help_heading = "Output")]
+    pub(super) max_output: Option<String>,
+    /// Keeps every result in this file, so that a run that was interrupted can go on
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(super) journal: Option<PathBuf>,
+    /// Goes on with the journal of a run that was interrupted
+    #[arg(long, help_heading = "Output", requires = "journal")]
+    pub(super) resume: bool,
+
+    #[command(flatten)]
+    pub(super) sandbox: Sandbox,
+    #[command(flatten)]
+    pub(super) see: crate::see::Options,
+}
+
+/// What a result looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// What a program printed, or a task's value, on a line of its own; failures on standard error
+    Lines,
+    /// A JSON object a line, failures too
+    Json,
+}
+
+impl Arguments {
+    /// What besides the module decides a result.
+    pub(super) fn fingerprint(&self) -> String {
+        let Arguments { task, arg, json, nul, output, .. } = self;
+        let (files, to_files) = (!self.files.is_empty(), self.output_dir.is_some());
+        format!(
+            "task={task:?} arg={arg:?} json={json} nul={nul} files={files} output={output:?} output-dir={to_files} {}",
+            self.sandbox.fingerprint()
+        )
+    }
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=1024) => Ok(jobs),
+        _ => Err("is not a number from 1 to 1024".to_owned()),
+    }
+}

@@ -1,0 +1,220 @@
+//! A result as it is written: to standard output or a file if it is one to write, to standard error if it failed.
+
+use std::sync::Arc;
+
+use sandgate::{ProgramOutput, TaskError, TaskResult};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::arguments::Format;
+use super::job::Task;
+use super::journal::Record;
+use super::ledger::Meta;
+
+/// The most of a program's standard error that a message shows: its end.
+const MAX_SHOWN_BYTES: usize = 1000;
+
+/// A result as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rendered {
+    pub(super) success: bool,
+    /// What is written, or for a failure whose format has none, what is told of it.
+    pub(super) text: Vec<u8>,
+}
+
+impl Rendered {
+    pub(super) fn of(record: Record) -> Rendered {
+        Rendered { success: record.success, text: record.result }
+    }
+}
+
+/// A result of `--output json`.
+#[derive(Debug, Default, Serialize)]
+struct Row<'a> {
+    index: u64,
+    input: Option<String>,
+    outcome: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stderr: Option<String>,
+    attempts: u32,
+    milliseconds: f64,
+    gateway: Option<&'a str>,
+}
+
+/// What came of a task, whatever it was.
+struct Came {
+    outcome: String,
+    attempts: u32,
+    milliseconds: f64,
+    gateway: Option<Arc<str>>,
+    error: Option<String>,
+}
+
+impl Came {
+    fn of<T>(result: &TaskResult<T>) -> Came {
+        let outcome = result.value.as_ref().map_or_else(|error| error.kind().to_string(), |_| "returned".to_owned());
+        let milliseconds = (result.timing.run_time().as_secs_f64() * 1e6).round() / 1e3;
+        let error = result.value.as_ref().err().map(message);
+        Came { outcome, attempts: result.attempts, milliseconds, gateway: result.gateway.clone(), error }
+    }
+
+    fn fail(&mut self, outcome: &str, error: String) {
+        (self.outcome, self.error) = (outcome.to_owned(), Some(error));
+    }
+
+    fn row(&self, meta: &Meta) -> Row<'_> {
+        Row {
+            index: meta.index,
+            input: meta.path.as_ref().map(|path| path.display().to_string()),
+            outcome: self.outcome.clone(),
+            error: self.error.clone(),
+            attempts: self.attempts,
+            milliseconds: self.milliseconds,
+            gateway: self.gateway.as_deref(),
+            ..Row::default()
+        }
+    }
+}
+
+/// An error and its causes.
+fn message(error: &TaskError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What a program printed.
+pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOutput>) -> Rendered {
+    let mut came = Came::of(&result);
+    let output = match result.value {
+        Ok(output) => output,
+        Err(TaskError::Program { output, .. }) => *output,
+        Err(_) => ProgramOutput::default(),
+    };
+    if came.error.is_none() && output.truncated {
+        came.fail(
+            "limit exceeded",
+            "program printed more than its limit (setting `output=`, here `--max-output`)".to_owned(),
+        );
+    }
+    let success = came.error.is_none();
+    let text = match (format, &came.error) {
+        (Format::Json, _) => {
+            let mut row = came.row(meta);
+            row.stderr = Some(String::from_utf8_lossy(&output.stderr).into_owned());
+            match String::from_utf8(output.stdout) {
+                Ok(text) => row.result = Some(Value::String(text)),
+                Err(error) => row.result_base64 = Some(base64(error.as_bytes())),
+            }
+            line(&row)
+        }
+        (Format::Lines, None) => output.stdout,
+        (Format::Lines, Some(error)) => told(meta, error, &output.stderr),
+    };
+    Rendered { success, text }
+}
+
+/// What a task gave.
+pub(super) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<Vec<u8>>) -> Rendered {
+    let mut came = Came::of(&result);
+    let mut value = None;
+    if let Ok(bytes) = &result.value {
+        match task.decode(bytes) {
+            Ok(decoded) => value = decoded,
+            Err(error) => came.fail("no value", format!("{error:#}")),
+        }
+    }
+    let success = came.error.is_none();
+    let text = match (format, &came.error) {
+        (Format::Json, _) => {
+            let mut row = came.row(meta);
+            row.result = success.then(|| value.unwrap_or(Value::Null));
+            line(&row)
+        }
+        (Format::Lines, None) => value.map(|value| task.line(&value) + "\n").unwrap_or_default().into_bytes(),
+        (Format::Lines, Some(error)) => told(meta, error, &[]),
+    };
+    Rendered { success, text }
+}
+
+/// An input that no task was given.
+pub(super) fn bad(format: Format, meta: &Meta, error: &str) -> Rendered {
+    let text = match format {
+        Format::Lines => told(meta, error, &[]),
+        Format::Json => {
+            let (outcome, error) = ("bad input".to_owned(), Some(error.to_owned()));
+            let came = Came { outcome, attempts: 0, milliseconds: 0.0, gateway: None, error };
+            line(&came.row(meta))
+        }
+    };
+    Rendered { success: false, text }
+}
+
+fn line(row: &Row<'_>) -> Vec<u8> {
+    // Texts and numbers alone: there is nothing in it that JSON does not have.
+    let mut line = serde_json::to_vec(row).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// What standard error is told of a failure.
+fn told(meta: &Meta, error: &str, stderr: &[u8]) -> Vec<u8> {
+    let mut text = format!("{}: {error}", meta.name());
+    let shown = &stderr[stderr.len().saturating_sub(MAX_SHOWN_BYTES)..];
+    let shown = String::from_utf8_lossy(shown);
+    for line in shown.lines().filter(|line| !line.trim().is_empty()) {
+        text.push_str("\n    ");
+        text.extend(line.chars().flat_map(|letter| {
+            // A guest's text must not reach a terminal as commands.
+            let (plain, escaped) = match letter.is_control() && letter != '\t' {
+                false => (Some(letter), None),
+                true => (None, Some(letter.escape_default())),
+            };
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        }));
+    }
+    text.into_bytes()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        for place in 0..4 {
+            let letter = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::ledger::Fate;
+
+    #[test]
+    fn failures_are_told_on_lines_without_commands_for_terminals() {
+        let meta = Meta { index: 3, path: None, digest: [0; 16], bytes: 0, fate: Fate::Runs };
+        let text = String::from_utf8(told(&meta, "task trapped", b"a\n\x1b[31mred\xff\n\n")).unwrap();
+        assert_eq!(text, "input 3: task trapped\n    a\n    \\u{1b}[31mred\u{fffd}");
+        let row = bad(Format::Json, &meta, "it is \"no\" JSON");
+        assert_eq!(
+            String::from_utf8(row.text).unwrap(),
+            "{\"index\":3,\"input\":null,\"outcome\":\"bad input\",\"error\":\"it is \\\"no\\\" JSON\",\"attempts\":0,\
+             \"milliseconds\":0.0,\"gateway\":null}\n"
+        );
+        assert_eq!([&b""[..], b"f", b"fo", b"foo"].map(base64), ["", "Zg==", "Zm8=", "Zm9v"]);
+    }
+}

@@ -1,0 +1,247 @@
+//! What went wrong, by cause and with examples, and which tasks took longest: of the results, which know names and errors.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sandgate::{Outcome, OutcomeKind, TaskError, TaskResult, Timing};
+
+use super::text;
+
+/// Causes that are told apart; the rest is put together by kind.
+const MOST_CAUSES: usize = 100;
+/// Failures of one cause, and of all, that are kept with what they printed.
+const MOST_OF_A_CAUSE: usize = 50;
+const MOST_KEPT: usize = 1000;
+const MOST_SLOW: usize = 10;
+const MOST_STDERR: usize = 8 << 10;
+const MOST_MESSAGE: usize = 4 << 10;
+const MOST_FRAMES: usize = 64;
+const MOST_FRAME: usize = 400;
+const MOST_NAME: usize = 400;
+const MOST_CAUSE: usize = 160;
+
+/// What is looked at of a result.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) index: u64,
+    pub(super) error: Option<&'a TaskError>,
+    pub(super) attempts: u32,
+    pub(super) gateway: Option<&'a str>,
+    pub(super) timing: Timing,
+}
+
+/// One failure.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) task: u64,
+    pub(super) name: String,
+    pub(super) kind: OutcomeKind,
+    pub(super) message: String,
+    pub(super) location: Option<String>,
+    pub(super) backtrace: Vec<String>,
+    pub(super) stderr: String,
+    pub(super) attempts: u32,
+    pub(super) gateway: String,
+    pub(super) took: Duration,
+    pub(super) at: Duration,
+}
+
+/// Failures that look the same.
+#[derive(Debug, Clone)]
+pub(super) struct Cause {
+    pub(super) kind: OutcomeKind,
+    pub(super) text: String,
+    pub(super) count: u64,
+    pub(super) examples: Vec<Failure>,
+}
+
+/// All that went wrong, and the slowest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Failures {
+    causes: Vec<Cause>,
+    by_text: HashMap<(OutcomeKind, String), usize>,
+    kept: usize,
+    pub(super) count: u64,
+    /// Longest first.
+    pub(super) slowest: Vec<(Duration, u64, String)>,
+}
+
+impl Failures {
+    pub(super) fn take<T>(&mut self, name: &str, result: &TaskResult<T>) {
+        let TaskResult { index, value, attempts, gateway, timing, .. } = result;
+        let gateway = gateway.as_deref();
+        self.note(
+            name,
+            &Seen { index: *index, error: value.as_ref().err(), attempts: *attempts, gateway, timing: *timing },
+        );
+    }
+
+    pub(super) fn note(&mut self, name: &str, result: &Seen<'_>) {
+        let took = result.timing.run_time();
+        if result.timing.started.is_some() && took > self.floor() {
+            let at = self.slowest.partition_point(|(other, ..)| *other >= took);
+            self.slowest.insert(at, (took, result.index, text::one_line(name, 200)));
+            self.slowest.truncate(MOST_SLOW);
+        }
+        // What was cancelled did nothing wrong.
+        let Some(error) = result.error.filter(|error| error.kind() != OutcomeKind::Cancelled) else { return };
+        let (location, backtrace, stderr) = details(error);
+        let failure = Failure {
+            task: result.index,
+            name: text::one_line(name, MOST_NAME),
+            kind: error.kind(),
+            message: chain(error),
+            location: location.map(|at| text::one_line(at, MOST_FRAME)),
+            backtrace: backtrace.iter().take(MOST_FRAMES).map(|frame| text::one_line(frame, MOST_FRAME)).collect(),
+            stderr: text::lines(text::tail(stderr.trim_end(), MOST_STDERR)),
+            attempts: result.attempts,
+            gateway: result.gateway.unwrap_or_default().to_owned(),
+            took,
+            at: result.timing.finished,
+        };
+        self.add(failure);
+    }
+
+    /// A failure of which the pool knows nothing.
+    pub(super) fn rejected(&mut self, name: &str, task: u64, message: &str) {
+        self.add(Failure {
+            task,
+            name: text::one_line(name, MOST_NAME),
+            kind: OutcomeKind::Rejected,
+            message: message.to_owned(),
+            location: None,
+            backtrace: Vec::new(),
+            stderr: String::new(),
+            attempts: 0,
+            gateway: String::new(),
+            took: Duration::ZERO,
+            at: Duration::ZERO,
+        });
+    }
+
+    fn add(&mut self, mut failure: Failure) {
+        self.count += 1;
+        let cause = self.cause(failure.kind, &failure.message);
+        self.causes[cause].count += 1;
+        if self.kept < MOST_KEPT && self.causes[cause].examples.len() < MOST_OF_A_CAUSE {
+            self.kept += 1;
+            failure.message = text::lines(text::head(&failure.message, MOST_MESSAGE));
+            self.causes[cause].examples.push(failure);
+        }
+    }
+
+    /// How long a task must have taken to be among the slowest.
+    pub(super) fn floor(&self) -> Duration {
+        if self.slowest.len() < MOST_SLOW { Duration::ZERO } else { self.slowest[MOST_SLOW - 1].0 }
+    }
+
+    /// Most frequent first.
+    pub(super) fn causes(&self) -> Vec<&Cause> {
+        let mut causes: Vec<&Cause> = self.causes.iter().collect();
+        causes.sort_by_key(|cause| std::cmp::Reverse(cause.count));
+        causes
+    }
+
+    fn cause(&mut self, kind: OutcomeKind, message: &str) -> usize {
+        // These numbers are what it is about: a code, or a limit.
+        let tells = matches!(kind, OutcomeKind::Exited | OutcomeKind::TimedOut | OutcomeKind::LimitExceeded);
+        let first = text::one_line(message.lines().next().unwrap_or_default(), MOST_CAUSE);
+        let mut key = (kind, if tells { first } else { without_numbers(&first) });
+        if !self.by_text.contains_key(&key) && self.causes.len() >= MOST_CAUSES {
+            key.1 = "other".to_owned();
+        }
+        let next = self.causes.len();
+        let text = key.1.clone();
+        let cause = *self.by_text.entry(key).or_insert(next);
+        if cause == next {
+            self.causes.push(Cause { kind, text, count: 0, examples: Vec::new() });
+        }
+        cause
+    }
+}
+
+/// An error and what it was caused by.
+fn chain(error: &TaskError) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}
+
+/// Place, backtrace and standard error, where there are any.
+fn details(error: &TaskError) -> (Option<&str>, &[String], String) {
+    let (outcome, stderr) = match error {
+        TaskError::Ended(outcome) => (Some(outcome), String::new()),
+        TaskError::Program { outcome, output } => {
+            let stderr = &output.stderr;
+            let from = stderr.len().saturating_sub(MOST_STDERR);
+            (Some(outcome), String::from_utf8_lossy(&stderr[from..]).into_owned())
+        }
+        TaskError::Poisonous { loss, .. } => (None, loss.stderr_tail.clone()),
+        _ => (None, String::new()),
+    };
+    match outcome {
+        Some(Outcome::Panicked { location, backtrace, .. }) => (location.as_deref(), backtrace, stderr),
+        Some(Outcome::Trapped { backtrace, .. }) => (None, backtrace, stderr),
+        Some(Outcome::WorkerLost { loss }) => (None, &[], loss.stderr_tail.clone()),
+        _ => (None, &[], stderr),
+    }
+}
+
+/// A line with `N` for each number, so that messages that differ in those alone are one cause.
+fn without_numbers(line: &str) -> String {
+    let mut cause = String::with_capacity(line.len());
+    let mut before = ' ';
+    for c in line.chars() {
+        match c {
+            // Part of a name, as in `i32` or `gw0`.
+            '0'..='9' if before.is_alphabetic() || before == '_' => {
+                cause.push(c);
+                continue;
+            }
+            '0'..='9' if before == '0' => continue,
+            '0'..='9' => cause.push('N'),
+            c => cause.push(c),
+        }
+        before = if c.is_ascii_digit() { '0' } else { c };
+    }
+    cause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_differ_in_numbers_are_one_cause() {
+        assert_eq!(without_numbers("index 12 of 7 in f32x4 at a.rs:10:2"), "index N of N in f32x4 at a.rs:N:N");
+    }
+
+    #[test]
+    fn causes_are_bounded() {
+        let mut failures = Failures::default();
+        let letters = |n: usize| char::from_u32(0x4e00 + u32::try_from(n).unwrap()).unwrap();
+        for n in 0..500 {
+            let cause = failures.cause(OutcomeKind::Failed, &letters(n).to_string());
+            failures.causes[cause].count += 1;
+        }
+        let causes = failures.causes();
+        assert_eq!(causes.len(), MOST_CAUSES + 1);
+        assert_eq!((causes[0].text.as_str(), causes[0].count), ("other", 400));
+    }
+
+    #[test]
+    fn what_is_kept_of_failures_is_bounded() {
+        let mut failures = Failures::default();
+        for task in 0..200 {
+            failures.rejected("a\nname", task, &"long ".repeat(10_000));
+        }
+        let causes = failures.causes();
+        assert_eq!((causes[0].count, causes[0].examples.len()), (200, MOST_OF_A_CAUSE));
+        let example = &causes[0].examples[0];
+        assert_eq!((example.name.as_str(), example.message.len()), ("a\\nname", MOST_MESSAGE));
+    }
+}

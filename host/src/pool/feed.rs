@@ -1,0 +1,148 @@
+//! [`TaskFeed`] and [`TaskResults`]: the two ends of a stream of tasks, for callers whose inputs come on one thread and whose
+//! results are awaited on another. [`Map`](super::Map) does both on one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+
+use super::builder::Pool;
+use super::core::TaskId;
+use super::driver::Note;
+use super::result::{ProgramOutput, TaskError, TaskResult};
+use super::work::{self, RawResult, RawValue, Work};
+
+/// Inputs that are gathered before they are handed to the pool, unless [`TaskFeed::flush`] comes first.
+const MAX_BATCH: usize = 64;
+
+/// Where inputs go. Nothing here blocks, and nothing bounds what is under way: that is for its user to do.
+///
+/// Dropping it flushes it; the results end once all of them were given out.
+pub struct TaskFeed {
+    notes: Sender<Note>,
+    next_task: Arc<AtomicU64>,
+    owner: u64,
+    epoch: Instant,
+    results: Sender<RawResult>,
+    next: u64,
+    batch: Vec<(TaskId, Work)>,
+}
+
+/// Where results come from, as soon as they are there. Dropping it cancels what is under way.
+pub struct TaskResults<T> {
+    results: Receiver<RawResult>,
+    notes: Sender<Note>,
+    owner: u64,
+    decode: fn(RawValue) -> Result<T, TaskError>,
+}
+
+impl Pool {
+    /// A stream of tasks in two ends, to a pool of [programs](super::PoolBuilder::program): an input is what the program
+    /// reads.
+    pub fn stream_programs(&self) -> (TaskFeed, TaskResults<ProgramOutput>) {
+        self.stream(work::output_of)
+    }
+
+    /// A stream of tasks in two ends, whose values are bytes: an input is the task's arguments as they are encoded
+    /// ([`encode_arguments`](crate::schema::encode_arguments)), a result the bytes of what it sent last, or none if it sent
+    /// nothing ([`decode_result`](crate::schema::decode_result)).
+    pub fn stream_encoded(&self) -> (TaskFeed, TaskResults<Vec<u8>>) {
+        self.stream(work::bytes_of)
+    }
+
+    fn stream<T>(&self, decode: fn(RawValue) -> Result<T, TaskError>) -> (TaskFeed, TaskResults<T>) {
+        let (sender, results) = unbounded();
+        let (owner, notes) = (self.next_owner(), self.notes.clone());
+        let next_task = Arc::clone(&self.next_task);
+        let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
+        let feed =
+            TaskFeed { notes: notes.clone(), next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
+        (feed, TaskResults { results, notes, owner, decode })
+    }
+}
+
+impl TaskFeed {
+    /// Adds an input and gives back its index, from 0.
+    pub fn push(&mut self, input: impl Into<Vec<u8>>) -> u64 {
+        let (id, index) = self.take_numbers();
+        let (owner, input) = (self.owner, Bytes::from(input.into()));
+        self.batch.push((id, Work { owner, index, input, results: self.results.clone() }));
+        if self.batch.len() >= MAX_BATCH {
+            self.flush();
+        }
+        index
+    }
+
+    /// Leaves an input out and gives back its index: its result is [`TaskError::Cancelled`] at once, and nothing runs.
+    pub fn skip(&mut self) -> u64 {
+        let (_, index) = self.take_numbers();
+        let _ = self.results.send(RawResult::refused(index, TaskError::Cancelled, self.epoch.elapsed()));
+        index
+    }
+
+    /// Hands to the pool what was gathered. Due before whatever may take time.
+    pub fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            // If the pool is gone, so are the senders of these results, and whoever waits is told.
+            let _ = self.notes.send(Note::Submit(std::mem::take(&mut self.batch)));
+        }
+    }
+
+    /// The number within the pool, by which events name the task, and the index.
+    fn take_numbers(&mut self) -> (TaskId, u64) {
+        let index = self.next;
+        self.next += 1;
+        (self.next_task.fetch_add(1, Ordering::Relaxed), index)
+    }
+}
+
+impl Drop for TaskFeed {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl<T> TaskResults<T> {
+    /// The next result, if one comes within `timeout`.
+    ///
+    /// # Errors
+    /// [`FeedEnded`](super::FeedEnded) once the feed was dropped and all results were given out, or the pool is gone.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<TaskResult<T>>, super::FeedEnded> {
+        match self.results.recv_timeout(timeout) {
+            Ok(result) => Ok(Some(result.typed(self.decode))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(super::FeedEnded),
+        }
+    }
+
+    /// How many results are there to be taken.
+    pub fn waiting(&self) -> usize {
+        self.results.len()
+    }
+}
+
+/// The feed was dropped and all of its results were given out, or the pool is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("feed has ended, and all of its results were taken")]
+pub struct FeedEnded;
+
+impl<T> Drop for TaskResults<T> {
+    fn drop(&mut self) {
+        let _ = self.notes.send(Note::CancelOwner(self.owner));
+    }
+}
+
+impl fmt::Debug for TaskFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<TaskFeed next={}>", self.next)
+    }
+}
+
+impl<T> fmt::Debug for TaskResults<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<TaskResults waiting={}>", self.results.len())
+    }
+}
