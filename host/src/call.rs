@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sandgate_wire::{ExecutionGrants, Limits};
+use sandgate_wire::{ExecutionGrants, Limits, ModuleLimits};
 use serde::Serialize;
 
 use crate::error::CodecError;
@@ -25,6 +25,7 @@ pub struct Call {
     pub(crate) arguments: Option<Encoded>,
     pub(crate) argv: Vec<String>,
     pub(crate) limits: Option<Limits>,
+    pub(crate) module_limits: Option<ModuleLimits>,
     pub(crate) grants: Option<ExecutionGrants>,
     pub(crate) compile_timeout: Option<Duration>,
     /// What the types of the task have to be.
@@ -146,6 +147,14 @@ impl Call {
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Call {
         self.limits = Some(limits);
+        self
+    }
+
+    /// Limits of the module other than the gateway's, its compilation included. A module that is compiled already is held
+    /// against them as well.
+    #[must_use]
+    pub fn module_limits(mut self, limits: ModuleLimits) -> Call {
+        self.module_limits = Some(limits);
         self
     }
 }

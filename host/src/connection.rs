@@ -22,7 +22,7 @@ use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello};
 use sandgate_wire::outbox::Bounds;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
-use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, Limits, Message, ModuleId, ModuleLimits, Outbox, Outcome, Side, ToWorker};
 
 use crate::artefact::{Artefact, ArtefactStore, Wanted};
 use crate::call::Call;
@@ -382,7 +382,7 @@ impl Connection {
         self.check_limits(&limits)?;
         let grants = call.grants.clone().unwrap_or_else(|| self.spec.grants().execution.clone());
         let codegen = Codegen::of(&limits, &grants, self.spec.has_epochs());
-        let artefact = self.compiled(module, codegen, call.compile_timeout)?;
+        let artefact = self.compiled(module, codegen, call.compile_timeout, call.module_limits.as_ref())?;
         if let Some(expected) = &call.expected {
             let described = artefact.described().ok_or(Mismatch::Unreadable);
             described
@@ -469,7 +469,7 @@ impl Connection {
         timeout: Option<Duration>,
     ) -> Result<ModuleDescription, DescribeError> {
         let codegen = Codegen::of(self.spec.limits(), &self.spec.grants().execution, self.spec.has_epochs());
-        let artefact = self.compiled(module, codegen, timeout)?;
+        let artefact = self.compiled(module, codegen, timeout, None)?;
         let described = artefact.described().cloned();
         described.ok_or_else(|| DescribeError::Unreadable { module: module.name().to_owned() })
     }
@@ -479,7 +479,7 @@ impl Connection {
         let limits = call.limits.as_ref().unwrap_or(self.spec.limits());
         let grants = call.grants.as_ref().unwrap_or(&self.spec.grants().execution);
         let codegen = Codegen::of(limits, grants, self.spec.has_epochs());
-        let artefact = self.compiled(module, codegen, call.compile_timeout)?;
+        let artefact = self.compiled(module, codegen, call.compile_timeout, call.module_limits.as_ref())?;
         self.load(module.id(), codegen, &artefact)
     }
 
@@ -499,6 +499,7 @@ impl Connection {
         module: &Module,
         codegen: Codegen,
         timeout: Option<Duration>,
+        limits: Option<&ModuleLimits>,
     ) -> Result<Arc<Artefact>, ExecError> {
         let engine = match &self.life.lock().hello {
             Some(hello) => hello.engine.clone(),
@@ -511,7 +512,7 @@ impl Connection {
             module,
             engine: &engine,
             codegen,
-            limits: self.spec.module_limits(),
+            limits: limits.unwrap_or(self.spec.module_limits()),
             profile: self.spec.taken_profile(),
             policy: self.spec.policy(),
             tenant: self.tenant.as_deref(),

@@ -134,12 +134,15 @@ fn limits_and_profiles_hold_for_what_is_compiled_already() {
         );
     }
     let narrow = ModuleLimits { functions: 1, ..ModuleLimits::default() };
-    let reason = rejection(run(simd.with_module_limits(narrow)));
-    let expected = (ModuleLimitName::Functions, 2, 1);
-    assert!(
-        matches!(reason, Rejection::ModuleLimit { limit, found, value, .. } if (limit, found, value) == expected),
-        "{reason:?}"
-    );
+    let call = Call::start().module_limits(narrow.clone());
+    let by_call = cached(directory.path(), simd.clone())[0].remote_exec_with(&module, &call);
+    for reason in [by_call, run(simd.with_module_limits(narrow))].map(rejection) {
+        let expected = (ModuleLimitName::Functions, 2, 1);
+        assert!(
+            matches!(reason, Rejection::ModuleLimit { limit, found, value, .. } if (limit, found, value) == expected),
+            "{reason:?}"
+        );
+    }
     assert_eq!(cache::entries(directory.path()).unwrap().len(), 1);
 }
 
