@@ -27,7 +27,7 @@ use crate::row::Row;
 use crate::watch::Watch;
 
 /// The next task's time, an instance and its end.
-const NEXT_BOUND: Duration = Duration::from_secs(2);
+const NEXT_BOUND: Duration = Duration::from_secs(5);
 /// How long the kernel may take to clear up after a row.
 const SETTLE: Duration = Duration::from_secs(8);
 

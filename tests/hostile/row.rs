@@ -10,7 +10,7 @@ use crate::visit;
 
 /// What an outcome may take beyond the row's timeout, and its grace if it needs the worker's death: nothing on an idle
 /// machine. The benchmark `interruption` measures; this only tells a stop from none.
-const BOUND: Duration = Duration::from_secs(2);
+const BOUND: Duration = Duration::from_secs(5);
 /// What the host may have grown by after a row.
 pub(crate) const HOST_GROWTH: u64 = 24 << 20;
 /// What the worker may have grown by after a row. Its allocator keeps a little for each of its threads.
