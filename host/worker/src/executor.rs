@@ -10,6 +10,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::message::{Codegen, Entry, Execute};
 use sandgate_wire::outcome::Rejection;
@@ -29,7 +30,7 @@ pub(crate) const THREAD_NAME: &str = "exec-";
 
 /// An execution was queued: wakes an executor that is idle, or starts one more.
 pub(crate) fn provide(worker: &Arc<Worker>) {
-    let mut hub = worker.hub.lock();
+    let hub = worker.hub.lock();
     if hub.idle_executors >= hub.queue.len() {
         worker.work.notify_one();
         return;
@@ -37,6 +38,22 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
     if hub.executors == worker.max_executions {
         return;
     }
+    start(worker, hub);
+}
+
+/// Starts all executors that there can be.
+pub(crate) fn provide_all(worker: &Arc<Worker>) {
+    loop {
+        let hub = worker.hub.lock();
+        if hub.executors == worker.max_executions {
+            return;
+        }
+        start(worker, hub);
+    }
+}
+
+/// Starts one more.
+fn start(worker: &Arc<Worker>, mut hub: MutexGuard<'_, Hub>) {
     let name = format!("{THREAD_NAME}{}", hub.executors);
     hub.executors += 1;
     drop(hub);
@@ -44,23 +61,6 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
     worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
         run(&worker_of_thread);
     });
-}
-
-/// Starts all executors that there can be.
-pub(crate) fn provide_all(worker: &Arc<Worker>) {
-    loop {
-        let mut hub = worker.hub.lock();
-        if hub.executors == worker.max_executions {
-            return;
-        }
-        let name = format!("{THREAD_NAME}{}", hub.executors);
-        hub.executors += 1;
-        drop(hub);
-        let worker_of_thread = Arc::clone(worker);
-        worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
-            run(&worker_of_thread);
-        });
-    }
 }
 
 fn run(worker: &Arc<Worker>) {

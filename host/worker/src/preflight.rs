@@ -17,7 +17,7 @@ use sandgate_abi::INITIALIZE_EXPORT;
 use sandgate_wire::module_limits::Shape;
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{ModuleLimits, Profile};
-use wasmparser::{ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+use wasmparser::{ExternalKind, FuncType, Parser, Payload, TypeRef, TypeSectionReader, ValType};
 use wasmtime::Engine;
 
 use crate::{ending, imports};
@@ -79,10 +79,7 @@ fn check_imports(module: &[u8]) -> Result<(), Rejection> {
     let mut types = Vec::new();
     for payload in Parser::new(0).parse_all(module) {
         match payload.map_err(|error| unreadable(&error))? {
-            Payload::TypeSection(section) => {
-                let found: Result<Vec<_>, _> = section.into_iter_err_on_gc_types().collect();
-                types = found.map_err(|error| unreadable(&error))?;
-            }
+            Payload::TypeSection(section) => types = function_types(section)?,
             Payload::ImportSection(section) => {
                 let mut checked = HashMap::new();
                 for import in section.into_imports() {
@@ -100,6 +97,10 @@ fn check_imports(module: &[u8]) -> Result<(), Rejection> {
         }
     }
     Ok(())
+}
+
+fn function_types(section: TypeSectionReader<'_>) -> Result<Vec<FuncType>, Rejection> {
+    section.into_iter_err_on_gc_types().collect::<Result<_, _>>().map_err(|error| unreadable(&error))
 }
 
 fn check_import(module: &str, name: &str, import: TypeRef, types: &[FuncType]) -> Result<(), Rejection> {
@@ -124,10 +125,7 @@ fn check_initialize(module: &[u8]) -> Result<(), Rejection> {
     let (mut types, mut functions) = (Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(module) {
         match payload.map_err(|error| unreadable(&error))? {
-            Payload::TypeSection(section) => {
-                let found: Result<Vec<_>, _> = section.into_iter_err_on_gc_types().collect();
-                types = found.map_err(|error| unreadable(&error))?;
-            }
+            Payload::TypeSection(section) => types = function_types(section)?,
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     if let TypeRef::Func(ty) = import.map_err(|error| unreadable(&error))?.ty {
