@@ -30,7 +30,6 @@
 //!
 //! A map is encoded in the order of its keys, as a `BTreeMap` is.
 
-mod base64;
 mod decode;
 mod description;
 mod encode;

@@ -3,11 +3,12 @@
 //! Both come from the guest. The bytes end, so most values do; for those that take no bytes, and for types that hold
 //! themselves, there are the bounds that decoding has everywhere: [`MAX_VALUE_DEPTH`], and a number of values for each byte.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sandgate_schema::{Definition, Node, Shape, TaskSchema, TypeSchema, Variant};
 use serde_json::{Map, Number, Value};
 
 use super::error::{SchemaError, quoted, shown};
-use super::{bare, base64, is_text_key};
+use super::{bare, is_text_key};
 use crate::budget::{FREE_VALUES, MAX_VALUE_DEPTH, VALUES_PER_BYTE};
 
 /// Decodes the bytes of one value; [the module](super) says how it is written in JSON.
@@ -97,7 +98,7 @@ impl<'a> Decoder<'a> {
                 text.into()
             }
             Node::String => self.text().ok_or_else(|| wrong("no UTF-8, or the end of the message"))?.into(),
-            Node::Bytes => base64::encode(self.sized().ok_or_else(ended)?).into(),
+            Node::Bytes => BASE64_STANDARD.encode(self.sized().ok_or_else(ended)?).into(),
             Node::Option(inner) => match self.byte().ok_or_else(ended)? {
                 0 => Value::Null,
                 1 => self.node(inner)?,

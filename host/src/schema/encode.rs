@@ -2,11 +2,12 @@
 //!
 //! The walk follows the value, so it ends with it; only a type that holds nothing but itself needs the bound on depth.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sandgate_schema::{Definition, Node, Shape, TaskSchema, TypeSchema, Variant};
 use serde_json::{Map, Number, Value};
 
 use super::error::{SchemaError, quoted};
-use super::{base64, is_text_key};
+use super::is_text_key;
 use crate::budget::MAX_VALUE_DEPTH;
 
 /// Most variants that an error lists.
@@ -386,7 +387,7 @@ fn single(value: &Value) -> Option<f32> {
 
 fn bytes(value: &Value) -> Option<Vec<u8>> {
     match value {
-        Value::String(text) => base64::decode(text),
+        Value::String(text) => BASE64_STANDARD.decode(text).ok(),
         Value::Array(items) => {
             let byte = |item: &Value| item.as_number().and_then(Number::as_u64).and_then(|byte| byte.try_into().ok());
             items.iter().map(byte).collect()

@@ -185,6 +185,19 @@ fn bytes_are_base64() {
     assert_eq!(encode_json(&schema, &json!("AQL/")).unwrap(), encoded);
     assert_eq!(encode_json(&schema, &json!([1, 2, 255])).unwrap(), encoded);
     assert!(encode_json(&schema, &json!([1, 256])).is_err());
+    for text in ["Zg", "Zg=", "Z===", "====", "Zg==Zg==", "Zh==", "Zm9=", "Z!==", "Zm9v\n", "Zmé="] {
+        assert!(encode_json(&schema, &json!(text)).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn bytes_come_back_from_base64() {
+    let schema = bytes_schema();
+    for (bytes, text) in [(&b""[..], ""), (b"f", "Zg=="), (b"fo", "Zm8="), (b"foo", "Zm9v"), (b"foobar", "Zm9vYmFy")] {
+        let encoded = [&[u8::try_from(bytes.len()).unwrap()], bytes].concat();
+        assert_eq!(decode_json(&schema, &encoded).unwrap(), json!(text));
+        assert_eq!(encode_json(&schema, &json!(text)).unwrap(), encoded);
+    }
 }
 
 struct Raw;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sandgate::text::printable;
 use sandgate::{ProgramOutput, TaskError, TaskResult};
 use serde::Serialize;
 use serde_json::Value;
@@ -114,7 +116,7 @@ pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOut
             row.stderr = Some(String::from_utf8_lossy(&output.stderr).into_owned());
             match String::from_utf8(output.stdout) {
                 Ok(text) => row.result = Some(Value::String(text)),
-                Err(error) => row.result_base64 = Some(base64(error.as_bytes())),
+                Err(error) => row.result_base64 = Some(BASE64_STANDARD.encode(error.as_bytes())),
             }
             line(&row)
         }
@@ -174,29 +176,10 @@ fn told(meta: &Meta, error: &str, stderr: &[u8]) -> Vec<u8> {
     let shown = String::from_utf8_lossy(shown);
     for line in shown.lines().filter(|line| !line.trim().is_empty()) {
         text.push_str("\n    ");
-        text.extend(line.chars().flat_map(|letter| {
-            // A guest's text must not reach a terminal as commands.
-            let (plain, escaped) = match letter.is_control() && letter != '\t' {
-                false => (Some(letter), None),
-                true => (None, Some(letter.escape_default())),
-            };
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        }));
+        // A guest's text must not reach a terminal as commands.
+        text.push_str(&printable(line));
     }
     text.into_bytes()
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
-        for place in 0..4 {
-            let letter = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -215,6 +198,5 @@ mod tests {
             "{\"index\":3,\"input\":null,\"outcome\":\"bad input\",\"error\":\"it is \\\"no\\\" JSON\",\"attempts\":0,\
              \"milliseconds\":0.0,\"gateway\":null}\n"
         );
-        assert_eq!([&b""[..], b"f", b"fo", b"foo"].map(base64), ["", "Zg==", "Zm8=", "Zm9v"]);
     }
 }

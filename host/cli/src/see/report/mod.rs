@@ -9,7 +9,6 @@
 //! All that comes from guests and inputs stands in the page as base64, and gets into the document as text, never as markup.
 //! The page's policy lets the browser run this one script and load nothing.
 
-mod base64;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -18,6 +17,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use base64::display::Base64Display;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sandgate::{OutcomeKind, PoolStats};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -47,7 +48,7 @@ pub(super) struct Page<'a> {
 impl Page<'_> {
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let title = escape(&text::one_line(&self.facts.module, 200));
-        let hash = |text: &str| base64::encode(&Sha256::digest(text.as_bytes()));
+        let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()));
         let (style, script) = (hash(STYLE), hash(SCRIPT));
         writeln!(
             out,
@@ -152,9 +153,8 @@ impl Page<'_> {
         let runs = &self.runs;
         let meta = serde_json::to_vec(&self.meta())?;
         let mut block = |name: &str, bytes: &[u8]| {
-            write!(out, "<script type=\"text/plain\" id=\"d-{name}\">")?;
-            base64::write(out, bytes)?;
-            out.write_all(b"</script>\n")
+            let text = Base64Display::new(bytes, &BASE64_STANDARD);
+            writeln!(out, "<script type=\"text/plain\" id=\"d-{name}\">{text}</script>")
         };
         block("meta", &meta)?;
         block("start", &little(&runs.start_us, |n| n.to_le_bytes()))?;

@@ -53,7 +53,7 @@ fn block(html: &str, name: &str) -> Vec<u8> {
     let open = format!("<script type=\"text/plain\" id=\"d-{name}\">");
     let from = html.find(&open).unwrap() + open.len();
     let to = from + html[from..].find("</script>").unwrap();
-    base64::decode(&html[from..to])
+    BASE64_STANDARD.decode(&html[from..to]).unwrap()
 }
 
 fn numbers<const N: usize, T>(bytes: &[u8], number: impl Fn([u8; N]) -> T) -> Vec<T> {
