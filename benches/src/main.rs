@@ -71,13 +71,16 @@ struct Cli {
 }
 
 /// What is measured without a peer, each with a table of its own.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Program {
     /// Time past the deadline at which each kind of hostile guest is stopped
     Interruption {
         /// Runs of each kind
         #[arg(long, default_value_t = 200)]
         runs: u32,
+        /// Runs the kinds whose name contains this
+        #[arg(long)]
+        only: Option<String>,
     },
     /// Hostile executions in a row, and what host and worker hold meanwhile
     Hostile {
@@ -122,11 +125,13 @@ fn run(cli: &Cli) -> Result<bool> {
         return Ok(true);
     }
     let fixtures = Fixtures::from_environment()?;
-    match cli.program {
-        Some(Program::Interruption { runs }) => return hostile::interruption::run(&fixtures, runs).map(|()| true),
-        Some(Program::Hostile { count }) => return hostile::many::run(&fixtures, count).map(|()| true),
+    match &cli.program {
+        Some(Program::Interruption { runs, only }) => {
+            return hostile::interruption::run(&fixtures, *runs, only.as_deref()).map(|()| true);
+        }
+        Some(Program::Hostile { count }) => return hostile::many::run(&fixtures, *count).map(|()| true),
         Some(Program::Layers { rounds, tasks }) => {
-            return hostile::layers::run(&fixtures, rounds, tasks).map(|()| true);
+            return hostile::layers::run(&fixtures, *rounds, *tasks).map(|()| true);
         }
         None => {}
     }

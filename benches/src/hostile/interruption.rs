@@ -31,7 +31,7 @@ struct Measured {
 }
 
 /// Measures every kind and prints a table.
-pub(crate) fn run(fixtures: &Fixtures, runs: u32) -> Result<()> {
+pub(crate) fn run(fixtures: &Fixtures, runs: u32, only: Option<&str>) -> Result<()> {
     println!("{}", Machine::describe().summary());
     println!(
         "milliseconds beyond a deadline of {TIMEOUT:?}, and answers of siblings meanwhile; {runs} runs of each kind\n"
@@ -46,7 +46,8 @@ pub(crate) fn run(fixtures: &Fixtures, runs: u32) -> Result<()> {
         "", "least", "p50", "p99", "max", "same worker p50/p99/max", "other worker p50/p99/max"
     );
     let returns = &BRIEF[0];
-    for kind in std::iter::once(returns).chain(ENDLESS) {
+    for kind in std::iter::once(returns).chain(ENDLESS).filter(|kind| only.is_none_or(|name| kind.name.contains(name)))
+    {
         match measure(&gateway, &siblings, kind, runs) {
             Ok(measured) => println!("{}", line(&measured)),
             Err(error) => println!("{:<28}{error:#}", kind.name),

@@ -196,6 +196,31 @@ impl Outbox {
         self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, true)
     }
 
+    /// Queues what [`push`](Self::push) would send, for callers that hold a lock which writing must not prolong: once they
+    /// have let it go they call [`write_placed`](Self::write_placed). Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn place(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, false).map(drop)
+    }
+
+    /// Queues what [`push_urgent`](Self::push_urgent) would send, as [`place`](Self::place) does.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn place_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, true).map(drop)
+    }
+
+    /// Sends what was placed, unless that has happened already. Never blocks.
+    pub fn write_placed(&self) {
+        let state = self.state.lock();
+        if !state.closed && state.has_work() {
+            self.start(state);
+        }
+    }
+
     /// Sends a message without a body that the peer has provoked, and that is the last one on its channel: after the channel's
     /// data so far. Never blocks.
     ///
@@ -352,6 +377,15 @@ impl Outbox {
 
     fn queue(&self, item: Item, urgent: bool) -> Result<(), OutboxClosed> {
         let small = item.small_bytes();
+        let mut state = self.enqueue(item, urgent)?;
+        let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
+        if !gathered {
+            self.start(state);
+        }
+        Ok(())
+    }
+
+    fn enqueue(&self, item: Item, urgent: bool) -> Result<MutexGuard<'_, State>, OutboxClosed> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(OutboxClosed);
@@ -367,11 +401,7 @@ impl Outbox {
         } else {
             state.push_lane(item);
         }
-        let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
-        if !gathered {
-            self.start(state);
-        }
-        Ok(())
+        Ok(state)
     }
 
     /// Writes what is queued, unless somebody else does.

@@ -101,6 +101,27 @@ fn an_idle_connection_needs_no_other_thread() {
     assert_eq!(transport.frames(), [(kind::DATA, 1, 5), (kind::CLOSE, 1, 3)]);
 }
 
+#[test]
+fn what_is_placed_waits_to_be_written() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    outbox.place(control(kind::CLOSE, 1)).unwrap();
+    outbox.place_urgent(control(kind::OPEN, 3)).unwrap();
+    assert_eq!(transport.frames(), []);
+    outbox.write_placed();
+    let written = [(kind::OPEN, 3, 3), (kind::CLOSE, 1, 3)];
+    assert_eq!(transport.frames(), written);
+    outbox.write_placed();
+    assert_eq!(transport.frames(), written);
+    // Whoever writes takes it along, in its turn.
+    outbox.place(control(kind::CLOSE, 3)).unwrap();
+    outbox.push_message(ChannelId(3), message(5)).unwrap();
+    assert_eq!(transport.frames()[2..], [(kind::CLOSE, 3, 3), (kind::DATA, 3, 5)]);
+    outbox.write_placed();
+    assert_eq!(transport.frames().len(), 4);
+}
+
 /// Sends so many messages of 5 bytes as fast as it can, on channel 1.
 fn stream(outbox: &Outbox, count: usize) {
     for _ in 0..count {

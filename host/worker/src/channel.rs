@@ -62,6 +62,10 @@ pub(crate) struct Endpoint {
     pub(crate) peer: Peer,
     pub(crate) error: Option<String>,
     pub(crate) close_sent: bool,
+    /// Whether a guest ever sent a message.
+    has_sent: bool,
+    /// It was closed before a guest sent anything, so that the host answers at once.
+    pub(crate) closed_unused: bool,
     /// What arrives is dropped: its sender broke a limit, and whoever listened is being stopped.
     pub(crate) broken: bool,
     /// Guests that have taken credits and not yet queued their message; a close waits for them.
@@ -110,11 +114,27 @@ impl Endpoint {
             peer,
             error: None,
             close_sent: false,
+            has_sent: false,
+            closed_unused: false,
             broken: false,
             sending: 0,
             close_waiting: None,
             references: 0,
             holders: Vec::new(),
+        }
+    }
+
+    /// Our close is decided. The host answers it at once if there is nothing to be received before.
+    pub(crate) fn close(&mut self, close: &Close) {
+        self.close_sent = true;
+        self.wake();
+        if let Kind::Made(maker) = &self.kind
+            && !self.has_sent
+            && close.error.is_none()
+            && self.peer < Peer::Closed
+        {
+            self.closed_unused = true;
+            maker.closed_unused(1);
         }
     }
 
@@ -223,6 +243,7 @@ impl Endpoint {
         }
         self.send.try_start(length);
         self.sent.push_back((Arc::clone(sender), cost));
+        self.has_sent = true;
         self.sending += 1;
         Sending::Started
     }

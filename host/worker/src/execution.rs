@@ -11,6 +11,12 @@ use sandgate_wire::{ChannelId, Limits};
 
 use crate::cpu_time::CpuTime;
 
+/// Closes that the host has not answered yet, of channels that a guest made for nothing: as many more wait in all the queues
+/// between guest and host before whatever it is told next, its end among it.
+pub(crate) const MAX_UNANSWERED: i64 = 64;
+/// How few there are to be before the guest goes on.
+const FEW_UNANSWERED: i64 = MAX_UNANSWERED / 2;
+
 /// Why an execution is stopped. The first reason stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("execution was stopped: {self:?}")]
@@ -35,6 +41,8 @@ pub(crate) struct Execution {
     pub(crate) waker: Condvar,
     /// Channels it made that are not forgotten yet.
     made: AtomicI64,
+    /// Those of them that were closed before anything was sent.
+    closed_unused: AtomicI64,
     stop: OnceLock<Stop>,
     finished: OnceLock<()>,
 }
@@ -48,6 +56,7 @@ impl Execution {
             limits,
             waker: Condvar::new(),
             made: AtomicI64::new(0),
+            closed_unused: AtomicI64::new(0),
             stop: OnceLock::new(),
             finished: OnceLock::new(),
         }
@@ -69,6 +78,21 @@ impl Execution {
 
     pub(crate) fn channels_made(&self) -> usize {
         usize::try_from(self.made.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Counts channels whose close the host answers at once; changed under the hub's lock.
+    pub(crate) fn closed_unused(&self, change: i64) {
+        self.closed_unused.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// Whether the guest is to wait for answers to its closes before it makes another channel.
+    pub(crate) fn has_many_unanswered(&self) -> bool {
+        self.closed_unused.load(Ordering::Relaxed) >= MAX_UNANSWERED
+    }
+
+    /// Whether it has waited enough.
+    pub(crate) fn has_few_unanswered(&self) -> bool {
+        self.closed_unused.load(Ordering::Relaxed) <= FEW_UNANSWERED
     }
 
     pub(crate) fn is_finished(&self) -> bool {

@@ -10,7 +10,6 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
 use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::message::{Codegen, Entry, Execute};
 use sandgate_wire::outcome::Rejection;
@@ -21,7 +20,7 @@ use crate::clock;
 use crate::ending::{self, Exit};
 use crate::execution::{Execution, Stop};
 use crate::guest::Guest;
-use crate::hub::{Hub, Job};
+use crate::hub::{HubGuard, Job};
 use crate::modules::{self, LoadedModule};
 use crate::worker::Worker;
 
@@ -53,7 +52,7 @@ pub(crate) fn provide_all(worker: &Arc<Worker>) {
 }
 
 /// Starts one more.
-fn start(worker: &Arc<Worker>, mut hub: MutexGuard<'_, Hub>) {
+fn start(worker: &Arc<Worker>, mut hub: HubGuard<'_>) {
     let name = format!("{THREAD_NAME}{}", hub.executors);
     hub.executors += 1;
     drop(hub);
@@ -81,11 +80,11 @@ fn next(worker: &Worker) -> Option<Job> {
         if hub.closed {
             return None;
         }
-        if let Some(job) = Hub::start(&mut hub) {
+        if let Some(job) = hub.start() {
             return Some(job);
         }
         hub.idle_executors += 1;
-        worker.work.wait(&mut hub);
+        hub.wait(&worker.work, None);
         hub.idle_executors -= 1;
     }
 }

@@ -432,14 +432,14 @@ fn error(memory: &mut [u8], guest: &mut Guest, handle: i32, [pointer, capacity, 
 
 fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
     let (_, guest) = enter(&mut caller);
-    if guest.channels_left() == 0 {
+    if guest.channels_left() == 0 || guest.execution.has_many_unanswered() {
         // Channels that it has given back count until the host has settled them, which is worth waiting for.
         let most = guest.most_made();
         if guest.handles.made() >= most {
             return Ok(status::LIMIT);
         }
         let execution = Arc::clone(&guest.execution);
-        let room = |_: &mut _| (execution.channels_made() < most).then_some(());
+        let room = |_: &mut _| (execution.channels_made() < most && execution.has_few_unanswered()).then_some(());
         guest.worker.wait(&execution, None, room)?;
     }
     let Some(channel) = guest.worker.hub.lock().make(&guest.execution) else {

@@ -1,8 +1,8 @@
 //! What the reading thread and the executors share: every channel, every execution, and the queue of those that wait.
 //!
 //! All of it stands behind one mutex, so that nothing has to be said about the order of locks. It is held for a few map
-//! operations at a time; guest memory is copied and messages are written outside of it. The exceptions are closes, which
-//! are rare and have to be queued in the order in which they were decided.
+//! operations at a time; guest memory is copied and messages are written outside of it. What has to go out in the order in
+//! which it was decided is placed in the outbox under the lock, and written after it ([`lock`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,9 +18,11 @@ use sandgate_wire::{ChannelId, Limits, Message, Outbox, Outcome, Side, ToHost};
 use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
 
+mod lock;
 mod references;
 mod seen;
 
+pub(crate) use lock::{HubGuard, SharedHub};
 use seen::Seen;
 
 /// The host sent something that the rules do not allow.
@@ -61,6 +63,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Hub {
     outbox: Arc<Outbox>,
+    /// Something is placed in the outbox, and is to be written once the lock is free.
+    placed: bool,
     /// Largest message and window of channels that the host makes.
     given: (u64, Window),
     pub(crate) channels: HashMap<ChannelId, Endpoint>,
@@ -100,6 +104,7 @@ impl Hub {
     pub(crate) fn new(outbox: Arc<Outbox>, limits: &Limits) -> Hub {
         Hub {
             outbox,
+            placed: false,
             given: (limits.message_bytes, limits.into()),
             channels: HashMap::new(),
             seen: Seen::default(),
@@ -398,7 +403,7 @@ impl Hub {
         self.channels.insert(channel, endpoint);
         // Under the lock, for the host is to see the ids rise; and before all that is queued, for the host is to know the
         // channel before anything names it.
-        let _ = self.outbox.push_urgent(ToHost::Open { channel, parent: maker.id }.encode());
+        self.place_urgent(&ToHost::Open { channel, parent: maker.id });
         Some(channel)
     }
 
@@ -418,11 +423,10 @@ impl Hub {
 
     /// Asks the host for the credits of all that `execution` has sent, whose memory is full of it.
     pub(crate) fn want_credit(&mut self, execution: &Arc<Execution>) {
-        let outbox = &self.outbox;
         let asked = self.channels.iter_mut().filter(|(_, it)| !it.credit_wanted && it.holds_of(execution));
         for (channel, endpoint) in asked {
             endpoint.credit_wanted = true;
-            let _ = outbox.push_urgent(ToHost::CreditWanted(*channel).encode());
+            self.placed |= self.outbox.place_urgent(ToHost::CreditWanted(*channel).encode()).is_ok();
         }
     }
 
@@ -470,8 +474,7 @@ impl Hub {
         if endpoint.sending == 0
             && let Some(close) = endpoint.close_waiting.take()
         {
-            // The connection may be gone; then nobody waits for it.
-            let _ = self.outbox.push(ToHost::Close(channel, close).encode());
+            self.place(&ToHost::Close(channel, close));
         }
     }
 
@@ -507,8 +510,19 @@ impl Hub {
         }
         self.end_channel(channel);
         self.finished += 1;
-        let done = ToHost::Done(channel, outcome.clone());
-        let _ = self.outbox.push(done.encode());
+        self.place(&ToHost::Done(channel, outcome.clone()));
+    }
+
+    // ---- what is sent --------------------------------------------------------------------------------------------
+
+    // The connection may be gone; then nobody waits for any of this.
+
+    fn place(&mut self, message: &ToHost<'_>) {
+        self.placed |= self.outbox.place(message.encode()).is_ok();
+    }
+
+    fn place_urgent(&mut self, message: &ToHost<'_>) {
+        self.placed |= self.outbox.place_urgent(message.encode()).is_ok();
     }
 }
 

@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ToHost, ToWorker};
 
 use crate::execution::Stop;
 use crate::executor;
-use crate::hub::{Hub, Violation};
+use crate::hub::{HubGuard, Violation};
 use crate::modules::Artefact;
 use crate::worker::{Ended, Worker, WorkerError};
 
@@ -22,7 +21,7 @@ const MAX_AT_ONCE: usize = 32;
 /// Reads until the connection ends.
 pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ended, WorkerError> {
     // Executors wake up, or go on, when it is let go.
-    let mut hub: Option<MutexGuard<'_, Hub>> = None;
+    let mut hub: Option<HubGuard<'_>> = None;
     let mut at_once = 0;
     loop {
         if at_once == MAX_AT_ONCE || !reader.has_frame() {

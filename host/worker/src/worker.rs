@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::grants::Grants;
 use sandgate_wire::isolation::{Layer, Report};
@@ -27,7 +27,7 @@ use crate::cpu_time::CpuTime;
 use crate::directories::{self, Directories, DirectoryError};
 use crate::engine::{self, Engines};
 use crate::execution::{Execution, Stop};
-use crate::hub::{Hub, Violation};
+use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
@@ -106,7 +106,7 @@ impl From<DirectoryError> for WorkerError {
 pub(crate) struct Worker {
     pub(crate) engines: Engines,
     pub(crate) outbox: Arc<Outbox>,
-    pub(crate) hub: Mutex<Hub>,
+    pub(crate) hub: SharedHub,
     /// Executors wait here for the queue of the hub.
     pub(crate) work: Condvar,
     pub(crate) clock: Clock,
@@ -165,7 +165,7 @@ pub(crate) fn start(
     };
     let worker = Arc::new(Worker {
         engines,
-        hub: Mutex::new(Hub::new(Arc::clone(&outbox), &hello.limits)),
+        hub: SharedHub::new(Hub::new(Arc::clone(&outbox), &hello.limits)),
         outbox,
         work: Condvar::new(),
         clock: Clock::default(),
@@ -250,7 +250,7 @@ impl Worker {
 
     fn wait_locked<R>(
         &self,
-        mut hub: MutexGuard<'_, Hub>,
+        mut hub: HubGuard<'_>,
         execution: &Execution,
         deadline: Option<Instant>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
@@ -266,19 +266,16 @@ impl Worker {
             if !has_sent {
                 has_sent = true;
                 if self.outbox.is_gathering() {
-                    MutexGuard::unlocked(&mut hub, || self.outbox.about_to_wait());
+                    hub.unlocked(|| self.outbox.about_to_wait());
                     // What it waits for may have come in between.
                     continue;
                 }
                 self.outbox.about_to_wait();
             }
-            match deadline {
-                None => execution.waker.wait(&mut hub),
-                Some(at) if Instant::now() >= at => return Ok(None),
-                Some(at) => {
-                    execution.waker.wait_until(&mut hub, at);
-                }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Ok(None);
             }
+            hub.wait(&execution.waker, deadline);
         }
     }
 
@@ -303,11 +300,12 @@ impl Worker {
 
     /// Makes an execution look whether it is to stop. Others look too, and go on.
     pub(crate) fn kick(&self, execution: &Execution) {
+        // First, for others may hold the lock for a while.
+        self.engines.increment_epochs();
         // With the lock, it is either before its look or waiting already.
         let hub = self.hub.lock();
         execution.waker.notify_all();
         drop(hub);
-        self.engines.increment_epochs();
     }
 
     /// Ends the connection if the host asked for it and all is done.

@@ -57,13 +57,12 @@ impl Hub {
         if endpoint.close_sent || endpoint.is_own() {
             return;
         }
-        endpoint.close_sent = true;
-        endpoint.wake();
+        endpoint.close(&close);
         if endpoint.sending > 0 {
             endpoint.close_waiting = Some(close);
             return;
         }
-        let _ = self.outbox.push(ToHost::Close(channel, close).encode());
+        self.place(&ToHost::Close(channel, close));
     }
 
     /// Forgets a channel that both sides have closed and nothing refers to.
@@ -78,9 +77,14 @@ impl Hub {
         if let Some(mut endpoint) = self.channels.remove(&channel) {
             if let Kind::Made(maker) = &endpoint.kind {
                 maker.made(-1);
+                if endpoint.closed_unused {
+                    maker.closed_unused(-1);
+                }
                 self.made -= 1;
-                // It may wait for room to make another.
-                maker.waker.notify_all();
+                if maker.has_few_unanswered() {
+                    // It may wait for room to make another.
+                    maker.waker.notify_all();
+                }
             }
             endpoint.nobody_takes();
             let attached = endpoint.abandon();

@@ -6,6 +6,7 @@ use sandgate_wire::outcome::{KilledBy, Rejection};
 use sandgate_wire::{Limits, Outcome};
 
 use super::host::*;
+use crate::execution::MAX_UNANSWERED;
 
 fn with_limits(limits: Limits) -> Call {
     Call { limits, ..Call::default() }
@@ -242,4 +243,47 @@ fn a_guest_that_waits_for_room_for_a_channel_can_be_stopped() {
     host.closed(made);
     host.kill(channel);
     assert_eq!(host.done(channel), Outcome::Killed { by: KilledBy::Kill, started: true });
+}
+
+#[test]
+fn a_guest_that_makes_channels_for_nothing_waits_for_answers_long_before_its_limit() {
+    // Makes and drops without end, and would be seen to by nobody.
+    let text = guest("(loop $l (drop (call $drop (call $new))) (br $l))");
+    let mut host = Host::new(1);
+    let channel = host.start(&text, with_limits(Limits::default()));
+    let most = usize::try_from(MAX_UNANSWERED).unwrap();
+    let made: Vec<_> = (0..most).map(|_| host.opened(channel)).collect();
+    for made in &made {
+        host.closed(*made);
+    }
+    // Its own channel, and those.
+    host.wait_status("no more channels to be made", |status| status.channels as usize == 1 + most);
+    // Half of the answers let it go on, to where it was before.
+    for made in &made[..most / 2] {
+        host.close(*made, None, false);
+    }
+    for _ in 0..most / 2 {
+        let made = host.opened(channel);
+        host.closed(made);
+    }
+    host.wait_status("it to wait again", |status| status.channels as usize == 1 + most);
+    host.kill(channel);
+    assert_eq!(host.done(channel), Outcome::Killed { by: KilledBy::Kill, started: true });
+}
+
+#[test]
+fn channels_that_messages_were_sent_on_may_wait_for_their_reader() {
+    // The host answers only once somebody has read them, which may be after all else that the guest does.
+    let most = MAX_UNANSWERED + 10;
+    let text = guest(&format!(
+        "(local.set $i (i32.const {most}))
+         (loop $l
+            (local.set $j (call $new))
+            (drop (call $send (local.get $j) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i64.const -1)))
+            (drop (call $drop (local.get $j)))
+            (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))"
+    ));
+    let mut host = Host::new(1);
+    let channel = host.start(&text, with_limits(Limits::default()));
+    assert_eq!(host.done(channel), Outcome::Returned);
 }
