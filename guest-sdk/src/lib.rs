@@ -49,6 +49,7 @@
 mod args;
 mod channel;
 mod error;
+mod init;
 mod message;
 mod operation;
 mod serve;
@@ -67,6 +68,56 @@ pub use crate::serve::serve;
 /// Derives [`Schema`](trait@Schema): see [`task`](macro@crate::task), and for its
 /// attributes the one of [`sandgate_schema`](derive@sandgate_schema::Schema).
 pub use sandgate_guest_macros::GuestSchema as Schema;
+/// Makes a function an init function, after which a snapshot of the module is taken: `Module::preinitialize`.
+///
+/// What the function leaves in statics and in thread locals is there in every fresh instance of the snapshot, for its
+/// `main` and its tasks: an interpreter, a parsed configuration, a loaded model.
+///
+/// ```no_run
+/// use std::sync::OnceLock;
+/// use sandgate_guest::{Result, init, task};
+///
+/// static WORDS: OnceLock<Vec<String>> = OnceLock::new();
+///
+/// /// `module.preinitialize("load", &("a list of words",))`
+/// #[init]
+/// fn load(text: String) -> Result {
+///     let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+///     words.sort();
+///     WORDS.set(words).map_err(|_| sandgate_guest::Error::msg("it was loaded before"))
+/// }
+///
+/// /// Finds the words loaded, and nothing that another task did with them.
+/// #[task]
+/// fn has(word: String) -> bool {
+///     WORDS.get().is_some_and(|words| words.binary_search(&word).is_ok())
+/// }
+///
+/// fn main() {}
+/// ```
+///
+/// # Input and result
+///
+/// The input is passed as a task's arguments are: one tuple with a member for each parameter. The function returns nothing,
+/// or a `Result` whose `Err` is the host's error then, as a panic is; there is no snapshot in either case.
+///
+/// # What it can do
+///
+/// It runs by itself, before there is a task: every use of a channel fails with `NotAllowed`. It has no directories and no
+/// environment. Its clocks stand still and its random numbers are the same each time, unless the host grants something
+/// else; what the program makes of them, such as the keys of a `HashMap`, is the same in all instances of the snapshot.
+/// What the C library has found out by then stays as it is: no directories, if the function looked for a file, and no
+/// variables, if it read one.
+///
+/// # In a library
+///
+/// The snapshot's `main` is called without the constructors, which have run. In a crate that has no `main` (a `cdylib`)
+/// write `#[init(library)]`.
+///
+/// # Limits
+///
+/// As for [`task`](macro@crate::task). No snapshot can be taken of a module with instructions that change tables.
+pub use sandgate_guest_macros::init;
 /// Makes a function a named task, which the host runs by `remote_exec_fn`.
 ///
 /// The function stays as it is and can be called as before; the module gets an export named `sandgate_task:NAME`. One
@@ -150,5 +201,8 @@ pub mod schema {
 pub mod __private {
     pub use sandgate_schema::__private as schema;
 
+    #[cfg(target_arch = "wasm32")]
+    pub use crate::init::run_main;
+    pub use crate::init::{InitResult, run_init};
     pub use crate::task::{KindOfResult, KindOfValue, ResultKind, Returned, ValueKind, run_task};
 }

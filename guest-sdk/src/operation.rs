@@ -20,7 +20,8 @@ pub enum SendError {
     TooLarge,
     /// The value could not be encoded.
     Encode(EncodeError),
-    /// This channel, or one in the value, cannot be used so; or there is no worker: the program runs natively.
+    /// This channel, or one in the value, cannot be used so; or there is no task: an init function runs, or the
+    /// program runs natively, without a worker.
     NotAllowed,
     /// A status that sending does not have.
     Unexpected(i32),
@@ -40,7 +41,7 @@ pub enum ReceiveError {
     Decode(DecodeError),
     /// The message brings more channels than this execution may have.
     TooManyChannels,
-    /// There is no worker: the program runs natively.
+    /// There is no task: an init function runs, or the program runs natively, without a worker.
     NotAllowed,
     /// A status that receiving does not have.
     Unexpected(i32),
@@ -50,7 +51,8 @@ pub enum ReceiveError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// The task's own channel ends by returning from the task. Or there is no worker: the program runs natively.
+    /// The task's own channel ends by returning from the task. Or there is none: an init
+    /// function runs, or the program runs natively, without a worker.
     NotAllowed,
     /// A status that closing does not have.
     Unexpected(i32),
@@ -62,7 +64,7 @@ pub enum CloseError {
 pub enum NewChannelError {
     /// The execution has as many channels as it may.
     TooMany,
-    /// There is no worker: the program runs natively.
+    /// There is no task: an init function runs, or the program runs natively, without a worker.
     NotAllowed,
     /// A status that making a channel does not have.
     Unexpected(i32),
@@ -74,7 +76,7 @@ pub enum NewChannelError {
 pub enum WaitError {
     /// Nothing happened on any of the channels in the time given.
     Timeout,
-    /// There is no worker: the program runs natively.
+    /// There is no task: an init function runs, or the program runs natively, without a worker.
     NotAllowed,
     /// A status that waiting does not have.
     Unexpected(i32),
@@ -90,7 +92,7 @@ pub enum ArgsError {
     Decode(DecodeError),
     /// They bring more channels than this execution may have.
     TooManyChannels,
-    /// There is no worker: the program runs natively.
+    /// There is no task: an init function runs, or the program runs natively, without a worker.
     NotAllowed,
     /// A status that taking arguments does not have.
     Unexpected(i32),
@@ -208,7 +210,7 @@ impl fmt::Display for SendError {
             SendError::Timeout => f.write_str("no room to send in the time given"),
             SendError::TooLarge => f.write_str("the message to send is larger than the limit of this execution"),
             SendError::Encode(_) => f.write_str("the value to send could not be encoded"),
-            SendError::NotAllowed => f.write_str("sending so is not allowed"),
+            SendError::NotAllowed => f.write_str("sending so is not allowed, and not at all outside of a task"),
             SendError::Unexpected(code) => unexpected(f, "sending", *code),
         }
     }
@@ -226,7 +228,7 @@ impl fmt::Display for ReceiveError {
             ReceiveError::TooManyChannels => {
                 f.write_str("the message to receive brings more channels than this execution may have")
             }
-            ReceiveError::NotAllowed => f.write_str("receiving is not allowed"),
+            ReceiveError::NotAllowed => f.write_str("receiving is not allowed outside of a task"),
             ReceiveError::Unexpected(code) => unexpected(f, "receiving", *code),
         }
     }
@@ -245,7 +247,7 @@ impl fmt::Display for NewChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NewChannelError::TooMany => f.write_str("this execution has as many channels as it may"),
-            NewChannelError::NotAllowed => f.write_str("making a channel is not allowed"),
+            NewChannelError::NotAllowed => f.write_str("making a channel is not allowed outside of a task"),
             NewChannelError::Unexpected(code) => unexpected(f, "making a channel", *code),
         }
     }
@@ -255,7 +257,7 @@ impl fmt::Display for WaitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             WaitError::Timeout => f.write_str("nothing happened on the channels in the time given"),
-            WaitError::NotAllowed => f.write_str("waiting is not allowed"),
+            WaitError::NotAllowed => f.write_str("waiting is not allowed outside of a task"),
             WaitError::Unexpected(code) => unexpected(f, "waiting", *code),
         }
     }

@@ -104,6 +104,13 @@ pub(crate) fn call_constructors() {
     unsafe { imports::__wasm_call_ctors() }
 }
 
+/// Runs the program's `main`, whose constructors have run, and returns its exit code.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn call_main() -> i32 {
+    // SAFETY: of a program, `rustc` defines the function with this type for the C library's `_start` to call.
+    unsafe { imports::__main_void() }
+}
+
 fn fill(bytes: &mut Vec<u8>, call: impl FnOnce(*mut u8, usize, *mut Size) -> i32) -> (i32, Size) {
     bytes.clear();
     let mut size = Size::default();

@@ -44,7 +44,7 @@ pub fn run_task<A: DeserializeOwned>(name: &str, types: &str, body: impl FnOnce(
 }
 
 /// A host that passes nothing passes an empty tuple.
-fn take_arguments<A: DeserializeOwned>() -> Result<A, ArgsError> {
+pub(crate) fn take_arguments<A: DeserializeOwned>() -> Result<A, ArgsError> {
     match args() {
         Err(ArgsError::Missing) if size_of::<A>() == 0 => postcard::from_bytes(&[])
             .map_err(|error| ArgsError::Decode(DecodeError::new::<A>(DecodeCause::Codec(error)))),

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The host copies an artefact's bytes and checks their hash. It never maps, parses or deserialises them. What the module
-//! turned out to be stands with it, and is held against the limits and the profile of each caller.
+//! turned out to be stands with it, and is held against the limits and the profile of each caller. Snapshots of modules are
+//! kept in the same way, under keys of their own.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -82,6 +83,19 @@ impl Artefact {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// A copy of what is in it.
+    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.bytes).map_err(io::Error::other)?];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match rustix::io::pread(&self.memory, &mut bytes[filled..], filled as u64)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(bytes)
+    }
 }
 
 /// New memory that can be sealed.
@@ -99,15 +113,38 @@ impl Key {
         let (has_tenant, tenant) = ([u8::from(tenant.is_some())], tenant.unwrap_or_default());
         let parts = [&module.id().0[..], engine.as_bytes(), codegen.name().as_bytes(), &has_tenant, tenant.as_bytes()];
         // A worker says what its engine is called, so it must not be able to write into the other parts.
-        for part in parts {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
+        add_parts(&mut hash, &parts);
+        Key(hash.finalize().into())
+    }
+
+    /// That of a snapshot. `settings` is whatever else can change it.
+    pub(crate) fn of_snapshot(
+        module: &Module,
+        init: &str,
+        input: &[u8],
+        settings: &[u8],
+        tenant: Option<&str>,
+    ) -> Key {
+        let mut hash = Sha256::new();
+        let (has_tenant, tenant) = ([u8::from(tenant.is_some())], tenant.unwrap_or_default());
+        // The first part is not as long as a module's id, so no artefact has this key.
+        let version = concat!("snapshot ", env!("CARGO_PKG_VERSION")).as_bytes();
+        let id = &module.id().0[..];
+        let parts = [version, id, init.as_bytes(), input, settings, &has_tenant, tenant.as_bytes()];
+        add_parts(&mut hash, &parts);
         Key(hash.finalize().into())
     }
 
     pub(crate) fn hex(self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// So that where one part ends and the next begins is part of the hash.
+fn add_parts(hash: &mut Sha256, parts: &[&[u8]]) {
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
     }
 }
 
@@ -228,7 +265,7 @@ impl ArtefactStore {
         {
             return Err(wanted.rejected(reason.clone()));
         }
-        let (artefact, shape) = match self.find_or_compile(key, wanted) {
+        let (artefact, shape) = match self.find_or_make(key, wanted.deadline, || compile(wanted)) {
             Ok(made) => made,
             Err(error) => {
                 if let ExecError::Rejected { reason, .. } = &error
@@ -247,14 +284,45 @@ impl ArtefactStore {
         Ok(artefact)
     }
 
-    fn find_or_compile(&self, key: Key, wanted: &Wanted<'_>) -> Result<(Artefact, Shape), ExecError> {
-        let Some(directory) = &self.directory else { return compile(wanted) };
+    /// The snapshot of this key, taken if there is none. Blocks while it is, here or by another process of this machine.
+    /// `None` if somebody else takes it beyond the deadline.
+    pub(crate) fn snapshot<E>(
+        &self,
+        key: Key,
+        deadline: Deadline,
+        take: impl FnOnce() -> Result<Artefact, E>,
+    ) -> Result<Option<Arc<Artefact>>, E> {
+        let slot = self.slots.lock().slot(key);
+        let known = match deadline.at() {
+            None => Some(slot.lock()),
+            Some(at) => slot.try_lock_until(at),
+        };
+        let Some(mut known) = known else { return Ok(None) };
+        if let Some((artefact, _)) = &known.made {
+            return Ok(Some(Arc::clone(artefact)));
+        }
+        let (artefact, shape) =
+            self.find_or_make(key, deadline, || take().map(|artefact| (artefact, Shape::default())))?;
+        let artefact = Arc::new(artefact);
+        known.made = Some((Arc::clone(&artefact), shape));
+        drop(known);
+        self.slots.lock().holds(key, artefact.bytes());
+        Ok(Some(artefact))
+    }
+
+    fn find_or_make<E>(
+        &self,
+        key: Key,
+        deadline: Deadline,
+        make: impl FnOnce() -> Result<(Artefact, Shape), E>,
+    ) -> Result<(Artefact, Shape), E> {
+        let Some(directory) = &self.directory else { return make() };
         // A cache that cannot be used costs time, not the task.
-        let entry = match directory.entry(key, wanted.deadline) {
+        let entry = match directory.entry(key, deadline) {
             Ok(entry) => entry,
             Err(error) => {
                 tracing::warn!("artefact cache `{}` is not used: {error}", directory.path().display());
-                return compile(wanted);
+                return make();
             }
         };
         match entry.read() {
@@ -262,7 +330,7 @@ impl ArtefactStore {
             Ok(None) => {}
             Err(error) => tracing::warn!("artefact `{}` is made anew: {error}", entry.path().display()),
         }
-        let (artefact, shape) = compile(wanted)?;
+        let (artefact, shape) = make()?;
         if let Err(error) = entry.write(&artefact, &shape) {
             tracing::warn!("artefact `{}` is not kept: {error}", entry.path().display());
         }
@@ -307,11 +375,11 @@ impl Slots {
     }
 }
 
-/// Memory that holds a module, for the compiler to read.
-pub(crate) fn module_memory(module: &Module) -> Result<OwnedFd, CompileError> {
+/// Memory that holds these bytes one after the other, for another process to read.
+pub(crate) fn sealed_memory(name: &str, parts: &[&[u8]]) -> Result<OwnedFd, CompileError> {
     let make = || {
-        let mut file = File::from(memory("sandgate-module")?);
-        file.write_all(module.bytes())?;
+        let mut file = File::from(memory(name)?);
+        parts.iter().try_for_each(|part| file.write_all(part))?;
         Ok(Artefact::seal(file.into())?.memory)
     };
     make().map_err(CompileError::Memory)

@@ -251,12 +251,56 @@ pub enum ExecError {
     },
 }
 
-/// Why the compiler process did not do its work.
+/// Why there is no snapshot of a module.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// The input cannot be serialised.
+    #[error("input of the init function cannot be serialised")]
+    Input(#[source] CodecError),
+    /// The module is not acceptable, has no such init function, or is one of which no snapshot can be taken; or the snapshot
+    /// is larger than a module may be.
+    #[error("module `{module}` cannot be pre-initialised: {reason}")]
+    Rejected {
+        /// The module's name.
+        module: String,
+        /// Why.
+        reason: Rejection,
+    },
+    /// The init function did not return: it failed, panicked, trapped, exited or took more than it may.
+    #[error("init function `{}` of module `{module}` did not return: {outcome}", printable(.init))]
+    Ended {
+        /// The module's name.
+        module: String,
+        /// The function's name.
+        init: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// It was not done within the time that the caller waits.
+    #[error("module `{module}` was not pre-initialised within {after:?}")]
+    Timeout {
+        /// The module's name.
+        module: String,
+        /// How long the caller has waited.
+        after: Duration,
+    },
+    /// The initializer process did not do its work.
+    #[error("module `{module}` could not be pre-initialised")]
+    Process {
+        /// The module's name.
+        module: String,
+        /// What went wrong.
+        source: CompileError,
+    },
+}
+
+/// Why a compiler or initializer process did not do its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompileError {
     /// It could not be started.
-    #[error("compiler process did not start")]
+    #[error("process did not start")]
     Launch(#[source] LaunchError),
     /// It was not done in time and was killed.
     #[error("compilation took longer than {0:?}")]
@@ -264,7 +308,7 @@ pub enum CompileError {
     /// It ended without an answer.
     #[error("{0}")]
     Lost(WorkerLoss),
-    /// Memory for module or artefact could not be had.
+    /// Memory for what is compiled, or for what comes of it, could not be had.
     #[error("cannot set up shared memory")]
     Memory(#[source] io::Error),
 }

@@ -17,8 +17,9 @@ use crate::artefact::ArtefactStore;
 use crate::call::Call;
 use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
-use crate::error::{ExecError, GatewayError, LaunchError, MissingLayers, SpecError};
+use crate::error::{ExecError, GatewayError, InitError, LaunchError, MissingLayers, SpecError};
 use crate::gateway::Gateway;
+use crate::init::Init;
 use crate::module::Module;
 use crate::multi::MultiChannel;
 use crate::output::{OutputRouter, OutputSink};
@@ -312,6 +313,16 @@ impl Group {
     }
 
     // ---- executions ----
+
+    /// Runs an init function of a module once, and returns the module that it has become, as
+    /// [`Module::preinitialize_with`] does, for this group: with its defaults where the spec of `init` says nothing, its
+    /// output, its cache, and for its tenant alone. No gateway is needed.
+    ///
+    /// # Errors
+    /// [`InitError`].
+    pub fn preinitialize(&self, module: &Module, init: &Init) -> Result<Module, InitError> {
+        init.preinitialize_for(module, &self.options.defaults, &self.artefacts, self.tenant(), &self.options.output)
+    }
 
     /// What a module says of itself; see [`Gateway::describe`]. The first living member's limits and profile decide whether
     /// the module is acceptable.

@@ -55,6 +55,7 @@ mod compile;
 mod connection;
 mod deadline;
 mod endpoint;
+mod errand;
 mod error;
 mod exits;
 mod file;
@@ -63,6 +64,7 @@ mod file;
 pub mod fuzzing;
 mod gateway;
 mod group;
+mod init;
 mod module;
 mod multi;
 mod output;
@@ -92,12 +94,13 @@ pub use cache::CACHE_VARIABLE;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};
 pub use error::{
-    CodecError, CompileError, ConsumerError, ExecError, GatewayError, LaunchError, MissingLayers, ModuleError,
+    CodecError, CompileError, ConsumerError, ExecError, GatewayError, InitError, LaunchError, MissingLayers, ModuleError,
     QueueError, ReceiveError, SendError, SpecError, StatusError, WaitError,
 };
 pub use file::{ChannelReader, ChannelWriter};
 pub use gateway::{Gateway, GatewayStatus};
 pub use group::{DEFAULT_DROP_TIMEOUT, Group, GroupBuilder};
+pub use init::Init;
 pub use module::Module;
 pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
 pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputPiece, OutputSink};

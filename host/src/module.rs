@@ -49,8 +49,13 @@ impl Module {
         if bytes.is_empty() {
             return Err(ModuleError::Empty { name });
         }
+        Ok(Module::of(name, bytes))
+    }
+
+    /// A module of bytes that are some.
+    pub(crate) fn of(name: String, bytes: Bytes) -> Module {
         let id = ModuleId(Sha256::digest(&bytes).into());
-        Ok(Module { inner: Arc::new(Inner { id, bytes, name }) })
+        Module { inner: Arc::new(Inner { id, bytes, name }) }
     }
 
     /// The SHA-256 of the bytes.

@@ -105,6 +105,30 @@ impl OutputSink {
         OutputSink::Pieces(Arc::new(sink))
     }
 
+    /// Hands on all that something printed which is no execution of a gateway, but has a name.
+    pub(crate) fn put_all(&self, name: &str, printed: &[(Stream, Vec<u8>, bool)]) {
+        let channel = ChannelId(0);
+        if let OutputSink::Pieces(sink) = self {
+            for (stream, bytes, truncated) in printed {
+                let piece = OutputPiece { gateway: name, channel: 0, stream: *stream, bytes, truncated: *truncated };
+                if catch_unwind(AssertUnwindSafe(|| sink(piece))).is_err() {
+                    tracing::warn!("the output callback panicked");
+                }
+            }
+            return;
+        }
+        let router = OutputRouter::new(name.to_owned(), self.clone());
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let (mut line, mut complete) = (Vec::new(), true);
+            for (_, bytes, truncated) in printed.iter().filter(|(of, ..)| *of == stream) {
+                complete = router.add(channel, stream, &mut line, bytes, *truncated);
+            }
+            if !complete {
+                router.put(channel, stream, &line, false);
+            }
+        }
+    }
+
     fn put(&self, line: OutputLine) {
         match self {
             OutputSink::Stderr => {

@@ -108,6 +108,7 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, latest: &mut Latest)
         ToHost::Output(channel, output) => output_arrived(connection, channel, output),
         ToHost::Status(status) => connection.status_arrived(status).map_err(str::to_owned),
         ToHost::Compiled(_) => Err("a worker does not compile".to_owned()),
+        ToHost::Initialized(_) => Err("a worker takes no snapshots".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use sandgate_wire::Profile;
 use sandgate_wire::description::MAX_DESCRIPTION_BYTES;
 use sandgate_wire::isolation::State;
-use sandgate_wire::message::{Compiled, WorkerHello};
+use sandgate_wire::message::{Compiled, Initialized, WorkerHello};
 use sandgate_wire::outcome::{Outcome, Rejection};
 use sandgate_wire::text::is_active;
 
@@ -74,6 +74,27 @@ pub(crate) fn compiled(mut compiled: Compiled, module_bytes: u64) -> Result<Comp
     Ok(compiled)
 }
 
+/// How far an initializer says to have come, with its texts capped, or what is wrong with it.
+pub(crate) fn initialized(initialized: Initialized) -> Result<Initialized, String> {
+    Ok(match initialized {
+        Initialized::Rejected(mut reason) => {
+            rejection(&mut reason);
+            Initialized::Rejected(reason)
+        }
+        Initialized::Ended(ended) => match outcome(ended) {
+            ended @ (Outcome::Failed { .. }
+            | Outcome::Panicked { .. }
+            | Outcome::Trapped { .. }
+            | Outcome::Exited { .. }
+            | Outcome::Rejected { .. }
+            | Outcome::TimedOut { .. }
+            | Outcome::LimitExceeded { .. }) => Initialized::Ended(ended),
+            other => return Err(format!("an init function cannot end as it says: {other}")),
+        },
+        other => other,
+    })
+}
+
 /// The outcome with its texts capped.
 pub(crate) fn outcome(mut outcome: Outcome) -> Outcome {
     match &mut outcome {
@@ -117,6 +138,11 @@ pub(crate) fn rejection(reason: &mut Rejection) {
         }
         Rejection::ModuleLimit { item, .. } => cap(item, MAX_NAME_BYTES),
         Rejection::Feature { feature, .. } => cap(feature, MAX_NAME_BYTES),
+        Rejection::UnknownInit { name, available } => {
+            cap(name, MAX_NAME_BYTES);
+            cap_all(available);
+        }
+        Rejection::Snapshot { message } => cap(message, MAX_TEXT_BYTES),
         _ => {}
     }
 }

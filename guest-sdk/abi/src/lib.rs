@@ -55,6 +55,18 @@
 //! * `sandgate_task:NAME` with type `() -> ()` for each named task ([`TASK_EXPORT_PREFIX`]), run by `remote_exec_fn`. A
 //!   task export does its own start-up (constructors). It reads its arguments with `call_args`.
 //! * `_initialize`, if exported, is called once before either.
+//! * `sandgate_init:NAME` with type `() -> ()` for each init function ([`INIT_EXPORT_PREFIX`]). See below.
+//! * `sandgate_start:NAME` with type `() -> ()`, for a module that has the init function of this name and `_start`
+//!   ([`RESTART_EXPORT_PREFIX`]): what `_start` becomes in its snapshots.
+//!
+//! # Snapshots
+//!
+//! An init function is run once, by itself, before any execution. It does its own start-up as a task's export does, takes
+//! its input with `call_args`, and may report and end as a task may; every other function of this page is NOT_ALLOWED. Once
+//! it has returned, a new module is made of the instance: its memory and its mutable globals are as they were left. That
+//! module has neither the init function nor `_initialize` nor a `start` function, for all of them have run. What else it
+//! exports is what it was, with the constructors done: an export that runs them has to see for itself that they have been
+//! run. `_start` of a C runtime does not look, so it is replaced by `sandgate_start:NAME` if the module exports that.
 //!
 //! # How an execution ends
 //!
@@ -99,6 +111,12 @@ pub const MEMORY_EXPORT: &str = "memory";
 
 /// What the export of a named task starts with; the task's name follows.
 pub const TASK_EXPORT_PREFIX: &str = "sandgate_task:";
+
+/// What the export of an init function starts with; the function's name follows.
+pub const INIT_EXPORT_PREFIX: &str = "sandgate_init:";
+
+/// What the export starts with that takes the place of `_start` in a snapshot; the init function's name follows.
+pub const RESTART_EXPORT_PREFIX: &str = "sandgate_start:";
 
 /// The handle of the execution's own channel.
 pub const TASK_CHANNEL: u32 = 0;

@@ -1,4 +1,4 @@
-//! How a module describes its named tasks: the custom section [`SECTION`] and the numbers in it.
+//! How a module describes its named tasks and init functions: the custom section [`SECTION`] and the numbers in it.
 //!
 //! The section is optional, and nothing of it is needed to run the module. It tells a host the types of a task's
 //! parameters and result, so that the host can make arguments from JSON, print results as JSON, and compare its own
@@ -7,12 +7,13 @@
 //! # Format
 //!
 //! ```text
-//! section = entry*                      at most MAX_SECTION_BYTES; order without meaning, no two tasks with one name
+//! section = entry*                      at most MAX_SECTION_BYTES; order without meaning, no two tasks with one name, nor two init functions
 //! entry   = version: u8                 ENTRY_VERSION; a reader skips entries of other versions
 //!           length: u32 little-endian   of the body in bytes, at most MAX_ENTRY_BYTES
 //!           body
 //! body    = name: text                  of the task, without TASK_EXPORT_PREFIX
-//!           flags: u8                   FLAG_CHANNEL: the function takes the task's own channel; other bits are 0
+//!           flags: u8                   FLAG_CHANNEL: the function takes the task's own channel; FLAG_INIT: it is no
+//!                                       task but an init function, with its result UNIT; other bits are 0
 //!           help: text                  for people; may hold line breaks
 //!           parameters: list of { name: text, type }
 //!           result: type                of the item that a successful task sends last; UNIT if it sends none
@@ -68,6 +69,9 @@ pub const MAX_DEFINITIONS: usize = 256;
 
 /// The function takes the task's own channel as its first parameter.
 pub const FLAG_CHANNEL: u8 = 1;
+
+/// It is an init function.
+pub const FLAG_INIT: u8 = 2;
 
 /// Kinds of types.
 pub mod kind {

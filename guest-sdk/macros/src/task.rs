@@ -37,13 +37,13 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
         return Err(Error::new(options.span(), "`task` takes no options: a task is named like its function"));
     }
     let function: ItemFn = syn::parse2(item)?;
-    check_signature(&function.sig)?;
+    check_signature(&function.sig, "a task")?;
 
     let ident = &function.sig.ident;
     let name = ident.to_string().trim_start_matches("r#").to_owned();
     let export = format!("sandgate_task:{name}");
 
-    let mut types = parameter_types(&function.sig)?;
+    let mut types = parameter_types(&function.sig, "a task")?;
     let channel = match types.first().copied() {
         Some(Type::Reference(reference)) if reference.mutability.is_none() && is_channel(&reference.elem) => {
             ChannelParameter::Borrowed
@@ -61,13 +61,10 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     }
     let arguments: Vec<_> = (0..types.len()).map(|index| format_ident!("argument_{index}")).collect();
 
-    // A comma makes a tuple of a single type; after more it is only noise in a message.
-    let listed = match &types[..] {
-        [single] => quote!((#single,)),
-        types => quote!((#(#types),*)),
-    };
+    let listed = listed(&types);
 
-    let description = description(&function, &name, &types, !matches!(channel, ChannelParameter::None));
+    let takes_channel = !matches!(channel, ChannelParameter::None);
+    let description = description(&function, &name, &types, takes_channel, false);
 
     Ok(quote! {
         #function
@@ -96,10 +93,25 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> Result<TokenStr
     })
 }
 
+/// The types of parameters as one tuple, for the eyes of a caller.
+pub(crate) fn listed(types: &[&Type]) -> TokenStream {
+    // A comma makes a tuple of a single type; after more it is only noise in a message.
+    match types {
+        [single] => quote!((#single,)),
+        types => quote!((#(#types),*)),
+    }
+}
+
 /// The entry in the module's custom section.
 ///
 /// Each type is written out where it is asked for a schema, because only there the compiler can tell whether it has one.
-fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bool) -> TokenStream {
+pub(crate) fn description(
+    function: &ItemFn,
+    name: &str,
+    types: &[&Type],
+    takes_channel: bool,
+    is_init: bool,
+) -> TokenStream {
     let help = attributes::documentation(&function.attrs, MAX_HELP_BYTES);
     let inputs = function.sig.inputs.iter().skip(usize::from(takes_channel));
     let parameters = inputs.zip(types).enumerate().map(|(at, (input, ty))| {
@@ -130,6 +142,7 @@ fn description(function: &ItemFn, name: &str, types: &[&Type], takes_channel: bo
             schema::TaskEntry {
                 name: #name,
                 takes_channel: #takes_channel,
+                is_init: #is_init,
                 help: #help,
                 parameters: &[#(#parameters),*],
                 result: #result,
@@ -182,8 +195,9 @@ fn mentions(ty: &Type, word: &str) -> bool {
     within(quote!(#ty), word)
 }
 
-fn check_signature(signature: &Signature) -> Result<()> {
-    let refuse = |span, what: &str| Err(Error::new(span, format!("a task cannot be {what}")));
+/// Refuses what neither `a task` nor `an init function` can be.
+pub(crate) fn check_signature(signature: &Signature, subject: &str) -> Result<()> {
+    let refuse = |span, what: &str| Err(Error::new(span, format!("{subject} cannot be {what}")));
     if let Some(token) = &signature.asyncness {
         return refuse(token.span, "async: a guest waits by blocking");
     }
@@ -199,18 +213,18 @@ fn check_signature(signature: &Signature) -> Result<()> {
     Ok(())
 }
 
-fn parameter_types(signature: &Signature) -> Result<Vec<&Type>> {
+pub(crate) fn parameter_types<'a>(signature: &'a Signature, subject: &str) -> Result<Vec<&'a Type>> {
     signature
         .inputs
         .iter()
         .map(|input| match input {
             FnArg::Typed(parameter) => Ok(&*parameter.ty),
-            FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), "a task is a free function")),
+            FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), format!("{subject} is a free function"))),
         })
         .collect()
 }
 
-fn is_channel(ty: &Type) -> bool {
+pub(crate) fn is_channel(ty: &Type) -> bool {
     match ty {
         Type::Path(path) => path.path.segments.last().is_some_and(|segment| segment.ident == "Channel"),
         Type::Paren(inner) => is_channel(&inner.elem),

@@ -6,7 +6,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
-/// A named task and its types.
+/// A named task, or an init function, and its types.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskSchema {
@@ -16,6 +16,8 @@ pub struct TaskSchema {
     pub help: String,
     /// Whether the function takes the task's own channel: then it may receive and send more than arguments and result.
     pub takes_channel: bool,
+    /// Whether it is an init function, which runs before a snapshot, and no task.
+    pub is_init: bool,
     /// What the host passes, in order.
     pub parameters: Vec<Parameter>,
     /// The item that is sent last on the task's channel when the task succeeds; [`Node::Unit`] if there is none.

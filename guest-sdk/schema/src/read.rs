@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use sandgate_abi::schema::{
-    ENTRY_HEADER_BYTES, ENTRY_VERSION, FLAG_CHANNEL, MAX_DEFINITIONS, MAX_DEPTH, MAX_ENTRY_BYTES, MAX_SECTION_BYTES,
-    kind, shape,
+    ENTRY_HEADER_BYTES, ENTRY_VERSION, FLAG_CHANNEL, FLAG_INIT, MAX_DEFINITIONS, MAX_DEPTH, MAX_ENTRY_BYTES,
+    MAX_SECTION_BYTES, kind, shape,
 };
 
 use crate::model::{Definition, Field, Node, Parameter, Shape, TaskSchema, TypeSchema, Variant};
@@ -92,7 +92,7 @@ pub fn read_section(section: &[u8]) -> Result<Vec<TaskSchema>, ReadError> {
             return Err(ReadError::EntryTooLarge(length));
         }
         let task = read_entry(body)?;
-        if !names.insert(task.name.clone()) {
+        if !names.insert((task.name.clone(), task.is_init)) {
             return Err(ReadError::Duplicate(task.name));
         }
         tasks.push(task);
@@ -125,9 +125,10 @@ fn read_type(bytes: &[u8]) -> Result<TypeSchema, ReadError> {
 fn read_entry(body: &[u8]) -> Result<TaskSchema, ReadError> {
     let mut reader = Reader { rest: body, definitions: Vec::new() };
     let name = reader.name()?;
-    let takes_channel = match reader.byte()? {
-        0 => false,
-        FLAG_CHANNEL => true,
+    let (takes_channel, is_init) = match reader.byte()? {
+        0 => (false, false),
+        FLAG_CHANNEL => (true, false),
+        FLAG_INIT => (false, true),
         other => return Err(ReadError::Unknown(other)),
     };
     let help = reader.text(|c| c.is_control() && c != '\n' && c != '\t')?;
@@ -136,7 +137,7 @@ fn read_entry(body: &[u8]) -> Result<TaskSchema, ReadError> {
     let definitions = reader.finish()?;
     let schema = |root| TypeSchema { root, definitions: Arc::clone(&definitions) };
     let parameters = parameters.into_iter().map(|(name, node)| Parameter { name, schema: schema(node) }).collect();
-    Ok(TaskSchema { name, help, takes_channel, parameters, result: schema(result) })
+    Ok(TaskSchema { name, help, takes_channel, is_init, parameters, result: schema(result) })
 }
 
 struct Reader<'a> {

@@ -1,4 +1,5 @@
-//! The entry of one task, as the `task` attribute has it made, and how it picks a type's description if there is one.
+//! The entry of one task or init function, as the attributes have it made, and how it picks a type's description if there is
+//! one.
 //!
 //! An associated constant of the type itself goes before one of a trait: `Described::<T>::TYPE` is the schema where `T` has
 //! one, and nothing where only [`NoSchema`] offers it. That works where the type is written out, so the attribute does it.
@@ -6,7 +7,7 @@
 
 use std::marker::PhantomData;
 
-use sandgate_abi::schema::{ENTRY_HEADER_BYTES, ENTRY_VERSION, FLAG_CHANNEL, MAX_ENTRY_BYTES};
+use sandgate_abi::schema::{ENTRY_HEADER_BYTES, ENTRY_VERSION, FLAG_CHANNEL, FLAG_INIT, MAX_ENTRY_BYTES};
 
 use crate::types::{Schema, Type};
 use crate::write::Writer;
@@ -16,6 +17,7 @@ use crate::write::Writer;
 pub struct TaskEntry {
     pub name: &'static str,
     pub takes_channel: bool,
+    pub is_init: bool,
     pub help: &'static str,
     pub parameters: &'static [ParameterType],
     pub result: Option<&'static Type>,
@@ -75,7 +77,12 @@ const fn written(task: &TaskEntry) -> Writer<MAX_ENTRY_BYTES> {
 const fn body(task: &TaskEntry, typed: bool, help: &str) -> Writer<MAX_ENTRY_BYTES> {
     let mut writer = Writer::new();
     writer.text(task.name);
-    writer.byte(if task.takes_channel { FLAG_CHANNEL } else { 0 });
+    writer.byte(match (task.takes_channel, task.is_init) {
+        (false, false) => 0,
+        (true, false) => FLAG_CHANNEL,
+        (false, true) => FLAG_INIT,
+        (true, true) => panic!("an init function has no channel"),
+    });
     writer.text(help);
     writer.number(task.parameters.len());
     let mut at = 0;

@@ -139,6 +139,7 @@ type Fails = Result<Tree, std::num::ParseIntError>;
 const TASK: TaskEntry = TaskEntry {
     name: "add",
     takes_channel: true,
+    is_init: false,
     help: "Adds.\n\nTwo things.",
     parameters: &[
         ParameterType { name: "a", ty: Described::<Point<u32>>::TYPE, text: "Point<u32>" },
@@ -167,6 +168,7 @@ fn golden_bytes() {
     const ADD: TaskEntry = TaskEntry {
         name: "add",
         takes_channel: false,
+        is_init: false,
         help: "",
         parameters: &[ParameterType { name: "a", ty: Described::<u32>::TYPE, text: "u32" }],
         result: Described::<Wrapper>::TYPE,
@@ -201,6 +203,7 @@ fn a_type_that_does_not_fit_leaves_the_task_described_without_types() {
     const TASK: TaskEntry = TaskEntry {
         name: "huge",
         takes_channel: false,
+        is_init: false,
         help: "help",
         parameters: &[ParameterType { name: "a", ty: Described::<Huge>::TYPE, text: "Huge" }],
         result: Described::<u8>::TYPE,

@@ -44,4 +44,6 @@ unsafe extern "C" {
 unsafe extern "C" {
     /// Defined by the linker.
     pub(super) fn __wasm_call_ctors();
+    /// Defined by the compiler for a program that has a `main`.
+    pub(super) fn __main_void() -> i32;
 }

@@ -8,6 +8,8 @@ use crate::error::ExecError;
 
 /// What the export of a named task starts with; the task's name follows.
 const TASK_EXPORT_PREFIX: &str = "sandgate_task:";
+/// What the export of an init function starts with.
+const INIT_EXPORT_PREFIX: &str = "sandgate_init:";
 
 /// What a module is made of, by its own word.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +23,10 @@ pub struct ModuleDescription {
     pub is_cut: bool,
     /// The tasks that describe themselves, by name.
     pub tasks: Vec<TaskSchema>,
-    /// Why the module's description of its tasks is of no use; there are none then.
+    /// The init functions that describe themselves and that it exports, by name. A snapshot has lost the one that it was
+    /// taken after.
+    pub inits: Vec<TaskSchema>,
+    /// Why the module's description of its tasks is of no use; there are neither tasks nor init functions then.
     pub trouble: Option<ReadError>,
     /// What it measures, and the features it needs; to be held against the limits and the profile of a gateway.
     pub shape: Shape,
@@ -101,12 +106,25 @@ impl ModuleDescription {
             Ok(tasks) => (tasks, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        Some(ModuleDescription { imports, exports, is_cut, tasks, trouble, shape })
+        let exports_init = |name: &str| exports.iter().any(|it| it.name.strip_prefix(INIT_EXPORT_PREFIX) == Some(name));
+        let (inits, tasks): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|it| it.is_init);
+        let inits = inits.into_iter().filter(|init| is_cut || exports_init(&init.name)).collect();
+        Some(ModuleDescription { imports, exports, is_cut, tasks, inits, trouble, shape })
     }
 
     /// The description of a task, if the module has one.
     pub fn task(&self, name: &str) -> Option<&TaskSchema> {
         self.tasks.iter().find(|task| task.name == name)
+    }
+
+    /// The description of an init function, if the module has one.
+    pub fn init(&self, name: &str) -> Option<&TaskSchema> {
+        self.inits.iter().find(|init| init.name == name)
+    }
+
+    /// The names of the init functions that the module exports, described or not, in its order.
+    pub fn init_names(&self) -> impl Iterator<Item = &str> {
+        self.exports.iter().filter_map(|export| export.name.strip_prefix(INIT_EXPORT_PREFIX))
     }
 
     /// The names of the tasks that the module exports, described or not, in its order.

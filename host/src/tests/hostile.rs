@@ -7,7 +7,7 @@ use sandgate_wire::ChannelId;
 use sandgate_wire::ToHost;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
-use sandgate_wire::message::{Compiled, Output, Stream, WorkerStatus, kind};
+use sandgate_wire::message::{Compiled, Initialized, Output, Stream, WorkerStatus, kind};
 use sandgate_wire::outcome::WorkerLoss;
 
 use crate::fake_worker::{
@@ -90,6 +90,7 @@ fn messages_out_of_place() {
     let compiled =
         Compiled::Done { engine: "e".to_owned(), bytes: 1, shape: Default::default(), description: Vec::new() };
     check("a worker does not compile", &say(&[ToHost::Compiled(compiled)]));
+    check("a worker takes no snapshots", &say(&[ToHost::Initialized(Initialized::Done { bytes: 1 })]));
 }
 
 #[test]

@@ -210,7 +210,8 @@ mod seeds {
     use crate::isolation::{Demand, Layer, Policy, Report, State};
     use crate::limits::{LimitName, Limits};
     use crate::message::{
-        Close, Codegen, Compile, Compiled, Entry, Execute, HostHello, Output, Stream, WorkerHello, WorkerStatus,
+        Close, Codegen, Compile, Compiled, Entry, Execute, HostHello, Initialize, Initialized, Output, Stream,
+        WorkerHello, WorkerStatus,
     };
     use crate::module_limits::{ModuleLimits, Shape};
     use crate::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
@@ -240,6 +241,7 @@ mod seeds {
             ("ask-status", ToWorker::Status.encode()),
             ("terminate", ToWorker::Terminate { kill: true }.encode()),
             ("compile", ToWorker::Compile(compile()).encode()),
+            ("initialize", ToWorker::Initialize(initialize()).encode()),
             ("worker-hello", ToHost::Hello(worker_hello()).encode()),
             ("data", data),
             ("credit", ToHost::Credit(one, Credit { bytes: 0x0102, messages: 3 }).encode()),
@@ -248,6 +250,8 @@ mod seeds {
             ("output", ToHost::Output(two, output(b"hi")).encode()),
             ("status", ToHost::Status(WorkerStatus { running: 1, queued: 2, channels: 3, finished: 4 }).encode()),
             ("compiled", ToHost::Compiled(compiled()).encode()),
+            ("initialized", ToHost::Initialized(Initialized::Done { bytes: 1 }).encode()),
+            ("ended", ToHost::Initialized(Initialized::Ended(Outcome::Failed { message: text() })).encode()),
             ("rejected", ToHost::Compiled(Compiled::Rejected(Rejection::InvalidModule { message: text() })).encode()),
             ("returned", done(Outcome::Returned)),
             ("panicked", done(panicked)),
@@ -307,6 +311,22 @@ mod seeds {
             limits: ModuleLimits::default(),
             profile: Profile::MINIMAL,
             policy: Policy::all(Demand::Prefer),
+        }
+    }
+
+    fn initialize() -> Initialize {
+        let Compile { module, bytes, codegen, limits, profile, policy } = compile();
+        Initialize {
+            module,
+            bytes,
+            input_bytes: 1,
+            init: "init".to_owned(),
+            codegen,
+            limits: Limits::for_tasks(),
+            grants: ExecutionGrants::deterministic(0),
+            module_limits: limits,
+            profile,
+            policy,
         }
     }
 

@@ -12,6 +12,9 @@ pub const WORKER_ARGUMENT: &str = "__sandgate-worker";
 /// The first argument of a process that is to compile one module.
 pub const COMPILER_ARGUMENT: &str = "__sandgate-compiler";
 
+/// The first argument of a process that is to run one module's init function and take a snapshot.
+pub const INITIALIZER_ARGUMENT: &str = "__sandgate-initializer";
+
 /// Names the worker's binary; looked at before anything else.
 pub const WORKER_VARIABLE: &str = "SANDGATE_WORKER";
 

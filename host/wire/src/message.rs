@@ -64,6 +64,10 @@ pub mod kind {
     pub const COMPILED: u8 = 17;
     /// Ask for credits at once from here on.
     pub const CREDIT_WANTED: u8 = 18;
+    /// Run a module's init function; two descriptors come with it.
+    pub const INITIALIZE: u8 = 19;
+    /// How far that has come.
+    pub const INITIALIZED: u8 = 20;
 }
 
 /// Flags of CLOSE.
@@ -219,7 +223,49 @@ pub enum Compiled {
     Rejected(Rejection),
 }
 
-/// A message to a worker or a compiler.
+/// A pre-initialisation as the initializer process is asked for it. What it reads, the module and then the input, and the
+/// place for the snapshot come as descriptors, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initialize {
+    /// The SHA-256 of the module, which the initializer checks.
+    pub module: ModuleId,
+    /// The module's size in bytes.
+    pub bytes: u64,
+    /// The size in bytes of the input, which stands behind the module.
+    pub input_bytes: u64,
+    /// The init function's name.
+    pub init: String,
+    /// How the module is compiled for this one run.
+    pub codegen: Codegen,
+    /// What the init function may use.
+    pub limits: Limits,
+    /// What it is given.
+    pub grants: ExecutionGrants,
+    /// What module and snapshot may be and what the compilation may cost.
+    pub module_limits: ModuleLimits,
+    /// The features the module may need.
+    pub profile: Profile,
+    /// What the initializer is to have the operating system keep from it.
+    pub policy: Policy,
+}
+
+/// How far a pre-initialisation has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Initialized {
+    /// The module is compiled, and its init function begins. The one that is not the last word.
+    Compiled,
+    /// The snapshot is written.
+    Done {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// The module is not acceptable, or no snapshot can be taken of it.
+    Rejected(Rejection),
+    /// The init function did not return.
+    Ended(Outcome),
+}
+
+/// A message to a worker, a compiler or an initializer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToWorker<'a> {
     /// First of all.
@@ -261,6 +307,8 @@ pub enum ToWorker<'a> {
     },
     /// Compile a module (compiler process only).
     Compile(Compile),
+    /// Run a module's init function (initializer process only).
+    Initialize(Initialize),
 }
 
 /// A message to the host.
@@ -292,6 +340,8 @@ pub enum ToHost<'a> {
     Status(WorkerStatus),
     /// What became of a compilation (compiler process only).
     Compiled(Compiled),
+    /// How far a pre-initialisation has come (initializer process only).
+    Initialized(Initialized),
 }
 
 /// This side sends nothing more on a channel; unless `sending_only`, it takes nothing more either.
@@ -394,6 +444,7 @@ impl ToWorker<'_> {
             kind::STATUS => ToWorker::Status,
             kind::TERMINATE => ToWorker::Terminate { kill: frame.header.flags != 0 },
             kind::COMPILE => ToWorker::Compile(value(kind::COMPILE, body)?),
+            kind::INITIALIZE => ToWorker::Initialize(value(kind::INITIALIZE, body)?),
             other => return Err(DecodeError::Kind(other)),
         })
     }
@@ -418,6 +469,7 @@ impl ToWorker<'_> {
                 Encoded { flags: u8::from(*kill), ..connection(kind::TERMINATE, Vec::new()) }
             }
             ToWorker::Compile(compile) => connection(kind::COMPILE, body(compile)),
+            ToWorker::Initialize(initialize) => connection(kind::INITIALIZE, body(initialize)),
             ToWorker::Data(..) | ToWorker::Arguments(..) => {
                 panic!("data is written with Outbox::push_message")
             }
@@ -443,6 +495,7 @@ impl ToHost<'_> {
             kind::OUTPUT => ToHost::Output(channel, output(frame)),
             kind::STATUS => ToHost::Status(value(kind::STATUS, body)?),
             kind::COMPILED => ToHost::Compiled(value(kind::COMPILED, body)?),
+            kind::INITIALIZED => ToHost::Initialized(value(kind::INITIALIZED, body)?),
             other => return Err(DecodeError::Kind(other)),
         })
     }
@@ -462,6 +515,7 @@ impl ToHost<'_> {
             ToHost::Output(channel, output) => output_message(*channel, *output),
             ToHost::Status(status) => connection(kind::STATUS, body(status)),
             ToHost::Compiled(compiled) => connection(kind::COMPILED, body(compiled)),
+            ToHost::Initialized(initialized) => connection(kind::INITIALIZED, body(initialized)),
             ToHost::Data(..) => panic!("data is written with Outbox::push_message"),
         }
     }
@@ -560,6 +614,9 @@ fn output(frame: Frame<'_>) -> Output<'_> {
         bytes: frame.payload,
     }
 }
+
+/// How long an initializer may take for the snapshot once the time of its init function is over.
+pub const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a worker may take from its start to its hello, unless the gateway's spec says otherwise.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(10);

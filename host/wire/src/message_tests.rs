@@ -109,6 +109,21 @@ fn golden_bytes_to_the_worker() {
     };
     let (codegen, profile) = (Codegen::Interruptible, Profile::MINIMAL.with(Feature::TailCall));
     let policy = Policy::all(Demand::Prefer);
+    let initialize = Initialize {
+        module: id,
+        bytes: 1,
+        input_bytes: 2,
+        init: "i".into(),
+        codegen,
+        limits: limits(),
+        grants: ExecutionGrants::deterministic(9),
+        module_limits: module_limits.clone(),
+        profile,
+        policy: policy.clone(),
+    };
+    let before = [&[9; 32][..], &[1, 2, 1, b'i', 0], LIMITS, &[2, 1, 1, 9, 1]].concat();
+    let body = [&before[..], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4], &[1; 11]].concat();
+    check_to_worker(ToWorker::Initialize(initialize), (19, 0, 0, &body));
     let compile = Compile { module: id, bytes: 1, codegen, limits: module_limits, profile, policy };
     let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4], &[1; 11]].concat();
     check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &body));
@@ -141,6 +156,11 @@ fn golden_bytes_to_the_host() {
     };
     let compiled = Compiled::Done { engine: "e".into(), bytes: 2, shape, description: vec![8] };
     check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4, 1, 8]));
+    check_to_host(ToHost::Initialized(Initialized::Compiled), (20, 0, 0, &[0]));
+    check_to_host(ToHost::Initialized(Initialized::Done { bytes: 3 }), (20, 0, 0, &[1, 3]));
+    check_to_host(ToHost::Initialized(Initialized::Ended(Outcome::Exited { code: -1 })), (20, 0, 0, &[3, 6, 1]));
+    let reason = Rejection::Snapshot { message: "no".into() };
+    check_to_host(ToHost::Initialized(Initialized::Rejected(reason)), (20, 0, 0, &[2, 10, 2, b'n', b'o']));
 }
 
 #[test]
@@ -167,7 +187,7 @@ fn trailing_bytes_and_wrong_directions_are_refused() {
 
 proptest! {
     #[test]
-    fn arbitrary_frames_do_not_panic(kind in 0u8..20, flags: u8, channel: u64, payload: Vec<u8>) {
+    fn arbitrary_frames_do_not_panic(kind in 0u8..22, flags: u8, channel: u64, payload: Vec<u8>) {
         let length = u32::try_from(payload.len()).unwrap();
         let frame = Frame { header: Header { length, kind, flags, channel: ChannelId(channel) }, payload: &payload };
         let _ = ToWorker::decode(frame);

@@ -190,6 +190,18 @@ pub enum Rejection {
         /// Whether a profile has it; otherwise no gateway takes it.
         offered: bool,
     },
+    /// There is no such init function.
+    UnknownInit {
+        /// What was asked for.
+        name: String,
+        /// The module's init functions.
+        available: Vec<String>,
+    },
+    /// No snapshot can be taken of the module.
+    Snapshot {
+        /// Why.
+        message: String,
+    },
 }
 
 /// What is known about a worker that is gone.
@@ -358,6 +370,13 @@ impl fmt::Display for Rejection {
             Rejection::Feature { feature, .. } => {
                 write!(f, "module needs `{feature}`, which no profile has: build it without")
             }
+            Rejection::UnknownInit { name, available } if available.is_empty() => {
+                write!(f, "no init function `{name}`; the module has none")
+            }
+            Rejection::UnknownInit { name, available } => {
+                write!(f, "no init function `{name}`; the module has {}", TaskList(available))
+            }
+            Rejection::Snapshot { message } => write!(f, "no snapshot can be taken: {message}"),
         }
     }
 }

@@ -92,7 +92,8 @@ pub fn compile_within(
     Ok(Compilation { engine: engine::compatibility(&default), artefact, shape, description })
 }
 
-fn failed(error: &wasmtime::Error, limits: &ModuleLimits) -> Rejection {
+/// What an error of the engine's says about the module.
+pub(crate) fn failed(error: &wasmtime::Error, limits: &ModuleLimits) -> Rejection {
     let is_out_of_memory = error.chain().any(|cause| {
         let system = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
         let rustix = cause.downcast_ref::<Errno>().copied();
@@ -135,7 +136,7 @@ pub(crate) fn run(
         Some(answer(&request, &File::from(module), &File::from(artefact)))
     })?;
     if let Some(enclosure) = enclosure {
-        enclosure.seal_or_refuse()?;
+        let _ = enclosure.seal_or_refuse()?;
     }
     let panicked = || WorkerError::System { what: "compile", source: io::Error::other("it panicked") };
     sealed.send(()).map_err(|_| panicked())?;
@@ -149,7 +150,7 @@ pub(crate) fn run(
 }
 
 /// Cranelift and the engine panic when some of their allocations fail. What is left tells such a panic from a bug.
-fn tell_out_of_memory(limit: u64) {
+pub(crate) fn tell_out_of_memory(limit: u64) {
     let other = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let much = usize::try_from(limit / 4).unwrap_or(usize::MAX);
@@ -161,14 +162,14 @@ fn tell_out_of_memory(limit: u64) {
 }
 
 /// Runs the compiler where its recursion over deeply nested code has room.
-fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, WorkerError> {
+pub(crate) fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, WorkerError> {
     let thread = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK_BYTES).spawn(body);
     thread.map_err(|source| WorkerError::System { what: "start a thread", source })
 }
 
 fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled, WorkerError> {
     let system = |what| move |source| WorkerError::System { what, source };
-    let module = read(module, request).map_err(system("read the module"))?;
+    let module = read(module, request.module, request.bytes, 0).map_err(system("read the module"))?;
     let compiled = module.and_then(|module| compile_within(&module, request.codegen, &request.limits, request.profile));
     match compiled {
         Ok(Compilation { engine, artefact: bytes, shape, description }) => {
@@ -180,16 +181,21 @@ fn answer(request: &Compile, module: &File, artefact: &File) -> Result<Compiled,
     }
 }
 
-fn read(file: &File, request: &Compile) -> io::Result<Result<Vec<u8>, Rejection>> {
-    let found = file.metadata()?.len();
-    if found != request.bytes {
-        let announced = request.bytes;
+/// The module, which stands at the beginning of a file, before so many bytes of something else.
+pub(crate) fn read(
+    file: &File,
+    module_id: ModuleId,
+    announced: u64,
+    more: u64,
+) -> io::Result<Result<Vec<u8>, Rejection>> {
+    let found = file.metadata()?.len().saturating_sub(more);
+    if found != announced {
         return Ok(invalid(format!("module has {found} bytes instead of {announced}")));
     }
     let size = usize::try_from(found).map_err(io::Error::other)?;
     let mut module = vec![0; size];
     file.read_exact_at(&mut module, 0)?;
-    if ModuleId(Sha256::digest(&module).into()) != request.module {
+    if ModuleId(Sha256::digest(&module).into()) != module_id {
         return Ok(invalid("module does not have the digest it is called by".to_owned()));
     }
     Ok(Ok(module))

@@ -14,7 +14,7 @@ use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_P
 use sandgate_wire::message::{Codegen, Entry, Execute};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{Outcome, ToHost};
-use wasmtime::{Extern, Store, Trap, UpdateDeadline};
+use wasmtime::{Extern, Instance, Store, Trap, UpdateDeadline};
 
 use crate::clock;
 use crate::ending::{self, Exit};
@@ -127,7 +127,7 @@ fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Gues
         Err(reason) => return Outcome::Rejected { reason },
     };
     let result = call(execution, execute.codegen, &module, &entry, store);
-    ending::outcome(result, store.data_mut(), &module.tasks)
+    ending::outcome(result.map(drop), store.data_mut(), &module.tasks)
 }
 
 fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection> {
@@ -150,13 +150,14 @@ pub(crate) enum Failure {
     Run(wasmtime::Error),
 }
 
-fn call(
+/// Makes an instance and calls what it exports as `_initialize`, if it does, and as `entry`.
+pub(crate) fn call(
     execution: &Arc<Execution>,
     codegen: Codegen,
     module: &LoadedModule,
     entry: &str,
     store: &mut Store<Guest>,
-) -> Result<(), Failure> {
+) -> Result<Instance, Failure> {
     store.limiter(|guest| &mut guest.growth);
     let worker = Arc::clone(&store.data().worker);
     let stopped = Arc::clone(execution);
@@ -194,5 +195,5 @@ fn call(
             .call(&mut *store, ())
             .map_err(Failure::Run)?;
     }
-    Ok(())
+    Ok(instance)
 }

@@ -41,6 +41,30 @@ pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
+/// Puts refusals in the place of all functions that need a task: an init function has its input and its last word.
+pub(crate) fn refuse_channels(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let refused = status::NOT_ALLOWED;
+    linker.allow_shadowing(true);
+    linker
+        .func_wrap(
+            IMPORT_MODULE,
+            import::CHANNEL_SEND,
+            move |_: i32, _: i32, _: i32, _: i32, _: i32, _: i64| -> i32 { refused },
+        )?
+        .func_wrap(
+            IMPORT_MODULE,
+            import::CHANNEL_RECEIVE,
+            move |_: i32, _: i32, _: i32, _: i32, _: i32, _: i32, _: i64| -> i32 { refused },
+        )?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_WAIT, move |_: i32, _: i32, _: i64| -> i32 { refused })?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_CLOSE, move |_: i32, _: i32, _: i32, _: i32| -> i32 { refused })?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_ERROR, move |_: i32, _: i32, _: i32, _: i32| -> i32 { refused })?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_NEW, move || -> i32 { refused })?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_DROP, move |_: i32| -> i32 { refused })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
 /// What ends a function early: a status for the guest, or the end of the guest.
 enum Early {
     Status(i32),

@@ -352,6 +352,12 @@ impl Hub {
         Some(job)
     }
 
+    /// Takes an execution that has no channel and that nothing of the host's reaches.
+    pub(crate) fn run_alone(&mut self, execution: &Arc<Execution>) {
+        let running = Running { execution: Arc::clone(execution), output_credit: OUTPUT_WINDOW_BYTES };
+        self.running.insert(execution.id, running);
+    }
+
     /// An execution that ran has ended, and its own channel is gone from here on. Its outcome can be sent.
     pub(crate) fn end(&mut self, channel: ChannelId) {
         self.end_channel(channel);

@@ -1,5 +1,6 @@
 //! The worker of a sandgate gateway: runs compiled guests, serves their host functions, and keeps each within its limits.
-//! The same executable is the compiler that turns one module into an artefact.
+//! The same executable is the compiler that turns one module into an artefact, and the initializer that runs one module's
+//! init function and makes a new module of what it left.
 //!
 //! ```text
 //!  ── frame ──┃ transport ┃── main_loop ──► hub ──► hostcalls ──┃ abi ┃── guest
@@ -11,8 +12,8 @@
 //!
 //! What is where: `main_loop` reads the connection and never waits for anything else; `hub` is what it shares with the
 //! executors (channels, executions, the queue) and the one place where a guest waits; `executor` runs guests one after the
-//! other, each in a new instance; `hostcalls` and `wasi` are what a guest can call; `compiler` is the other role;
-//! `process` is all that touches the process itself, and `lockdown` has the operating system keep everything else from it.
+//! other, each in a new instance; `hostcalls` and `wasi` are what a guest can call; `compiler` and
+//! `initializer` are the other roles; `process` is all that touches the process itself, and `lockdown` has the operating system keep everything else from it.
 #![deny(missing_docs, unsafe_code)]
 
 mod artefact;
@@ -35,6 +36,7 @@ mod guest_memory;
 mod hostcalls;
 mod hub;
 mod imports;
+mod initializer;
 mod lockdown;
 mod main_loop;
 mod modules;
@@ -43,6 +45,7 @@ mod preflight;
 mod process;
 mod randomness;
 pub mod self_test;
+mod snapshot;
 mod stdin;
 #[doc(hidden)]
 pub mod testing;

@@ -100,6 +100,7 @@ fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> 
         ToWorker::Hello(_) => return Err(unexpected("HELLO a second time")),
         ToWorker::Load { .. } => return Err(unexpected("LOAD in the wrong place")),
         ToWorker::Compile(_) => return Err(unexpected("COMPILE to a worker")),
+        ToWorker::Initialize(_) => return Err(unexpected("INITIALIZE to a worker")),
     }
     Ok(())
 }

@@ -85,13 +85,21 @@ pub(crate) fn get(worker: &Worker, module: ModuleId, codegen: Codegen) -> Result
 }
 
 fn tasks(module: &Module) -> Vec<String> {
-    module
-        .exports()
-        .filter(|export| is_entry(&export.ty()))
-        .filter_map(|export| match export.name() {
-            START_EXPORT => Some(START_EXPORT),
-            name => name.strip_prefix(TASK_EXPORT_PREFIX),
-        })
+    entries(module, |export| match export {
+        START_EXPORT => Some(START_EXPORT),
+        name => name.strip_prefix(TASK_EXPORT_PREFIX),
+    })
+}
+
+/// The names behind a prefix of functions that take and return nothing.
+pub(crate) fn names(module: &Module, prefix: &str) -> Vec<String> {
+    entries(module, |export| export.strip_prefix(prefix))
+}
+
+fn entries(module: &Module, name: impl Fn(&str) -> Option<&str>) -> Vec<String> {
+    let entries = module.exports().filter(|export| is_entry(&export.ty()));
+    entries
+        .filter_map(|export| name(export.name()))
         .take(MAX_NAMES)
         .map(|name| ending::capped(name, MAX_NAME_BYTES))
         .collect()

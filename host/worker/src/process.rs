@@ -17,14 +17,16 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Signal, getppid, nice, set_parent_process_death_signal};
 use rustix::stdio;
 use sandgate_wire::frame::FrameReader;
-use sandgate_wire::isolation::State;
-use sandgate_wire::launch::{COMPILER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable};
-use sandgate_wire::message::{Compile, HostHello};
-use sandgate_wire::transport::{Descriptors, UnixReceiveHalf, UnixSendHalf, unix_socket};
+use sandgate_wire::isolation::{Policy, State};
+use sandgate_wire::launch::{
+    COMPILER_ARGUMENT, INITIALIZER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable,
+};
+use sandgate_wire::message::{Compile, HostHello, Initialize};
+use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, UnixReceiveHalf, UnixSendHalf, unix_socket};
 
 use crate::lockdown::{self, Budget, Enclosure, Inherited, Plan, Role};
 use crate::worker::{Worker, WorkerError};
-use crate::{compiler, main_loop, self_test, worker};
+use crate::{compiler, initializer, main_loop, self_test, worker};
 
 /// Codes that a worker or compiler process exits with.
 pub mod exit_code {
@@ -38,11 +40,11 @@ pub mod exit_code {
     pub const SYSTEM: i32 = 4;
     /// A bug in the worker; standard error has the panic.
     pub const BUG: i32 = 5;
-    /// A compiler was refused memory.
+    /// A compiler or an initializer was refused memory.
     pub const OUT_OF_MEMORY: i32 = 6;
 }
 
-/// Becomes a worker or a compiler if this process was started to be one, and does not return then. Otherwise notes that
+/// Becomes a worker, a compiler or an initializer if this process was started to be one, and does not return then. Otherwise notes that
 /// this executable can be a worker, and returns.
 ///
 /// Call it first in `main`, before threads are started and before standard input is touched.
@@ -58,7 +60,9 @@ pub fn run_if_worker() {
         let prints = std::env::args_os().nth(2).is_some_and(|argument| argument == PRINT_SECCOMP_ARGUMENT);
         if prints { print_seccomp() } else { serve() }
     } else if role == COMPILER_ARGUMENT {
-        compile()
+        with_connection(compiler::run)
+    } else if role == INITIALIZER_ARGUMENT {
+        with_connection(initializer::run)
     } else {
         register_current_executable();
         return;
@@ -98,14 +102,18 @@ pub(crate) fn start_worker() -> Result<(Arc<Worker>, FrameReader), WorkerError> 
     worker::start(Box::new(send), Box::new(receive), Some(&surroundings))
 }
 
-fn compile() -> Result<(), WorkerError> {
+/// A role over the two halves of a transport.
+type Errand = fn(Box<dyn SendHalf>, Box<dyn ReceiveHalf>, Option<&Surroundings>) -> Result<(), WorkerError>;
+
+/// Runs a role that does one thing.
+fn with_connection(role: Errand) -> Result<(), WorkerError> {
     end_on_panic();
     let (send, receive, surroundings) = connection()?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
-    compiler::run(Box::new(send), Box::new(receive), Some(&surroundings))
+    role(Box::new(send), Box::new(receive), Some(&surroundings))
 }
 
-/// The process around a worker or a compiler.
+/// The process around a worker, a compiler or an initializer.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     connection: RawFd,
@@ -141,14 +149,23 @@ impl Surroundings {
 
     /// Locks a compiler in. It has one thread, and `open` are the descriptors that came with its request.
     pub(crate) fn enclose_compiler(&self, request: &Compile, open: &[RawFd]) -> Result<Enclosure, WorkerError> {
-        lockdown::enclose(&Plan {
-            role: Role::Compiler,
-            policy: &request.policy,
-            directories: &[],
-            inherited: Inherited::Close(&[&[self.connection], open].concat()),
-            host_pid: None,
-            budget: Budget::of_compiler(&request.limits),
-        })
+        self.enclose_for(Role::Compiler, &request.policy, Budget::of_compiler(&request.limits), open)
+    }
+
+    /// Locks an initializer in, as [`enclose_compiler`](Self::enclose_compiler) does a compiler.
+    pub(crate) fn enclose_initializer(&self, request: &Initialize, open: &[RawFd]) -> Result<Enclosure, WorkerError> {
+        self.enclose_for(Role::Initializer, &request.policy, Budget::of_initializer(request), open)
+    }
+
+    fn enclose_for(
+        &self,
+        role: Role,
+        policy: &Policy,
+        budget: Budget,
+        open: &[RawFd],
+    ) -> Result<Enclosure, WorkerError> {
+        let inherited = Inherited::Close(&[&[self.connection], open].concat());
+        lockdown::enclose(&Plan { role, policy, directories: &[], inherited, host_pid: None, budget })
     }
 }
 

@@ -92,7 +92,7 @@ const fn probe(
 }
 
 /// All probes, in the order of the layers.
-pub const PROBES: [Probe; 20] = {
+pub const PROBES: [Probe; 21] = {
     use Expected::{Dies, Refused, Works};
     use Needs::{Listener, Nothing, PrivateFile};
     [
@@ -118,6 +118,10 @@ pub const PROBES: [Probe; 20] = {
         Probe {
             role: Role::Compiler,
             ..probe(Layer::Seccomp, Dies, "make a socket, as a compiler", Nothing, |_| now(make_socket))
+        },
+        Probe {
+            role: Role::Initializer,
+            ..probe(Layer::Seccomp, Dies, "make a socket, as an initializer", Nothing, |_| now(make_socket))
         },
     ]
 };
@@ -159,7 +163,7 @@ fn run(probe: &Probe, argument: &str) -> Result<io::Result<()>, Failure> {
     let attempt = (probe.prepare)(argument).map_err(|error| Failure::broken(&error))?;
     let budget = match probe.role {
         Role::Compiler => Budget::of_compiler(&ModuleLimits::default()),
-        Role::Worker { .. } => Budget::of_worker(&hello()),
+        Role::Worker { .. } | Role::Initializer => Budget::of_worker(&hello()),
     };
     let plan = Plan {
         role: probe.role,

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameError, FrameReader};
 use sandgate_wire::grants::Grants;
 use sandgate_wire::isolation::{Layer, Report};
-use sandgate_wire::limits::LimitName;
+use sandgate_wire::limits::{LimitName, Limits};
 use sandgate_wire::message::{Codegen, DecodeError, WorkerHello};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
@@ -201,6 +201,25 @@ pub(crate) fn start(
 }
 
 impl Worker {
+    /// What an execution needs that runs by itself: nothing of the host's arrives, and no module but one is loaded.
+    pub(crate) fn alone(engines: Engines, outbox: Arc<Outbox>, limits: &Limits) -> Arc<Worker> {
+        Arc::new(Worker {
+            engines,
+            hub: SharedHub::new(Hub::new(Arc::clone(&outbox), limits)),
+            outbox,
+            work: Condvar::new(),
+            clock: Clock::default(),
+            modules: Mutex::default(),
+            directories: Directories::default(),
+            grants: Grants::default(),
+            gateway: String::new(),
+            max_executions: 1,
+            second_stage: SecondStage::after_one_module(true),
+            started: Instant::now(),
+            threads: Mutex::default(),
+        })
+    }
+
     /// Starts a thread of the worker's. Without its threads a worker is of no use, so a failure ends the process.
     pub(crate) fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) {
         self.spawn_with_stack(name, None, body);

@@ -1,4 +1,4 @@
-//! The system calls of a worker and of a compiler: a list, each with the reason why it is there.
+//! The system calls of a worker, of a compiler and of an initializer: a list, each with the reason why it is there.
 //!
 //! What is not on the list ends the process. What programs try and can do without is refused with an error instead, so that
 //! a new version of the C library or of wasmtime costs nobody a worker. Of calls without a condition the kernel keeps a
@@ -123,7 +123,7 @@ const MAPPING: i32 = libc::MAP_PRIVATE
     | libc::MAP_STACK
     | libc::MAP_GROWSDOWN;
 
-/// Of both roles.
+/// Of all roles.
 const COMMON: &[Entry] = &[
     allow(Sysno::recvmsg, "the connection: what the host says, and its descriptors"),
     allow(Sysno::sendmsg, "the connection: what the host is told"),
@@ -215,7 +215,7 @@ const COMMON: &[Entry] = &[
     deny(Sysno::prlimit64, "the C library asks for the size of stacks, and has a default"),
 ];
 
-/// Of a worker.
+/// Of a worker, and of an initializer.
 const WORKER: &[Entry] = &[
     allow_if(
         Sysno::mprotect,
@@ -229,7 +229,7 @@ const WORKER: &[Entry] = &[
     ),
 ];
 
-/// Of a worker that puts up the second stage.
+/// Of a process that puts up the second stage.
 const BEFORE_SECOND_STAGE: &[Entry] = &[
     allow_if(Sysno::seccomp, &[int(0, 1)], "another filter, which can only forbid more"),
     allow_if(Sysno::prctl, &[int(0, libc::PR_SET_NO_NEW_PRIVS)], "goes before a filter; is set already"),
@@ -274,15 +274,15 @@ const DIRECTORIES: &[Entry] = &[
     allow(Sysno::eventfd2, "wasmtime-wasi waits for files on a runtime"),
 ];
 
-/// Of a compiler.
+/// Of a compiler, and of an initializer.
 const COMPILER: &[Entry] = &[
     allow(Sysno::read, "the module"),
-    allow(Sysno::pread64, "the module"),
-    allow(Sysno::pwrite64, "the artefact"),
+    allow(Sysno::pread64, "the module, and the input of its init function"),
+    allow(Sysno::pwrite64, "the artefact, or the snapshot"),
     allow(Sysno::lseek, "the size of the module"),
 ];
 
-/// What the second stage takes away from a worker, by what it is then killed for.
+/// What the second stage takes away, by what it is then killed for.
 pub(super) const SECOND_STAGE: &[Entry] = &[
     allow_if(
         Sysno::mprotect,
@@ -293,13 +293,14 @@ pub(super) const SECOND_STAGE: &[Entry] = &[
     allow_if(Sysno::prctl, &[int(0, libc::PR_SET_NO_NEW_PRIVS)], "there is no third stage"),
 ];
 
-/// What the second stage takes away from a worker that has all threads it will ever have.
+/// What the second stage takes away from a process that has all threads it will ever have.
 pub(super) const NO_MORE_THREADS: &[Entry] = &[allow(Sysno::clone, "all threads are there")];
 
 /// The list of a role.
 pub(super) fn of(role: Role) -> Vec<Entry> {
     let parts: &[&[Entry]] = match role {
         Role::Compiler => &[COMMON, COMPILER, machine::COMMON],
+        Role::Initializer => &[COMMON, COMPILER, WORKER, machine::COMMON, BEFORE_SECOND_STAGE],
         Role::Worker { has_directories, one_module } => &[
             COMMON,
             WORKER,
@@ -326,6 +327,7 @@ pub(crate) fn print(out: &mut dyn Write) -> io::Result<()> {
         ("a worker that takes one module, until that is loaded", worker(false, true)),
         ("a worker whose guests have directories", worker(true, false)),
         ("a compiler", Role::Compiler),
+        ("an initializer, until its module is loaded", Role::Initializer),
     ];
     for (name, role) in lists {
         writeln!(out, "# {name}")?;
@@ -336,7 +338,7 @@ pub(crate) fn print(out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "# what a worker that takes one module is killed for once that is loaded, beside all that is not above"
+        "# what an initializer, and a worker that takes one module, is killed for once that is loaded, beside all that is not above"
     )?;
     SECOND_STAGE.iter().chain(NO_MORE_THREADS).try_for_each(|entry| writeln!(out, "{entry}"))
 }

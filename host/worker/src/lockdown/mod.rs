@@ -1,4 +1,5 @@
-//! The process locks itself in: what the operating system is asked to keep from a worker or compiler, step by step.
+//! The process locks itself in: what the operating system is asked to keep from a worker, a compiler or an initializer, step
+//! by step.
 //!
 //! ```text
 //!  one thread   1 descriptors    only ours are left                  before anything can use another one
@@ -17,7 +18,7 @@
 //! ```
 //!
 //! Nothing here reads what a guest wrote: steps 1 to 12 are done before the process says hello. A layer that cannot be had
-//! is reported, not fatal; the host decides (a compiler, which has no hello, decides itself).
+//! is reported, not fatal; the host decides (a compiler or initializer, which has no hello, decides itself).
 
 mod calls;
 mod capabilities;
@@ -57,6 +58,8 @@ pub(crate) enum Role {
     },
     /// Compiles one module.
     Compiler,
+    /// Compiles one module, runs its init function and takes a snapshot. Another filter follows when it is loaded.
+    Initializer,
 }
 
 /// Descriptors that were open when the process started.
@@ -162,7 +165,7 @@ impl Enclosure {
     ///
     /// # Errors
     /// That a layer is required and not wholly in force.
-    pub(crate) fn seal_or_refuse(self) -> Result<(), WorkerError> {
+    pub(crate) fn seal_or_refuse(self) -> Result<Report, WorkerError> {
         let policy = self.policy.clone();
         let report = self.seal();
         let missing = report.below(&policy).into_iter().map(|layer| match report.state(layer) {
@@ -170,7 +173,7 @@ impl Enclosure {
             None => format!("{layer}: nothing is known"),
         });
         let missing: Vec<String> = missing.collect();
-        if missing.is_empty() { Ok(()) } else { Err(WorkerError::BelowPolicy { missing }) }
+        if missing.is_empty() { Ok(report) } else { Err(WorkerError::BelowPolicy { missing }) }
     }
 }
 

@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sandgate_wire::Limits;
 use sandgate_wire::isolation::State;
-use sandgate_wire::message::HostHello;
+use sandgate_wire::message::{HostHello, Initialize, SNAPSHOT_PATIENCE};
 use sandgate_wire::module_limits::ModuleLimits;
 
 use super::sys;
@@ -48,8 +49,7 @@ impl Budget {
     pub(crate) fn of_worker(hello: &HostHello) -> Budget {
         let limits = &hello.limits;
         let executions = u64::from(hello.max_executions.max(1));
-        let stack = limits.stack_bytes.clamp(STACK_BYTES.0, STACK_BYTES.1).next_power_of_two() + HOST_STACK_BYTES;
-        let each = limits.memory_bytes.saturating_add(stack + THREAD_BYTES);
+        let each = execution_bytes(limits);
         let modules = if hello.one_module { 0 } else { MODULES };
         let files = if hello.grants.directories.is_empty() { 0 } else { FILES };
         Budget {
@@ -75,6 +75,27 @@ impl Budget {
             threads: OTHER_THREADS,
         }
     }
+
+    /// The snapshot is taken with what the compilation has given back.
+    pub(crate) fn of_initializer(request: &Initialize) -> Budget {
+        let compiler = Budget::of_compiler(&request.module_limits);
+        let runs = request.limits.wall_time.unwrap_or(request.module_limits.compile_time);
+        let data_bytes = compiler.data_bytes.saturating_add(execution_bytes(&request.limits));
+        Budget {
+            data_bytes: data_bytes.saturating_add(request.input_bytes.saturating_mul(2)).saturating_add(OVERHEAD_BYTES),
+            // Its engine sets room for tables aside.
+            start: 3,
+            file_bytes: request.module_limits.module_bytes,
+            cpu_time: compiler.cpu_time.map(|time| time.saturating_add(runs).saturating_add(SNAPSHOT_PATIENCE)),
+            ..compiler
+        }
+    }
+}
+
+/// What one execution takes.
+fn execution_bytes(limits: &Limits) -> u64 {
+    let stack = limits.stack_bytes.clamp(STACK_BYTES.0, STACK_BYTES.1).next_power_of_two() + HOST_STACK_BYTES;
+    limits.memory_bytes.saturating_add(stack + THREAD_BYTES)
 }
 
 pub(super) fn set(budget: &Budget) -> State {
@@ -137,7 +158,6 @@ fn start_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use sandgate_wire::Limits;
     use sandgate_wire::grants::Grants;
     use sandgate_wire::isolation::Policy;
 

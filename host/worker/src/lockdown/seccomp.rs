@@ -43,7 +43,7 @@ pub(super) fn first_stage(role: Role) -> State {
             let allowed = entries.iter().filter(|entry| entry.answer == Answer::Allowed).count();
             let refused = entries.len() - allowed;
             let after = match role {
-                Role::Worker { one_module: true, .. } => "; fewer once its module is loaded",
+                Role::Worker { one_module: true, .. } | Role::Initializer => "; fewer once its module is loaded",
                 _ => "",
             };
             State::Enforced(format!("{allowed} rules for what is allowed, {refused} for what is refused{after}"))
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn every_list_becomes_filters_that_the_kernel_has_room_for() {
         let worker = |has_directories, one_module| Role::Worker { has_directories, one_module };
-        for role in [worker(false, false), worker(true, true), Role::Compiler] {
+        for role in [worker(false, false), worker(true, true), Role::Compiler, Role::Initializer] {
             let entries = calls::of(role);
             let filter = build(entries.iter(), SeccompAction::Trap, SeccompAction::Allow).unwrap();
             assert!(filter.len() < 4096, "{} instructions", filter.len());
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn no_call_is_refused_under_the_same_condition_as_it_is_allowed() {
-        for role in [Role::Worker { has_directories: true, one_module: true }, Role::Compiler] {
+        for role in [Role::Worker { has_directories: true, one_module: true }, Role::Compiler, Role::Initializer] {
             let entries = calls::of(role);
             for entry in entries.iter().filter(|entry| entry.answer != Answer::Allowed) {
                 let others = entries.iter().filter(|other| other.call == entry.call && other.answer == Answer::Allowed);

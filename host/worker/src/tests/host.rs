@@ -139,7 +139,7 @@ impl Host {
                             Event::Output(id, output.stream, output.truncated, output.bytes.to_vec())
                         }
                         ToHost::Status(status) => Event::Status(status),
-                        ToHost::Compiled(_) => panic!("a worker compiles nothing"),
+                        ToHost::Compiled(_) | ToHost::Initialized(_) => panic!("a worker compiles nothing"),
                     };
                     if to_test.send(event).is_err() {
                         return;
