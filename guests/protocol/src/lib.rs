@@ -176,3 +176,53 @@ pub enum Hostile {
     /// Exit with this code.
     Exit(i32),
 }
+
+/// How the init function `ends` of `warm` ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum InitEnd {
+    /// Panic with this text.
+    Panic(String),
+    /// Exit with this code.
+    Exit(i32),
+    /// Return an error.
+    Fail(String),
+    /// Receive on the task's channel, and return the error.
+    Receive,
+    /// Send on the task's channel, and return the error.
+    Send,
+    /// Make a channel, and return the error.
+    NewChannel,
+    /// Compute for ever.
+    Loop,
+    /// Sleep for an hour, of which a clock that stands still makes nothing.
+    Sleep,
+    /// Allocate for ever.
+    Bomb,
+    /// Recurse for ever.
+    Recurse,
+    /// Print for ever.
+    Print,
+    /// Keep so many bytes that are not zero, and return.
+    Keep(u32),
+}
+
+/// A value of a script, on its way from or to the host. `script` speaks it on its channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Schema)]
+pub enum ScriptValue {
+    /// `()`.
+    Unit,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A number with a fraction.
+    Float(f64),
+    /// A text, or a single character.
+    Text(String),
+    /// A blob.
+    Bytes(Vec<u8>),
+    /// An array.
+    List(Vec<ScriptValue>),
+    /// An object map.
+    Map(BTreeMap<String, ScriptValue>),
+}

@@ -175,14 +175,19 @@ fn snapshot_bytes(memory: &[u8], most: u64) -> u64 {
 
 /// The first position from `at` on of a byte that `is` so.
 fn next(memory: &[u8], at: usize, is: impl Fn(u8) -> bool) -> Option<usize> {
-    /// What is looked at as a whole first.
+    /// How far is looked byte by byte, and what is looked at as a whole after that.
+    const NEAR: usize = 16;
     const STEP: usize = 256;
     let rest = &memory[at..];
-    let mut passed = 0;
-    for step in rest.chunks(STEP) {
+    let (near, far) = rest.split_at(rest.len().min(NEAR));
+    if let Some(position) = near.iter().position(|byte| is(*byte)) {
+        return Some(at + position);
+    }
+    let mut passed = at + near.len();
+    for step in far.chunks(STEP) {
         // Without a way out in the middle the compiler looks at many at once.
         if step.iter().fold(false, |found, byte| found | is(*byte)) {
-            return step.iter().position(|byte| is(*byte)).map(|position| at + passed + position);
+            return step.iter().position(|byte| is(*byte)).map(|position| passed + position);
         }
         passed += step.len();
     }
