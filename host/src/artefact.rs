@@ -118,13 +118,7 @@ impl Key {
     }
 
     /// That of a snapshot. `settings` is whatever else can change it.
-    pub(crate) fn of_snapshot(
-        module: &Module,
-        init: &str,
-        input: &[u8],
-        settings: &[u8],
-        tenant: Option<&str>,
-    ) -> Key {
+    pub(crate) fn of_snapshot(module: &Module, init: &str, input: &[u8], settings: &[u8], tenant: Option<&str>) -> Key {
         let mut hash = Sha256::new();
         let (has_tenant, tenant) = ([u8::from(tenant.is_some())], tenant.unwrap_or_default());
         // The first part is not as long as a module's id, so no artefact has this key.

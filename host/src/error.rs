@@ -275,7 +275,7 @@ pub enum InitError {
         /// The function's name.
         init: String,
         /// How it ended.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// It was not done within the time that the caller waits.
     #[error("module `{module}` was not pre-initialised within {after:?}")]

@@ -264,12 +264,7 @@ impl Wanted<'_> {
     }
 
     /// Hears an initializer out.
-    fn hear(
-        &self,
-        mut errand: Errand,
-        output: &OwnedFd,
-        printed: &mut Printed,
-    ) -> Result<Artefact, InitError> {
+    fn hear(&self, mut errand: Errand, output: &OwnedFd, printed: &mut Printed) -> Result<Artefact, InitError> {
         let compile_time = self.spec.module_limits().compile_time;
         let (mut is_compiled, mut limit) = (false, Deadline::after(compile_time));
         loop {
@@ -360,7 +355,7 @@ impl Wanted<'_> {
 
     fn ended(&self, outcome: Outcome) -> InitError {
         let (module, init) = (self.module.name().to_owned(), self.init.name.clone());
-        InitError::Ended { module, init, outcome }
+        InitError::Ended { module, init, outcome: Box::new(outcome) }
     }
 
     fn failed(&self, source: CompileError) -> InitError {

@@ -94,8 +94,8 @@ pub use cache::CACHE_VARIABLE;
 pub use call::Call;
 pub use channel::{Channel, Event, Iter};
 pub use error::{
-    CodecError, CompileError, ConsumerError, ExecError, GatewayError, InitError, LaunchError, MissingLayers, ModuleError,
-    QueueError, ReceiveError, SendError, SpecError, StatusError, WaitError,
+    CodecError, CompileError, ConsumerError, ExecError, GatewayError, InitError, LaunchError, MissingLayers,
+    ModuleError, QueueError, ReceiveError, SendError, SpecError, StatusError, WaitError,
 };
 pub use file::{ChannelReader, ChannelWriter};
 pub use gateway::{Gateway, GatewayStatus};

@@ -59,6 +59,29 @@ fn a_module_of_the_sdk_is_described() {
 }
 
 #[test]
+fn init_functions_are_shown_with_what_they_take() {
+    let place = Place::new();
+    let module = guest("warm");
+    let (code, said) = check(&place, &[text(&module)]);
+    assert_eq!(code, Some(0), "{said}");
+    let description = &said["description"];
+    assert_eq!(column(&description["inits"], "name"), ["by_chance", "ends", "load"]);
+    assert_eq!(description["inits"][2]["parameters"][1], json!({"name": "least", "type": "u32"}));
+    assert!(!column(&description["tasks"], "name").contains(&"load"));
+    let said = place.sandgate(&["check", text(&module)]);
+    for part in [
+        "\nInit functions (`--init NAME=INPUT`)\n  by_chance()\n",
+        "\n  load(text: string, least: u32)\n      Loads the words of a text.\n\n      They are sorted.\n",
+        "\n      enum InitEnd { ",
+    ] {
+        assert!(said.stdout.contains(part), "no `{part}` in {}", said.stdout);
+    }
+    let bare = wat(r#"(module (func (export "sandgate_init:go")) (func (export "_start")))"#);
+    let said = place.sandgate(&["check", &place.write("m.wasm", bare.bytes())]);
+    assert!(said.stdout.contains("\n  go: an init function without a description\n"), "{}", said.stdout);
+}
+
+#[test]
 fn all_that_a_setting_would_change_is_told_with_it() {
     let place = Place::new();
     let locals = " (local i32)".repeat(20);

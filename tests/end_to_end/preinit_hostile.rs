@@ -19,7 +19,7 @@ fn ends(how: InitEnd) -> Outcome {
 
 fn ended(result: Result<Module, InitError>) -> Outcome {
     match result {
-        Err(InitError::Ended { outcome, .. }) => outcome,
+        Err(InitError::Ended { outcome, .. }) => *outcome,
         other => panic!("{other:?}"),
     }
 }
@@ -72,10 +72,8 @@ fn time_memory_and_stack_are_limits_that_are_named() {
     let real = popen().timeout(after).clock(sandgate::Clock::default());
     let sleeps = init_with("ends", &(InitEnd::Sleep,)).spec(real);
     assert_eq!(ended(module("warm").preinitialize_with(&sleeps)), Outcome::TimedOut { after });
-    let fuel = init_with("ends", &(InitEnd::Loop,)).spec(popen().with_limits(sandgate::Limits {
-        fuel: Some(1_000_000),
-        ..sandgate::Limits::for_tasks()
-    }));
+    let fuel = init_with("ends", &(InitEnd::Loop,))
+        .spec(popen().with_limits(sandgate::Limits { fuel: Some(1_000_000), ..sandgate::Limits::for_tasks() }));
     let outcome = ended(module("warm").preinitialize_with(&fuel));
     assert_eq!(outcome, Outcome::LimitExceeded { limit: LimitName::Fuel, value: 1_000_000 });
 }
@@ -151,13 +149,14 @@ fn every_import_can_be_called_and_none_does_harm() {
         ("sandgate_v1", "channel_new", ""),
         ("sandgate_v1", "channel_drop", "i"),
     ];
-    let mut wasi: Vec<(&str, &str, &str)> = WASI.iter().map(|(name, of)| ("wasi_snapshot_preview1", *name, *of)).collect();
+    let mut wasi: Vec<(&str, &str, &str)> =
+        WASI.iter().map(|(name, of)| ("wasi_snapshot_preview1", *name, *of)).collect();
     wasi.extend([("sandgate_v1", "call_args", "iiiii"), ("sandgate_v1", "task_report", "iii")]);
-    let call = |(module, name, of): (&str, &str, &str), value: i64| {
+    let call = |(module, name, of): (&str, &str, &str), value: i32| {
         let parameters: String = of.chars().map(|it| if it == 'i' { " i32" } else { " i64" }).collect();
         let arguments: String = of
             .chars()
-            .map(|it| if it == 'i' { format!("(i32.const {})", value as i32) } else { format!("(i64.const {value})") })
+            .map(|it| if it == 'i' { format!("(i32.const {})", value) } else { format!("(i64.const {value})") })
             .collect();
         let import = format!(r#"(import "{module}" "{name}" (func ${name} (param{parameters}) (result i32)))"#);
         (import, format!("(call ${name} {arguments})"))
@@ -166,10 +165,8 @@ fn every_import_can_be_called_and_none_does_harm() {
     for value in [0, -1, 70_000] {
         let calls: Vec<_> = functions.iter().map(|function| call(*function, value)).collect();
         let imports: String = calls.iter().map(|(import, _)| import.as_str()).collect();
-        let body: String = calls
-            .iter()
-            .map(|(_, call)| format!("(if (i32.ne {call} (i32.const -9)) (then (unreachable)))"))
-            .collect();
+        let body: String =
+            calls.iter().map(|(_, call)| format!("(if (i32.ne {call} (i32.const -9)) (then (unreachable)))")).collect();
         let text =
             format!(r#"(module {imports} (memory (export "memory") 1) (func (export "sandgate_init:go") {body}))"#);
         let snapshot = wat(&text).preinitialize_with(&init("go")).unwrap();
@@ -181,7 +178,8 @@ fn every_import_can_be_called_and_none_does_harm() {
             format!(r#"(module {imports} (memory (export "memory") 1) (func (export "sandgate_init:go") {body}))"#);
         // Some of them take what is no address for the end of their guest.
         match wat(&text).preinitialize_with(&init("go")) {
-            Ok(_) | Err(InitError::Ended { outcome: Outcome::Trapped { .. }, .. }) => {}
+            Ok(_) => {}
+            Err(InitError::Ended { outcome, .. }) if matches!(*outcome, Outcome::Trapped { .. }) => {}
             other => panic!("{value}: {other:?}"),
         }
     }

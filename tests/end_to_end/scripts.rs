@@ -75,7 +75,10 @@ fn the_prelude_is_there_and_nothing_of_another_script() {
     assert_eq!(value("twice(21)").0.unwrap(), Int(42));
     assert_eq!(value("hello(\"you\")").0.unwrap(), Text("hello, you".to_owned()));
     // What one defines and changes is not there for the next, and what it breaks is whole again.
-    assert_eq!(value("let mine = 5; fn mine_too() { 1 } fn twice(x) { 0 } mine + mine_too() + twice(3)").0.unwrap(), Int(6));
+    assert_eq!(
+        value("let mine = 5; fn mine_too() { 1 } fn twice(x) { 0 } mine + mine_too() + twice(3)").0.unwrap(),
+        Int(6)
+    );
     assert_eq!(value("twice(3)").0.unwrap(), Int(6));
     for gone in ["mine", "mine_too()"] {
         let (value, ended) = value(gone);

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sandgate::schema::{DescribeError, ModuleDescription};
-use sandgate::{ExecError, Gateway, Group, GroupBuilder, Module, Rejection, Spec, SpecError};
+use sandgate::{ExecError, Gateway, Group, GroupBuilder, Init, InitError, Module, Rejection, Spec, SpecError};
+use serde_json::Value;
 
 /// What a guest gets, and how much of it.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +36,17 @@ pub(crate) struct Sandbox {
     /// The same output for the same input: a clock that stands still, random numbers from this seed
     #[arg(long, value_name = "SEED")]
     deterministic: Option<u64>,
+    /// Run this init function of the module once, and begin everything in what it has left; INPUT is JSON, as a task's
+    /// arguments are
+    #[arg(long, value_name = "NAME[=INPUT]", value_parser = initial)]
+    init: Option<Initial>,
+}
+
+/// An init function and its input.
+#[derive(Debug, Clone)]
+struct Initial {
+    name: String,
+    input: Option<Value>,
 }
 
 /// A directory, by the guest's name and ours.
@@ -71,6 +83,28 @@ impl Sandbox {
         Ok(match self.deterministic {
             Some(seed) => spec.deterministic(seed),
             None => spec,
+        })
+    }
+
+    /// The module as it is after its init function, if one is to be run. Blocks until that is done, for all its limits allow.
+    pub(crate) fn prepared(&self, module: Module, spec: &Spec) -> Result<Module> {
+        let Some(Initial { name, input }) = &self.init else { return Ok(module) };
+        let mut init = Init::new(name).spec(spec.clone());
+        if let Some(input) = input {
+            let described = describe(&module, &Group::builder(), spec)?;
+            let known = described.init_names().any(|known| known == name);
+            match described.init(name) {
+                Some(schema) => init = init.json_input(schema, input)?,
+                None if known => {
+                    bail!("init function `{name}` does not describe what it takes, so it cannot be given JSON")
+                }
+                // To be told by who knows all that there are.
+                None => {}
+            }
+        }
+        module.preinitialize_with(&init).map_err(|error| match error {
+            InitError::Rejected { module, reason } => Refused { module, reason: reason.to_string() }.into(),
+            error => error.into(),
         })
     }
 
@@ -112,6 +146,18 @@ fn directory(text: &str) -> Result<Granted, String> {
         return Err("is not of the form GUEST=HOST".to_owned());
     }
     Ok(Granted { guest: guest.to_owned(), host: host.into() })
+}
+
+fn initial(text: &str) -> Result<Initial, String> {
+    let (name, input) = text.split_once('=').map_or((text, None), |(name, input)| (name, Some(input)));
+    if name.is_empty() {
+        return Err("is not of the form NAME or NAME=INPUT".to_owned());
+    }
+    let input = input
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(|error| format!("has an input that is not JSON: {error}"))?;
+    Ok(Initial { name: name.to_owned(), input })
 }
 
 /// The module of a file.
@@ -200,6 +246,9 @@ mod tests {
         assert!(setting("timeout")("1//fuel=3").is_err(), "one setting is one setting");
         assert!(variable("=x").is_err() && variable("x").is_err());
         assert_eq!(variable("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert!(initial("=1").is_err() && initial("load=no json").is_err());
+        assert_eq!(initial("load=[1, \"a=b\"]").unwrap().input, Some(serde_json::json!([1, "a=b"])));
+        assert_eq!(initial("load").unwrap().input, None);
         let same = directory("/data").unwrap();
         assert_eq!((&*same.guest, same.host), ("/data", PathBuf::from("/data")));
     }

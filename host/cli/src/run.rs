@@ -39,6 +39,7 @@ Examples:
   sandgate run jq.wasm -- .name < people.json
   sandgate run --dir /data=./input --timeout 10s --memory 256M report.wasm -- /data/a.csv
   sandgate run --task add tools.wasm -- '[1, 2]'        a task of a module made with the SDK
+  sandgate run --init 'load=\"de\"' --task spell tools.wasm -- '\"Haus\"'
 
 Exit codes:
   the program's own (255 for one that is not between 0 and 255), and
@@ -88,11 +89,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 fn execute(arguments: &Arguments) -> Result<Exit> {
-    let interrupt = Interrupt::install()?;
     let module = options::module(&arguments.module)?;
     let broken = Arc::new(Mutex::new(None));
     let more = [("timeout", arguments.timeout.as_deref()), ("output", Some(OUTPUT_BYTES))];
     let spec = arguments.sandbox.spec(&more)?.executions(1);
+    // A signal ends this as it ends any command.
+    let module = arguments.sandbox.prepared(module, &spec)?;
+    let interrupt = Interrupt::install()?;
     let group = Group::builder().output(to_streams(&broken)).build();
     let gateway = group.make_gateway(spec)?;
     let described = options::describe_on(&gateway, &module)?;

@@ -162,7 +162,9 @@ pub(crate) fn tell_out_of_memory(limit: u64) {
 }
 
 /// Runs the compiler where its recursion over deeply nested code has room.
-pub(crate) fn on_large_stack<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, WorkerError> {
+pub(crate) fn on_large_stack<T: Send + 'static>(
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, WorkerError> {
     let thread = std::thread::Builder::new().name("compile".to_owned()).stack_size(STACK_BYTES).spawn(body);
     thread.map_err(|source| WorkerError::System { what: "start a thread", source })
 }

@@ -46,11 +46,9 @@ pub(crate) fn refuse_channels(linker: &mut Linker<Guest>) -> wasmtime::Result<()
     let refused = status::NOT_ALLOWED;
     linker.allow_shadowing(true);
     linker
-        .func_wrap(
-            IMPORT_MODULE,
-            import::CHANNEL_SEND,
-            move |_: i32, _: i32, _: i32, _: i32, _: i32, _: i64| -> i32 { refused },
-        )?
+        .func_wrap(IMPORT_MODULE, import::CHANNEL_SEND, move |_: i32, _: i32, _: i32, _: i32, _: i32, _: i64| -> i32 {
+            refused
+        })?
         .func_wrap(
             IMPORT_MODULE,
             import::CHANNEL_RECEIVE,

@@ -110,12 +110,7 @@ fn read_input(given: &File, request: &Initialize) -> io::Result<Bytes> {
 }
 
 /// The snapshot, or what there is instead of it.
-fn initialize(
-    worker: &Arc<Worker>,
-    request: &Initialize,
-    module: &[u8],
-    input: Bytes,
-) -> Result<Vec<u8>, Initialized> {
+fn initialize(worker: &Arc<Worker>, request: &Initialize, module: &[u8], input: Bytes) -> Result<Vec<u8>, Initialized> {
     let preparation = Preparation::of(module, &request.init, &request.module_limits, request.profile);
     let preparation = preparation.map_err(Initialized::Rejected)?;
     let loaded = worker.second_stage.load(|| load(worker, request, &preparation)).map_err(Initialized::Rejected)?;

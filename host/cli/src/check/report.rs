@@ -77,6 +77,8 @@ impl Report {
             "has_main": has_main(description),
             "tasks": description.tasks.iter().map(task_json).collect::<Vec<Value>>(),
             "undescribed_tasks": undescribed(description),
+            "inits": description.inits.iter().map(task_json).collect::<Vec<Value>>(),
+            "undescribed_inits": undescribed_inits(description),
             "tasks_unreadable": description.trouble.as_ref().map(ToString::to_string),
             "imports": imports.collect::<Vec<Value>>(),
             "exports": exports.collect::<Vec<Value>>(),
@@ -95,6 +97,11 @@ fn has_main(description: &ModuleDescription) -> bool {
 /// Tasks that the module exports and does not describe.
 fn undescribed(description: &ModuleDescription) -> Vec<&str> {
     description.task_names().filter(|name| description.task(name).is_none()).collect()
+}
+
+/// Init functions that the module exports and does not describe.
+fn undescribed_inits(description: &ModuleDescription) -> Vec<&str> {
+    description.init_names().filter(|name| description.init(name).is_none()).collect()
 }
 
 fn task_json(task: &TaskSchema) -> Value {
@@ -183,25 +190,42 @@ fn write_entries(f: &mut fmt::Formatter<'_>, description: &ModuleDescription) ->
         writeln!(f, "  none: nothing of it can be run")?;
     }
     for task in &description.tasks {
-        let channel = if task.takes_channel { ", and talks on its channel" } else { "" };
-        writeln!(f, "  {}{channel}", one_line(&task.to_string()))?;
-        for line in printable(&task.help).lines().map(str::trim_end) {
-            if line.is_empty() { writeln!(f) } else { writeln!(f, "      {line}") }?;
-        }
-        for ty in types(task) {
-            writeln!(f, "      {}", one_line(&ty))?;
-        }
-        if opaque(task) {
-            writeln!(f, "      cannot be called with JSON: an argument has no schema")?;
-        }
+        write_described(f, task)?;
     }
     for name in undescribed {
         writeln!(f, "  {}: a task without a description", one_line(name))?;
     }
-    match &description.trouble {
-        Some(error) => writeln!(f, "  its description of its tasks cannot be read: {}", one_line(&error.to_string())),
-        None => Ok(()),
+    if let Some(error) = &description.trouble {
+        writeln!(f, "  its description of its tasks cannot be read: {}", one_line(&error.to_string()))?;
     }
+    write_inits(f, description)
+}
+
+/// What can be run before a snapshot is taken.
+fn write_inits(f: &mut fmt::Formatter<'_>, description: &ModuleDescription) -> fmt::Result {
+    let undescribed = undescribed_inits(description);
+    if description.inits.is_empty() && undescribed.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "\nInit functions (`--init NAME=INPUT`)")?;
+    description.inits.iter().try_for_each(|init| write_described(f, init))?;
+    undescribed.iter().try_for_each(|name| writeln!(f, "  {}: an init function without a description", one_line(name)))
+}
+
+/// A task or an init function with its documentation and its types.
+fn write_described(f: &mut fmt::Formatter<'_>, task: &TaskSchema) -> fmt::Result {
+    let channel = if task.takes_channel { ", and talks on its channel" } else { "" };
+    writeln!(f, "  {}{channel}", one_line(&task.to_string()))?;
+    for line in printable(&task.help).lines().map(str::trim_end) {
+        if line.is_empty() { writeln!(f) } else { writeln!(f, "      {line}") }?;
+    }
+    for ty in types(task) {
+        writeln!(f, "      {}", one_line(&ty))?;
+    }
+    if opaque(task) {
+        writeln!(f, "      cannot be called with JSON: an argument has no schema")?;
+    }
+    Ok(())
 }
 
 /// Whether an argument is of a type that is not described.

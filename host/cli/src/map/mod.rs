@@ -49,7 +49,6 @@ use crate::{options, print, see};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let interrupt = Interrupt::install()?;
     let module = options::module(&arguments.module)?;
     let more = [
         ("timeout", arguments.timeout.as_deref()),
@@ -57,6 +56,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         ("message", arguments.max_input.as_deref()),
     ];
     let spec = arguments.sandbox.spec(&more)?;
+    // A signal ends this as it ends any command.
+    let module = arguments.sandbox.prepared(module, &spec)?;
+    let interrupt = Interrupt::install()?;
     let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
     let journal = journal(arguments, &module)?;
