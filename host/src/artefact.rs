@@ -210,17 +210,14 @@ struct Known {
 
 impl ArtefactStore {
     /// The store of a directory, or of memory alone. All groups of a process that name the same directory and the same tenant
-    /// share it, and the last of them says how many bytes it may hold.
-    pub(crate) fn shared(directory: Option<PathBuf>, bytes: u64, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
+    /// share it.
+    pub(crate) fn shared(directory: Option<PathBuf>, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
         static STORES: OnceLock<Mutex<Stores>> = OnceLock::new();
         let mut stores = STORES.get_or_init(Mutex::default).lock();
         let store = stores.entry((directory.clone(), tenant)).or_insert_with(|| {
-            let directory = directory.map(|path| Directory::new(path, bytes));
+            let directory = directory.map(Directory::new);
             Arc::new(ArtefactStore { directory, slots: Mutex::default() })
         });
-        if let Some(directory) = &store.directory {
-            directory.set_bound(bytes);
-        }
         Arc::clone(store)
     }
 
@@ -259,17 +256,18 @@ impl ArtefactStore {
         {
             return Err(wanted.rejected(reason.clone()));
         }
-        let (artefact, shape) = match self.find_or_make(key, wanted.deadline, || compile(wanted)) {
-            Ok(made) => made,
-            Err(error) => {
-                if let ExecError::Rejected { reason, .. } = &error
-                    && will_be_said_again(reason)
-                {
-                    known.refused = Some((reason.clone(), wanted.limits.clone(), wanted.profile));
+        let (artefact, shape) =
+            match self.find_or_make(key, wanted.deadline, wanted.limits.cache_bytes, || compile(wanted)) {
+                Ok(made) => made,
+                Err(error) => {
+                    if let ExecError::Rejected { reason, .. } = &error
+                        && will_be_said_again(reason)
+                    {
+                        known.refused = Some((reason.clone(), wanted.limits.clone(), wanted.profile));
+                    }
+                    return Err(error);
                 }
-                return Err(error);
-            }
-        };
+            };
         let artefact = Arc::new(artefact);
         *known = Known { made: Some((Arc::clone(&artefact), shape.clone())), refused: None };
         drop(known);
@@ -284,6 +282,7 @@ impl ArtefactStore {
         &self,
         key: Key,
         deadline: Deadline,
+        cache_bytes: u64,
         take: impl FnOnce() -> Result<Artefact, E>,
     ) -> Result<Option<Arc<Artefact>>, E> {
         let slot = self.slots.lock().slot(key);
@@ -295,8 +294,8 @@ impl ArtefactStore {
         if let Some((artefact, _)) = &known.made {
             return Ok(Some(Arc::clone(artefact)));
         }
-        let (artefact, shape) =
-            self.find_or_make(key, deadline, || take().map(|artefact| (artefact, Shape::default())))?;
+        let make = || take().map(|artefact| (artefact, Shape::default()));
+        let (artefact, shape) = self.find_or_make(key, deadline, cache_bytes, make)?;
         let artefact = Arc::new(artefact);
         known.made = Some((Arc::clone(&artefact), shape));
         drop(known);
@@ -308,6 +307,7 @@ impl ArtefactStore {
         &self,
         key: Key,
         deadline: Deadline,
+        cache_bytes: u64,
         make: impl FnOnce() -> Result<(Artefact, Shape), E>,
     ) -> Result<(Artefact, Shape), E> {
         let Some(directory) = &self.directory else { return make() };
@@ -329,7 +329,7 @@ impl ArtefactStore {
             tracing::warn!("artefact `{}` is not kept: {error}", entry.path().display());
         }
         drop(entry);
-        directory.has_grown_by(artefact.bytes());
+        directory.has_grown_by(artefact.bytes(), cache_bytes);
         Ok((artefact, shape))
     }
 }
@@ -391,7 +391,7 @@ mod tests {
         for (position, key) in keys.iter().enumerate() {
             assert!(!keys[..position].contains(key), "key {position} is another's");
         }
-        let store = |tenant: Option<&str>| ArtefactStore::shared(None, 0, tenant.map(Arc::from));
+        let store = |tenant: Option<&str>| ArtefactStore::shared(None, tenant.map(Arc::from));
         assert!(Arc::ptr_eq(&store(Some("a")), &store(Some("a"))));
         assert!(!Arc::ptr_eq(&store(Some("a")), &store(Some("b"))) && !Arc::ptr_eq(&store(Some("a")), &store(None)));
     }

@@ -17,7 +17,7 @@ use sandgate_wire::limits::{DEFAULT_TASK_WALL_TIME, OUTPUT_WINDOW_BYTES};
 use sandgate_wire::message::{Codegen, Initialize, Initialized, SNAPSHOT_PATIENCE, Stream};
 use sandgate_wire::module_limits::ModuleLimitName;
 use sandgate_wire::outcome::{LossCause, Outcome, Rejection};
-use sandgate_wire::{ToHost, ToWorker};
+use sandgate_wire::{ModuleLimits, ToHost, ToWorker};
 use serde::Serialize;
 
 use crate::artefact::{Artefact, ArtefactStore, Key, memory, sealed_memory};
@@ -146,11 +146,15 @@ impl Init {
             sink: self.output.as_ref().unwrap_or(sink),
         };
         wanted.check_size(module.bytes().len() as u64)?;
-        let settings = (wanted.spec.limits(), wanted.spec.module_limits(), wanted.spec.taken_profile());
+        // How much the cache may hold changes no snapshot.
+        let cache_bytes = wanted.spec.module_limits().cache_bytes;
+        let module_limits = ModuleLimits { cache_bytes: 0, ..wanted.spec.module_limits().clone() };
+        let settings = (wanted.spec.limits(), module_limits, wanted.spec.taken_profile());
         let settings = postcard::to_allocvec(&(settings, &wanted.spec.grants().execution));
         let settings = settings.map_err(|error| InitError::Input(CodecError::new(error.to_string())))?;
         let key = Key::of_snapshot(module, &self.name, &self.input, &settings, tenant);
-        let snapshot = store.snapshot(key, wanted.deadline, || wanted.take())?.ok_or_else(|| wanted.timed_out())?;
+        let snapshot = store.snapshot(key, wanted.deadline, cache_bytes, || wanted.take())?;
+        let snapshot = snapshot.ok_or_else(|| wanted.timed_out())?;
         let bytes = snapshot.read().map_err(|error| wanted.failed(CompileError::Memory(error)))?;
         Ok(Module::of(format!("{} after {}", module.name(), self.name), bytes.into()))
     }
@@ -195,7 +199,7 @@ impl Module {
     /// # Errors
     /// [`InitError`]; nothing is kept then, and the next call tries again.
     pub fn preinitialize_with(&self, init: &Init) -> Result<Module, InitError> {
-        let store = ArtefactStore::shared(init.cache.clone(), cache::DEFAULT_CACHE_BYTES, None);
+        let store = ArtefactStore::shared(init.cache.clone(), None);
         init.preinitialize_for(self, &Spec::popen(), &store, None, &OutputSink::default())
     }
 }
