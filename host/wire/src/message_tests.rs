@@ -7,6 +7,8 @@ use super::*;
 use crate::frame::Header;
 use crate::grants::Directory;
 use crate::isolation::{Demand, Layer, State};
+use crate::module_limits::{ModuleLimits, Shape};
+use crate::outcome::Rejection;
 use crate::profile::{Feature, Profile};
 
 fn frame_of(encoded: &Encoded) -> Frame<'_> {
