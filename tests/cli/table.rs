@@ -99,7 +99,7 @@ const TABLE: &[Row] = &[
         input: "",
         code: 125,
         stdout: "",
-        stderr: "sandgate: expected 2 arguments, found 1\n",
+        stderr: "sandgate: expected an array or an object of 2 arguments, found 1\n",
     },
     Row {
         words: &["map", "@warm", "--init", "by_chance", "--task", "runs", "--json"],
