@@ -73,11 +73,11 @@ const TABLE: &[Row] = &[
         stderr: "sandgate: `typed.wasm`: task failed: invalid digit found in string\n",
     },
     Row {
-        words: &["run", "@warm", "--init", "load=[\"one two\", 1]", "--task", "has", "--", "\"two\""],
+        words: &["run", "@warm", "--init", "ends={\"Keep\": 5}", "--task", "kept"],
         input: "",
         code: 0,
-        stdout: "true\n",
-        stderr: "[load #0 stdout] 2 words are loaded\n",
+        stdout: "5\n",
+        stderr: "",
     },
     Row {
         words: &["run", "@warm", "--init", "load=[\"one two\", 3]", "--task", "has", "--", "\"two\""],

@@ -238,7 +238,13 @@ fn what_is_wrong_is_said() {
     check(&entry(1, &vec![0; MAX_ENTRY_BYTES + 1]), ReadError::EntryTooLarge(MAX_ENTRY_BYTES + 1));
     check(&entry(1, b"\x01\x1b\x00\x00\x00\x00"), ReadError::Text);
     check(&entry(1, b"\x01\xff\x00\x00\x00\x00"), ReadError::Text);
-    check(&entry(1, b"\x01t\x02\x00\x00\x00"), ReadError::Unknown(2));
+    for flags in [3, 4, 0xff] {
+        check(&entry(1, &[1, b't', flags, 0, 0, 0]), ReadError::Unknown(flags));
+    }
+    let (task, init) = (entry(1, b"\x01t\x00\x00\x00\x00"), entry(1, b"\x01t\x02\x00\x00\x00"));
+    check(&[&init[..], &init].concat(), ReadError::Duplicate("t".to_owned()));
+    let both = read_section(&[init, task].concat()).unwrap();
+    assert_eq!(both.iter().filter(|it| it.is_init).count(), 1, "a task and an init function may have one name");
     check(&entry(1, b"\x01t\x00\x00\x02\x01a\x01\x01a\x01\x00"), ReadError::Duplicate("a".to_owned()));
     result(&[99], ReadError::Unknown(99));
     result(&[kind::UNIT, 0], ReadError::LeftOver(1));
