@@ -24,7 +24,7 @@ use sandgate::{
 
 use crate::exit::Exit;
 use crate::print;
-use problem::Problem;
+use problem::{AllLimits, Problem};
 use report::Report;
 
 /// Bytes of a file that are read in any case, so that one that is refused for its size can be looked at.
@@ -47,10 +47,10 @@ Examples:
 Profiles: `minimal` is what rustc emits for `wasm32-wasip1`; `simd`, `relaxed-simd`, `tail-call` and `wide-arithmetic` \
 come on top, with commas between them.
 
-`--set` takes the limits of modules that a gateway's spec has: `module=`, `functions=`, `function=`, `locals=`, \
-`nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`.
+`--set` takes these limits of a gateway's spec: `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, \
+`items=`, `compile-time=`, `compile-memory=`; `memory=` and `table=`, against what an instance begins with.
 
-What only a run can tell is not checked: memory that the module wants from the start, and what it does.
+What only a run can tell is not checked: what the module does, and what it takes for that.
 
 Exit codes: 0 if it would be accepted, 1 if it is refused (also a file that is empty, cut off or no WebAssembly), 2 for \
 a wrong command line, 3 if it could not be checked: no such file, no worker.")]
@@ -64,7 +64,7 @@ pub(crate) struct Arguments {
     /// The features that are taken
     #[arg(long, value_name = "PROFILE")]
     profile: Option<Profile>,
-    /// A limit of modules, as in a gateway's spec; can be given several times
+    /// A limit, as in a gateway's spec; can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<String>,
 }
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         bytes: 0,
         id: None,
         profile: spec.taken_profile(),
-        limits: spec.module_limits().clone(),
+        limits: AllLimits { module: spec.module_limits().clone(), instance: spec.limits().clone() },
         description: None,
         problems: Vec::new(),
         is_partial: false,
@@ -105,15 +105,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     Ok(if report.is_accepted() { Exit::Success } else { Exit::No })
 }
 
-/// The limits of modules that a spec can set.
-const KEYS: [&str; 9] =
-    ["module", "functions", "function", "locals", "nesting", "jumps", "items", "compile-time", "compile-memory"];
+/// The limits that a spec can set and that a module can be over before it runs.
+const KEYS: [&str; 11] = [
+    "module",
+    "functions",
+    "function",
+    "locals",
+    "nesting",
+    "jumps",
+    "items",
+    "compile-time",
+    "compile-memory",
+    "memory",
+    "table",
+];
 
 fn setting(part: &str) -> Result<String, String> {
     let key = part.split_once('=').map_or(part, |(key, _)| key);
     if !KEYS.contains(&key) || part.contains("//") {
         let known = KEYS.map(|key| format!("`{key}=`")).join(", ");
-        return Err(format!("it sets no limit of modules; there are {known}"));
+        return Err(format!("it sets no limit that is checked; there are {known}"));
     }
     let spec = format!("popen//{part}").parse::<Spec>().map_err(|error| error.to_string());
     spec.map(|_| part.to_owned())
@@ -154,6 +165,8 @@ fn examine(module: &Module, spec: Spec, report: &mut Report) -> Result<()> {
     let first = Group::builder().output(OutputSink::Discard).build();
     let refusal = match describe(&first, spec.clone(), module)? {
         Ok(description) => {
+            // No limit of compilation is broken; those of instances may be.
+            report.problems = Problem::of_shape(&description.shape, &report.limits, report.profile);
             report.description = Some(description);
             return Ok(());
         }
@@ -226,9 +239,9 @@ mod tests {
         let spec = spec(&arguments(&["functions=5", "module=1M"])).unwrap();
         assert_eq!((spec.module_limits().functions, spec.module_limits().module_bytes), (5, 1 << 20));
         for (part, text) in [
-            ("worker=/bin/sh", "sets no limit of modules"),
+            ("worker=/bin/sh", "sets no limit that is checked"),
             ("functions", "needs a value"),
-            ("functions=5//worker=x", "sets no limit of modules"),
+            ("functions=5//worker=x", "sets no limit that is checked"),
             ("functions=-1", "has value `-1`"),
         ] {
             let error = setting(part).unwrap_err();
