@@ -6,7 +6,7 @@
 //!               ▲  ▲          │     │
 //!               │  └ retry ◄──┘     └ the worker is lost:
 //!               │                      alone on it ─► blamed ─► suspect again, or poisonous after so many losses
-//!               └ (never)              with others ─► suspect, not blamed
+//!               └ (never)              with others ─► suspect, not blamed; what cannot have begun waits again
 //!            suspects ──► flying alone on a lane, so that a second loss has one cause
 //! ```
 //!
@@ -30,6 +30,11 @@ use super::event::PoolEvent;
 use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay};
 use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
+
+/// Runs that a worker may have ended without the host having heard of it: workers gather what they send for 100 µs. What is
+/// further behind the one that a lost worker was at, as far as is known, has not begun. Were it otherwise, each further loss
+/// makes as many suspects more.
+const UNHEARD: usize = 3;
 
 /// A task's number within its pool.
 pub(crate) type TaskId = u64;
@@ -376,7 +381,8 @@ impl<P, V> Core<P, V> {
         let told = loss.clone();
         self.tell(now, || PoolEvent::GatewayLost { gateway: lane, loss: Box::new(told) });
         let single = flights.len() == 1 && !std::mem::take(&mut self.lanes[lane].innocent);
-        for flight in flights {
+        let mut behind = Vec::new();
+        for (position, flight) in flights.into_iter().enumerate() {
             let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
             if single {
                 task.attempts += 1;
@@ -388,8 +394,13 @@ impl<P, V> Core<P, V> {
                 }
             }
             self.retry(flight.task, lane, OutcomeKind::WorkerLost, now);
-            self.suspects.push_back(flight.task);
+            if position < self.rules.executions + UNHEARD {
+                self.suspects.push_back(flight.task);
+            } else {
+                behind.push(flight.task);
+            }
         }
+        behind.into_iter().rev().for_each(|task| self.waiting.push_front(task));
     }
 
     fn finish(&mut self, id: TaskId, value: Result<V, TaskError>, place: Option<(usize, Instant)>, now: Instant) {

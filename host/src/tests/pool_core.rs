@@ -411,3 +411,30 @@ fn an_input_that_is_refused_is_counted_and_told_like_any_other() {
         "{told:?}"
     );
 }
+
+#[test]
+fn what_cannot_have_begun_on_a_lost_worker_is_no_suspect() {
+    let mut table = Table::new(rules(), 1);
+    table.submit(0..100);
+    // Short tasks, so that as many are given ahead as may be.
+    while table.core.in_flight(0) < 8 {
+        table.actions();
+        table.now += Duration::from_micros(1);
+        let head = table.core.head(0).unwrap();
+        table.ended(0, head, Verdict::Value(0));
+        table.actions();
+    }
+    let first = table.finished().len() as u64;
+    let head = table.core.head(0).unwrap();
+    table.ended(0, head, Verdict::Lost(loss()));
+    table.actions();
+    table.core.lane_up(0, table.now);
+    // Four are tried alone, and then the others go on in order, together.
+    for suspect in first..first + 4 {
+        let runs = table.runs();
+        assert_eq!(runs.iter().map(|run| run.1).collect::<Vec<_>>(), [suspect]);
+        table.ended(0, runs[0].2, Verdict::Value(0));
+    }
+    let tasks: Vec<u64> = table.runs().iter().map(|run| run.1).collect();
+    assert!(tasks.len() > 1 && tasks[0] == first + 4 && tasks.is_sorted(), "{tasks:?}");
+}
