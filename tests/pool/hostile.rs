@@ -23,18 +23,21 @@ fn hostile_inputs_harm_themselves_alone() {
         (50, _) => Hostile::Recurse,
         _ => Hostile::Double(x),
     };
-    let limits = Limits { memory_bytes: 256 << 20, ..Limits::for_tasks() };
-    let pool = pool_of("hostile").limits(limits).deadline(Duration::from_secs(1)).build().unwrap();
+    // Processor time, since a task that is well has no bound of time on a machine that others use as well.
+    let cpu_time = Some(Duration::from_millis(500));
+    let limits = Limits { memory_bytes: 256 << 20, cpu_time, ..Limits::for_tasks() };
+    let pool = pool_of("hostile").limits(limits).build().unwrap();
     let (start, mut count) = (Instant::now(), 0);
     for (x, result) in (0..).zip(pool.map::<_, u64>((0..tasks).map(input))) {
         count += 1;
         assert_eq!((result.index, result.task), (x, x));
+        let place = format!("{x} on {:?} at {:?}", result.gateway, result.timing);
         match (input(x), result.value) {
-            (Hostile::Double(x), value) => assert_eq!(value.unwrap(), x * 2),
+            (Hostile::Double(x), value) => assert_eq!(value.unwrap_or_else(|error| panic!("{place}: {error}")), x * 2),
             (told, value) => {
                 let kind = value.expect_err("a failure").kind();
                 let fits = match told {
-                    Hostile::Loop => kind == OutcomeKind::TimedOut,
+                    Hostile::Loop => kind == OutcomeKind::LimitExceeded,
                     Hostile::Recurse => kind == OutcomeKind::Trapped,
                     Hostile::Panic => kind == OutcomeKind::Panicked,
                     // An allocation that fails is a panic, a trap or a limit, as the guest's allocator has it.
@@ -97,10 +100,12 @@ fn a_poisonous_input_is_given_up_and_nobody_else_is_blamed() {
         }
     }
     let stats = pool.stats();
-    assert!((3..=4).contains(&stats.lost_workers), "three alone, perhaps one in company: {stats:?}");
+    // It is killed when it is given to a worker, with up to 64 before it; each loss in company brings it four nearer.
+    let most = 3 + 64 / 4;
+    assert!((3..=most).contains(&stats.lost_workers), "three alone, and some in company: {stats:?}");
     assert_eq!((stats.done, stats.failed.clone()), (399, vec![(OutcomeKind::WorkerLost, 1)]));
     drop(pool);
-    assert!((3..=4).contains(&killer.join().unwrap()));
+    assert!((3..=most).contains(&u64::from(killer.join().unwrap())));
 }
 
 #[test]

@@ -229,8 +229,9 @@ impl PoolBuilder {
     }
 
     /// How many workers an input may cost, while it is alone on them, before it is given up as
-    /// [poisonous](super::TaskError::Poisonous). Default: 3. The loss that makes it a suspect does not count if other
-    /// tasks were with the worker.
+    /// [poisonous](super::TaskError::Poisonous). Default: 3. Losses while other tasks are with the worker do not count: the
+    /// first makes it a suspect if it was among the four that the worker may have been at, and brings it nearer to them if
+    /// it was further behind.
     #[must_use]
     pub fn max_losses(mut self, losses: u32) -> PoolBuilder {
         self.max_losses = losses.max(1);
