@@ -13,8 +13,7 @@ use std::time::Duration;
 use audit_core::audit_bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use sandgate::{Group, Module, Outcome, Spec};
-use sandgate_tests::{guest, output, repository, within, worker};
-use serde_json::Value;
+use sandgate_tests::{guest, packages, within, worker};
 
 use crate::farm::{FileResult, Pass, Settings};
 
@@ -150,17 +149,9 @@ fn a_module_that_cannot_do_it_is_an_error() {
 
 /// Real source files, always the same ones for the same lock file.
 fn sample() -> Vec<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Without the filter, cargo downloads what only other platforms need.
-    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let said = output(cargo, &["metadata", "--format-version=1", "--filter-platform", &platform], repository());
-    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
-    let metadata: Value = serde_json::from_slice(&said.stdout).expect("cargo writes JSON");
-    let packages = metadata["packages"].as_array().expect("a list").iter();
-    let chosen = packages.filter(|package| SAMPLE.iter().any(|name| package["name"] == *name));
     let mut files = Vec::new();
-    for manifest in chosen.map(|package| package["manifest_path"].as_str().expect("a path")) {
-        collect(&Path::new(manifest).with_file_name("src"), &mut files);
+    for (_, directory) in packages().iter().filter(|(name, _)| SAMPLE.contains(&name.as_str())) {
+        collect(&directory.join("src"), &mut files);
     }
     files.sort();
     files
