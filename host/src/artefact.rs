@@ -179,17 +179,14 @@ struct Known {
 
 impl ArtefactStore {
     /// The store of a directory, or of memory alone. All groups of a process that name the same directory and the same tenant
-    /// share it, and the last of them says how many bytes it may hold.
-    pub(crate) fn shared(directory: Option<PathBuf>, bytes: u64, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
+    /// share it.
+    pub(crate) fn shared(directory: Option<PathBuf>, tenant: Option<Arc<str>>) -> Arc<ArtefactStore> {
         static STORES: OnceLock<Mutex<Stores>> = OnceLock::new();
         let mut stores = STORES.get_or_init(Mutex::default).lock();
         let store = stores.entry((directory.clone(), tenant)).or_insert_with(|| {
-            let directory = directory.map(|path| Directory::new(path, bytes));
+            let directory = directory.map(Directory::new);
             Arc::new(ArtefactStore { directory, slots: Mutex::default() })
         });
-        if let Some(directory) = &store.directory {
-            directory.set_bound(bytes);
-        }
         Arc::clone(store)
     }
 
@@ -267,7 +264,7 @@ impl ArtefactStore {
             tracing::warn!("artefact `{}` is not kept: {error}", entry.path().display());
         }
         drop(entry);
-        directory.has_grown_by(artefact.bytes());
+        directory.has_grown_by(artefact.bytes(), wanted.limits.cache_bytes);
         Ok((artefact, shape))
     }
 }
@@ -329,7 +326,7 @@ mod tests {
         for (position, key) in keys.iter().enumerate() {
             assert!(!keys[..position].contains(key), "key {position} is another's");
         }
-        let store = |tenant: Option<&str>| ArtefactStore::shared(None, 0, tenant.map(Arc::from));
+        let store = |tenant: Option<&str>| ArtefactStore::shared(None, tenant.map(Arc::from));
         assert!(Arc::ptr_eq(&store(Some("a")), &store(Some("a"))));
         assert!(!Arc::ptr_eq(&store(Some("a")), &store(Some("b"))) && !Arc::ptr_eq(&store(Some("a")), &store(None)));
     }

@@ -26,7 +26,7 @@ use crate::artefact::{Artefact, Key, memory};
 use crate::deadline::Deadline;
 
 /// Opens an artefact file; changes with its layout.
-pub(crate) const FILE_MAGIC: [u8; 8] = *b"SGARTEF3";
+pub(crate) const FILE_MAGIC: [u8; 8] = *b"SGARTEF4";
 /// Magic, key, digest and the length of the facts.
 const HEADER_BYTES: usize = 8 + 32 + 32 + 4;
 /// Most bytes of the facts.
@@ -43,8 +43,6 @@ const BLOCK_BYTES: u64 = 4096;
 
 /// Names the directory of the artefact cache.
 pub const CACHE_VARIABLE: &str = "SANDGATE_CACHE";
-/// Bytes that the directory may hold unless a group's builder says otherwise.
-pub const DEFAULT_CACHE_BYTES: u64 = 2 << 30;
 
 /// One compiled module of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,30 +162,27 @@ fn files(directory: &Path) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// What it was to hold at most when that was last said.
     bound: AtomicU64,
     /// Bytes written since it was last looked through; above the bound, until it was for the first time.
     grown: AtomicU64,
 }
 
 impl Directory {
-    pub(crate) fn new(path: PathBuf, bound: u64) -> Directory {
-        Directory { path, bound: AtomicU64::new(bound), grown: AtomicU64::new(u64::MAX / 2) }
+    pub(crate) fn new(path: PathBuf) -> Directory {
+        Directory { path, bound: AtomicU64::new(u64::MAX), grown: AtomicU64::new(u64::MAX / 2) }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn set_bound(&self, bytes: u64) {
-        if self.bound.swap(bytes, Ordering::Relaxed) > bytes {
+    /// Something was written, and the directory may hold no more than `bound`. Looks through it once a sixteenth of that has
+    /// come, and makes so much room that it stays within its bound until it does so again.
+    pub(crate) fn has_grown_by(&self, bytes: u64, bound: u64) {
+        if self.bound.swap(bound, Ordering::Relaxed) > bound {
             self.grown.store(u64::MAX / 2, Ordering::Relaxed);
         }
-    }
-
-    /// Something was written. Looks through the directory once a sixteenth of what it may hold has come, and makes so much
-    /// room that it stays within its bound until it does so again.
-    pub(crate) fn has_grown_by(&self, bytes: u64) {
-        let bound = self.bound.load(Ordering::Relaxed);
         let bytes = bytes.max(BLOCK_BYTES);
         let slack = bound / 16;
         if self.grown.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < slack {

@@ -61,7 +61,6 @@ pub struct GroupBuilder {
     defaults: Spec,
     output: OutputSink,
     cache: Option<PathBuf>,
-    cache_bytes: u64,
     drop_timeout: Duration,
     tenant: Option<Arc<str>>,
 }
@@ -73,7 +72,6 @@ impl Default for GroupBuilder {
             defaults: Spec::popen(),
             output: OutputSink::default(),
             cache: cache::default_directory(),
-            cache_bytes: cache::DEFAULT_CACHE_BYTES,
             drop_timeout: DEFAULT_DROP_TIMEOUT,
             tenant: None,
         }
@@ -104,17 +102,10 @@ impl GroupBuilder {
 
     /// The directory that keeps compiled modules, or `None` to keep them in memory alone. Default: `$SANDGATE_CACHE`,
     /// else `sandgate` in the user's cache directory. It must belong to this user and be writable to no other.
+    /// How much it may hold is a limit of modules: [`ModuleLimits::cache_bytes`](crate::ModuleLimits::cache_bytes).
     #[must_use]
     pub fn cache(mut self, directory: Option<PathBuf>) -> GroupBuilder {
         self.cache = directory;
-        self
-    }
-
-    /// Bytes that the directory of compiled modules may hold; what was not used for the longest time goes first. Groups of
-    /// one process that share a directory share this, and the last that is built counts. Default: 2 GiB.
-    #[must_use]
-    pub fn cache_bytes(mut self, bytes: u64) -> GroupBuilder {
-        self.cache_bytes = bytes;
         self
     }
 
@@ -155,7 +146,7 @@ impl GroupBuilder {
         Group {
             members: boxcar::Vec::new(),
             next_id: Mutex::default(),
-            artefacts: ArtefactStore::shared(self.cache.clone(), self.cache_bytes, self.tenant.clone()),
+            artefacts: ArtefactStore::shared(self.cache.clone(), self.tenant.clone()),
             making: Mutex::default(),
             terminated: AtomicBool::new(false),
             options: self,

@@ -32,7 +32,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |
 /// | `hello=TIME` | time that a worker has to start | 10s |
 /// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |
-/// | `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=` | what a module may be: [`ModuleLimits`] | see there |
+/// | `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`, `cache=` | what a module may be: [`ModuleLimits`] | see there |
 /// | `profile=NAMES` | the WebAssembly that is taken: [`Profile`] | `minimal` |
 /// | `epochs=off` | guests that compute are not interrupted, only killed with their worker, within `grace=` and 50 ms at most; faster code | `on` |
 /// | `env:NAME=VALUE` | an environment variable that guests see | none |
@@ -99,7 +99,7 @@ impl Eq for Spec {}
 type Copy = fn(&mut Settings, &Settings);
 
 /// Every key, with how a gateway that does not say it gets it from its group.
-const COMMON: [(&str, Copy); 38] = [
+const COMMON: [(&str, Copy); 39] = [
     ("nice", |to, from| to.nice = from.nice),
     ("chdir", |to, from| to.directory.clone_from(&from.directory)),
     ("worker", |to, from| to.worker.clone_from(&from.worker)),
@@ -126,6 +126,7 @@ const COMMON: [(&str, Copy); 38] = [
     ("items", |to, from| to.module_limits.items = from.module_limits.items),
     ("compile-time", |to, from| to.module_limits.compile_time = from.module_limits.compile_time),
     ("compile-memory", |to, from| to.module_limits.compile_memory_bytes = from.module_limits.compile_memory_bytes),
+    ("cache", |to, from| to.module_limits.cache_bytes = from.module_limits.cache_bytes),
     ("profile", |to, from| to.profile = from.profile),
     ("epochs", |to, from| to.epochs = from.epochs),
     ("env", |to, from| to.grants.environment.clone_from(&from.grants.environment)),
@@ -306,7 +307,7 @@ impl Spec {
     pub fn with_module_limits(mut self, limits: ModuleLimits) -> Spec {
         self.settings.module_limits = limits;
         self.given.extend(["module", "functions", "function", "locals", "nesting", "jumps", "items"]);
-        self.given.extend(["compile-time", "compile-memory"]);
+        self.given.extend(["compile-time", "compile-memory", "cache"]);
         self
     }
 

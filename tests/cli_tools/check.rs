@@ -41,7 +41,7 @@ fn a_module_of_the_sdk_is_described() {
     assert!(needs.contains(&"channels") && !needs.contains(&"sockets"), "{needs:?}");
     assert!(column(&description["exports"], "name").contains(&"sandgate_task:repeat"));
     assert!(column(&description["imports"], "module").contains(&"sandgate_v1"));
-    assert_eq!(description["limits"].as_array().unwrap().len(), 7);
+    assert_eq!(description["limits"].as_array().unwrap().len(), 9);
 
     let said = place.sandgate(&["check", text(&module)]);
     assert_eq!(said.code, Some(0));
@@ -132,6 +132,20 @@ fn a_file_that_is_far_too_large_is_not_read() {
 }
 
 #[test]
+fn a_module_that_begins_with_more_than_it_may_is_refused() {
+    let place = Place::new();
+    let file = place.write(
+        "m.wasm",
+        wat("(module (memory (export \"memory\") 32) (table 7 funcref) (func (export \"_start\")))").bytes(),
+    );
+    let (code, said) = check(&place, &[&file, "--set", "memory=2097152", "--set", "table=7"]);
+    assert_eq!((code, &said["problems"]), (Some(0), &json!([])), "{said}");
+    let (code, said) = check(&place, &[&file, "--set", "memory=2097151", "--set", "table=6"]);
+    assert_eq!((code, column(&said["problems"], "kind")), (Some(1), vec!["limit", "limit"]), "{said}");
+    assert_eq!(column(&said["problems"], "remedy"), ["`memory=2097152`", "`table=7`"], "{said}");
+}
+
+#[test]
 fn what_cannot_be_checked_is_no_answer() {
     let place = Place::new();
     let file = place.write("m.wasm", wat("(module)").bytes());
@@ -144,7 +158,7 @@ fn what_cannot_be_checked_is_no_answer() {
     check(&["."], 3, "it is a directory");
     check(&[], 2, "<MODULE>");
     check(&[&file, "--profile", "gc"], 2, "`gc` is no profile");
-    check(&[&file, "--set", "memory=1M"], 2, "no such setting here");
+    check(&[&file, "--set", "output=1M"], 2, "no such setting here");
     check(&[&file, "--set", "functions=many"], 2, "has value `many`");
     check(&[&file, "--set", "functions=1", "--set", "functions=2"], 3, "stands twice");
 }

@@ -150,8 +150,9 @@ fn limits_and_profiles_hold_for_what_is_compiled_already() {
 fn one_module_is_compiled_once_and_many_stay_within_the_cache() {
     let directory = tempfile::tempdir().unwrap();
     let bound = 256 << 10;
-    let group = Group::builder().cache(Some(directory.path().to_owned())).cache_bytes(bound).build();
-    group.make_gateway(Spec::popen().worker(worker())).unwrap();
+    let group = Group::builder().cache(Some(directory.path().to_owned())).build();
+    let spec: Spec = format!("popen//cache={bound}").parse().unwrap();
+    group.make_gateway(spec.worker(worker())).unwrap();
     let module = wat("(module (func (export \"_start\")))");
     for _ in 0..1000 {
         group[0].remote_exec(&module).unwrap();

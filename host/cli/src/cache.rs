@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use sandgate::cache::{DEFAULT_CACHE_BYTES, Entry, Pruned, default_directory, entries, prune};
+use sandgate::ModuleLimits;
+use sandgate::cache::{Entry, Pruned, default_directory, entries, prune};
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -92,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         }
         Action::Prune(Prune { to, all, common }) => {
             let directory = common.directory()?;
-            let bytes = if *all { 0 } else { to.unwrap_or(DEFAULT_CACHE_BYTES) };
+            let bytes = if *all { 0 } else { to.unwrap_or_else(|| ModuleLimits::default().cache_bytes) };
             let pruned = prune(&directory, bytes).with_context(|| cannot("prune", &directory))?;
             let left = entries(&directory).with_context(|| cannot("read", &directory))?;
             let text = if common.json { pruned_json(&directory, pruned, &left) } else { pruned_text(pruned, &left) };

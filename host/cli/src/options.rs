@@ -40,9 +40,20 @@ pub(crate) struct Sandbox {
     set: Vec<String>,
 }
 
-/// The limits of modules that a spec can set.
-pub(crate) const MODULE_KEYS: [&str; 9] =
-    ["module", "functions", "function", "locals", "nesting", "jumps", "items", "compile-time", "compile-memory"];
+/// The limits that a spec can set and that a module can be over before it runs, those of modules first.
+pub(crate) const CHECKED_KEYS: [&str; 11] = [
+    "module",
+    "functions",
+    "function",
+    "locals",
+    "nesting",
+    "jumps",
+    "items",
+    "compile-time",
+    "compile-memory",
+    "memory",
+    "table",
+];
 
 /// What no option sets, and the command has no opinion on.
 const OTHER_KEYS: [&str; 15] = [
@@ -248,7 +259,7 @@ mod tests {
         assert_eq!(other("sandbox:seccomp=require"), Ok("sandbox:seccomp=require".to_owned()));
         assert!(other("sandbox:walls=require").is_err() && other("nesting=x").is_err());
         assert!(other("worker=x").is_err() && other("nice=1//worker=x").is_err() && other("memory=1G").is_err());
-        assert!(OTHER_KEYS.starts_with(&MODULE_KEYS));
+        assert!(OTHER_KEYS.starts_with(&CHECKED_KEYS[..9]));
         assert!(variable("=x").is_err() && variable("x").is_err());
         assert_eq!(variable("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         let same = directory("/data").unwrap();

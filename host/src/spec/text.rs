@@ -22,7 +22,7 @@ use crate::recycle::Recycle;
 const KNOWN: &str = "`popen`, `id=`, `nice=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, `memory=`, `table=`, \
                      `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, \
                      `fuel=`, `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, \
-                     `compile-time=`, `compile-memory=`, `profile=`, `epochs=`, `env:NAME=`, `dir:GUEST=`, \
+                     `compile-time=`, `compile-memory=`, `cache=`, `profile=`, `epochs=`, `env:NAME=`, `dir:GUEST=`, \
                      `dir-rw:GUEST=`, `clock=`, `random=`, `deterministic=`, `sandbox=`, `sandbox:LAYER=`, `modules=`, \
                      `recycle=`";
 
@@ -83,10 +83,7 @@ fn set_limit(settings: &mut Settings, key: &str, value: Option<&str>) -> Result<
         "message" => limits.message_bytes = size(value)?,
         "channels" => limits.channels = number(value)?,
         "window" => limits.window_bytes = size(value)?,
-        "window-messages" => match number(value)? {
-            0 => return Err(Problem::value("must be at least 1")),
-            messages => limits.window_messages = messages,
-        },
+        "window-messages" => limits.window_messages = number(value)?,
         "output" => limits.output_bytes = size(value)?,
         "timeout" => limits.wall_time = off_or(value, None, |it| duration(it).map(Some))?,
         "cpu" => limits.cpu_time = off_or(value, None, |it| duration(it).map(Some))?,
@@ -100,6 +97,7 @@ fn set_limit(settings: &mut Settings, key: &str, value: Option<&str>) -> Result<
         "items" => modules.items = number(value)?,
         "compile-time" => modules.compile_time = duration(value)?,
         "compile-memory" => modules.compile_memory_bytes = size(value)?,
+        "cache" => modules.cache_bytes = size(value)?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -316,9 +314,10 @@ mod tests {
             items: 6,
             compile_time: Duration::from_secs(7),
             compile_memory_bytes: 8 << 30,
+            cache_bytes: 9 << 20,
         };
         let text = "popen//module=1M//functions=1//function=2K//locals=3//nesting=4//jumps=5//items=6//compile-time=7s\
-                    //compile-memory=8G";
+                    //compile-memory=8G//cache=9M";
         check(text, Spec::popen().with_module_limits(limits));
         let profile = Profile::MINIMAL.with(Feature::Simd).with(Feature::TailCall);
         check("popen//profile=simd,tail-call", Spec::popen().profile(profile));
@@ -382,7 +381,6 @@ mod tests {
             ("popen//sandbox=must", "which is not `require` or `prefer` or `off`"),
             ("popen//recycle=often", "has value `often`"),
             ("popen//dir:=x", "needs what guests call the directory"),
-            ("popen//window-messages=0", "must be at least 1"),
         ] {
             let error = spec.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains(message), "`{spec}` gives: {error}");

@@ -175,13 +175,13 @@ fn what_killed_processes_leave_is_removed_once_it_is_old() {
 fn the_directory_stays_within_its_bound_and_keeps_no_locks() {
     let directory = tempfile::tempdir().unwrap();
     let bound = 1 << 20;
-    let cache = Directory::new(directory.path().to_owned(), bound);
+    let cache = Directory::new(directory.path().to_owned());
     for number in 0..10_000 {
         let entry = cache.entry(key(&number.to_string()), Deadline::NEVER).unwrap();
         if number % 50 == 0 {
             entry.write(&artefact(&[1; 30_000]), &shape()).unwrap();
             drop(entry);
-            cache.has_grown_by(30_000);
+            cache.has_grown_by(30_000, bound);
         }
     }
     let files = files(directory.path()).unwrap();

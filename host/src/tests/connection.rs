@@ -79,7 +79,7 @@ fn an_environment_that_no_frame_holds_is_an_error() {
     let spec = Spec::popen().env("LARGE", "x".repeat(300 * 1024));
     let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
     let transport = (Box::new(send) as _, Box::new(receive) as _);
-    let common = Common::new(output, ArtefactStore::shared(None, 0, None), None);
+    let common = Common::new(output, ArtefactStore::shared(None, None), None);
     let error = Connection::start("gw0".to_owned(), spec, transport, None, common).unwrap_err();
     assert!(error.to_string().starts_with("id and environment of 3072"), "{error}");
 }

@@ -62,8 +62,8 @@ pub struct Limits {
     ///
     /// A channel that the host makes has the gateway's window, whatever the call says that it is given to.
     pub window_bytes: u64,
-    /// Unread messages that each of its channels may have under way, per direction, at least 1; `window-messages=`.
-    /// Default: 1024.
+    /// Unread messages that each of its channels may have under way, per direction; `window-messages=`. Default: 1024.
+    /// 0 counts as 1.
     pub window_messages: u32,
     /// Bytes of standard output and error together; what comes after is dropped and marked; `output=`. Default: 16 MiB.
     pub output_bytes: u64,

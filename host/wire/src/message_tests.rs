@@ -106,11 +106,12 @@ fn golden_bytes_to_the_worker() {
         items: 7,
         compile_time: Duration::new(8, 9),
         compile_memory_bytes: 10,
+        cache_bytes: 11,
     };
     let (codegen, profile) = (Codegen::Interruptible, Profile::MINIMAL.with(Feature::TailCall));
     let policy = Policy::all(Demand::Prefer);
     let compile = Compile { module: id, bytes: 1, codegen, limits: module_limits, profile, policy };
-    let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4], &[1; 11]].concat();
+    let body = [&[9; 32][..], &[1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 4], &[1; 11]].concat();
     check_to_worker(ToWorker::Compile(compile), (16, 0, 0, &body));
 }
 
@@ -138,9 +139,11 @@ fn golden_bytes_to_the_host() {
         jump_targets: 6,
         items: 7,
         features: Profile::MINIMAL.with(Feature::TailCall),
+        memory_bytes: 9,
+        table_elements: 10,
     };
     let compiled = Compiled::Done { engine: "e".into(), bytes: 2, shape, description: vec![8] };
-    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4, 1, 8]));
+    check_to_host(ToHost::Compiled(compiled), (17, 0, 0, &[0, 1, b'e', 2, 1, 2, 3, 4, 5, 6, 7, 4, 9, 10, 1, 8]));
 }
 
 #[test]

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Profile;
 
+/// Bytes that a directory of compiled modules may hold, unless a limit says otherwise: 2 GiB.
+pub const DEFAULT_CACHE_BYTES: u64 = 2 << 30;
+
 /// What a module may be and what compiling it may cost. On by default; the defaults admit a whole CPython.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModuleLimits {
@@ -31,6 +34,9 @@ pub struct ModuleLimits {
     pub compile_time: Duration,
     /// Memory one compilation may take, in bytes; `compile-memory=`. Default: 4 GiB.
     pub compile_memory_bytes: u64,
+    /// Bytes that the directory of compiled modules may hold once this one is in it: what was not used for the longest time goes
+    /// first; `cache=`. The directory is shared, and whoever has just compiled a module makes the room. Default: 2 GiB.
+    pub cache_bytes: u64,
 }
 
 impl Default for ModuleLimits {
@@ -45,6 +51,7 @@ impl Default for ModuleLimits {
             items: 200_000,
             compile_time: Duration::from_secs(120),
             compile_memory_bytes: 4 << 30,
+            cache_bytes: DEFAULT_CACHE_BYTES,
         }
     }
 }
@@ -69,6 +76,10 @@ pub struct Shape {
     pub items: u32,
     /// The features it needs.
     pub features: Profile,
+    /// Bytes of linear memory that an instance begins with.
+    pub memory_bytes: u64,
+    /// Elements of tables that an instance begins with.
+    pub table_elements: u64,
 }
 
 /// Names a limit of modules in a rejection.

@@ -24,7 +24,7 @@ use sandgate::{
 
 use crate::exit::Exit;
 use crate::{options, print};
-use problem::Problem;
+use problem::{AllLimits, Problem};
 use report::Report;
 
 /// Bytes of a file that are read in any case, so that one that is refused for its size can be looked at.
@@ -47,10 +47,10 @@ Examples:
 Profiles: `minimal` is what rustc emits for `wasm32-wasip1`; `simd`, `relaxed-simd`, `tail-call` and `wide-arithmetic` \
 come on top, with commas between them.
 
-`--set` takes the limits of modules that a gateway's spec has: `module=`, `functions=`, `function=`, `locals=`, \
-`nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`.
+`--set` takes these limits of a gateway's spec: `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, \
+`items=`, `compile-time=`, `compile-memory=`; `memory=` and `table=`, against what an instance begins with.
 
-What only a run can tell is not checked: memory that the module wants from the start, and what it does.
+What only a run can tell is not checked: what the module does, and what it takes for that.
 
 Exit codes: 0 if it would be accepted, 1 if it is refused (also a file that is empty, cut off or no WebAssembly), 2 for \
 a wrong command line, 3 if it could not be checked: no such file, no worker.")]
@@ -64,8 +64,8 @@ pub(crate) struct Arguments {
     /// The features that are taken
     #[arg(long, value_name = "PROFILE")]
     profile: Option<Profile>,
-    /// A limit of modules, as in a gateway's spec; can be given several times
-    #[arg(long, value_name = "KEY=VALUE", value_parser = options::part_of_spec(&options::MODULE_KEYS))]
+    /// A limit, as in a gateway's spec; can be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = options::part_of_spec(&options::CHECKED_KEYS))]
     set: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         bytes: 0,
         id: None,
         profile: spec.taken_profile(),
-        limits: spec.module_limits().clone(),
+        limits: AllLimits { module: spec.module_limits().clone(), instance: spec.limits().clone() },
         description: None,
         problems: Vec::new(),
         is_partial: false,
@@ -140,6 +140,8 @@ fn examine(module: &Module, spec: Spec, report: &mut Report) -> Result<()> {
     let first = Group::builder().output(OutputSink::Discard).build();
     let refusal = match describe(&first, spec.clone(), module)? {
         Ok(description) => {
+            // No limit of compilation is broken; those of instances may be.
+            report.problems = Problem::of_shape(&description.shape, &report.limits, report.profile);
             report.description = Some(description);
             return Ok(());
         }
@@ -217,7 +219,7 @@ mod tests {
             ("functions=5//worker=x", "no such setting here"),
             ("functions=-1", "has value `-1`"),
         ] {
-            let error = options::part_of_spec(&options::MODULE_KEYS)(part).unwrap_err();
+            let error = options::part_of_spec(&options::CHECKED_KEYS)(part).unwrap_err();
             assert!(error.contains(text), "{part}: {error}");
         }
     }

@@ -1,6 +1,6 @@
 //! Why a module is refused, in a form that names what would have to change.
 
-use sandgate::{ModuleLimitName as Name, ModuleLimits, Profile, Rejection, Shape};
+use sandgate::{LimitName, Limits, ModuleLimitName as Name, ModuleLimits, Profile, Rejection, Shape};
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,13 +46,12 @@ impl Problem {
     }
 
     /// All reasons that lie in what a module measures.
-    pub(crate) fn of_shape(shape: &Shape, limits: &ModuleLimits, profile: Profile) -> Vec<Problem> {
+    pub(crate) fn of_shape(shape: &Shape, limits: &AllLimits, profile: Profile) -> Vec<Problem> {
         let over = measures(shape, limits).into_iter().filter(|measure| measure.found > measure.limit);
-        let over = over.map(|Measure { name, found, limit }| {
-            let (text, setting) = (name.to_string(), name.setting());
-            let text = super::report::shortened(&text);
-            let message = format!("module has {found} {text}, its limit is {limit} (setting `{setting}`)");
-            Problem { kind: "limit", message, remedy: Some(format!("`{}{found}`", name.setting())) }
+        let over = over.map(|Measure { what, setting, found, limit }| {
+            let what = super::report::shortened(&what);
+            let message = format!("module has {found} {what}, its limit is {limit} (setting `{setting}`)");
+            Problem { kind: "limit", message, remedy: Some(format!("`{setting}{found}`")) }
         });
         let mut problems: Vec<Problem> = over.collect();
         let lacking: Vec<&str> = shape.features.features().filter(|it| !profile.has(*it)).map(|it| it.name()).collect();
@@ -70,16 +69,25 @@ impl Problem {
 }
 
 /// Something that is counted in a module, and how much of it there may be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Measure {
-    pub(crate) name: Name,
+    pub(crate) what: String,
+    pub(crate) setting: &'static str,
     pub(crate) found: u64,
     pub(crate) limit: u64,
 }
 
+/// What a module is held against: when it is compiled, and when an instance of it is made.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AllLimits {
+    pub(crate) module: ModuleLimits,
+    pub(crate) instance: Limits,
+}
+
 /// What a module measures against each limit.
-pub(crate) fn measures(shape: &Shape, limits: &ModuleLimits) -> [Measure; 7] {
-    [
+pub(crate) fn measures(shape: &Shape, limits: &AllLimits) -> Vec<Measure> {
+    let AllLimits { module: limits, instance } = limits;
+    let module = [
         (Name::ModuleBytes, shape.module_bytes, limits.module_bytes),
         (Name::Functions, shape.functions.into(), limits.functions.into()),
         (Name::FunctionBytes, shape.function_bytes, limits.function_bytes),
@@ -88,7 +96,13 @@ pub(crate) fn measures(shape: &Shape, limits: &ModuleLimits) -> [Measure; 7] {
         (Name::JumpTargets, shape.jump_targets, limits.jump_targets),
         (Name::Items, shape.items.into(), limits.items.into()),
     ]
-    .map(|(name, found, limit)| Measure { name, found, limit })
+    .map(|(name, found, limit)| Measure { what: name.to_string(), setting: name.setting(), found, limit });
+    let instance = [
+        ("bytes of memory at its start", LimitName::Memory, shape.memory_bytes, instance.memory_bytes),
+        ("table elements at its start", LimitName::Table, shape.table_elements, instance.table_elements),
+    ]
+    .map(|(what, name, found, limit)| Measure { what: what.to_owned(), setting: name.setting(), found, limit });
+    module.into_iter().chain(instance).collect()
 }
 
 #[cfg(test)]
@@ -101,16 +115,16 @@ mod tests {
     fn every_reason_in_a_shape_is_told() {
         let features = Profile::MINIMAL.with(Feature::RelaxedSimd).with(Feature::TailCall);
         let shape = Shape { functions: 200_001, locals: 10_001, features, ..Shape::default() };
-        let told = Problem::of_shape(&shape, &ModuleLimits::default(), Profile::MINIMAL.with(Feature::TailCall));
+        let told = Problem::of_shape(&shape, &AllLimits::default(), Profile::MINIMAL.with(Feature::TailCall));
         let remedies: Vec<_> = told.iter().flat_map(|problem| problem.remedy.as_deref()).collect();
         assert_eq!(remedies, ["`functions=200001`", "`locals=10001`", "`profile=tail-call,simd,relaxed-simd`"]);
         assert_eq!(told[2].message.matches("simd").count(), 2, "{}", told[2].message);
-        assert_eq!(Problem::of_shape(&Shape::default(), &ModuleLimits::default(), Profile::MINIMAL), []);
+        assert_eq!(Problem::of_shape(&Shape::default(), &AllLimits::default(), Profile::MINIMAL), []);
     }
 
     #[test]
     fn the_first_limit_is_the_one_that_the_library_names() {
-        let limits = ModuleLimits::default();
+        let limits = AllLimits::default();
         let shape = Shape {
             module_bytes: u64::MAX,
             functions: u32::MAX,
@@ -119,10 +133,13 @@ mod tests {
             nesting: u32::MAX,
             jump_targets: u64::MAX,
             items: u32::MAX,
+            memory_bytes: u64::MAX,
+            table_elements: u64::MAX,
             ..Shape::default()
         };
-        let first = measures(&shape, &limits)[0];
-        assert_eq!(limits.exceeded_by(&shape), Some((first.name, first.found, first.limit)));
+        let first = &measures(&shape, &limits)[0];
+        let named = limits.module.exceeded_by(&shape).map(|(name, found, limit)| (name.setting(), found, limit));
+        assert_eq!(named, Some((first.setting, first.found, first.limit)));
         assert!(measures(&shape, &limits).iter().all(|measure| measure.found > measure.limit));
     }
 

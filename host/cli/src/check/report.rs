@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use sandgate::schema::{ItemKind, ModuleDescription, Node, TaskSchema, TypeSchema};
 use sandgate::text::{is_active, printable};
-use sandgate::{ModuleId, ModuleLimits, Profile};
+use sandgate::{ModuleId, Profile};
 use serde_json::{Value, json};
 
 use super::needs::needs;
-use super::problem::{Measure, Problem, measures};
+use super::problem::{AllLimits, Measure, Problem, measures};
 use crate::cache::bytes_text;
 
 /// The export that a program begins at.
@@ -29,7 +29,7 @@ pub(crate) struct Report {
     /// None if not all of the file was read.
     pub(crate) id: Option<ModuleId>,
     pub(crate) profile: Profile,
-    pub(crate) limits: ModuleLimits,
+    pub(crate) limits: AllLimits,
     /// None if it cannot be compiled under any setting.
     pub(crate) description: Option<ModuleDescription>,
     pub(crate) problems: Vec<Problem>,
@@ -70,8 +70,8 @@ impl Report {
         let exports = description.exports.iter().map(|it| json!({ "name": it.name, "kind": it.kind.name() }));
         let needs = needs(description);
         let needs = needs.iter().map(|it| json!({ "what": it.what, "given": it.given, "functions": it.functions }));
-        let measures = measures(shape, &self.limits).map(|Measure { name, found, limit }| {
-            json!({ "what": name.to_string(), "setting": name.setting(), "found": found, "limit": limit })
+        let measures = measures(shape, &self.limits).into_iter().map(|Measure { what, setting, found, limit }| {
+            json!({ "what": what, "setting": setting, "found": found, "limit": limit })
         });
         json!({
             "has_main": has_main(description),
@@ -83,7 +83,7 @@ impl Report {
             "lists_are_cut": description.is_cut,
             "features": shape.features.features().map(|it| it.name()).collect::<Vec<_>>(),
             "needs": needs.collect::<Vec<Value>>(),
-            "limits": measures,
+            "limits": measures.collect::<Vec<Value>>(),
         })
     }
 }
@@ -161,9 +161,9 @@ impl fmt::Display for Report {
         write_imports(f, description)?;
         write_exports(f, description)?;
         writeln!(f, "\nMeasures{:>58} {:>12}  setting", "found", "limit")?;
-        for Measure { name, found, limit } in measures(&description.shape, &self.limits) {
+        for Measure { what, setting, found, limit } in measures(&description.shape, &self.limits) {
             let mark = if found > limit { "  OVER" } else { "" };
-            writeln!(f, "  {:<50} {found:>13} {limit:>12}  {}{mark}", shortened(&name.to_string()), name.setting())?;
+            writeln!(f, "  {:<50} {found:>13} {limit:>12}  {setting}{mark}", shortened(&what))?;
         }
         Ok(())
     }
@@ -287,7 +287,7 @@ mod tests {
             bytes: 1,
             id: None,
             profile: Profile::MINIMAL,
-            limits: ModuleLimits::default(),
+            limits: AllLimits::default(),
             description: None,
             problems: vec![problem],
             is_partial: true,

@@ -168,12 +168,22 @@ impl Measuring<'_> {
             Payload::TableSection(section) => {
                 self.begin("table", section.count())?;
                 for table in section {
-                    if let TableInit::Expr(value) = table?.init {
+                    let table = table?;
+                    self.shape.table_elements = self.shape.table_elements.saturating_add(table.ty.initial);
+                    if let TableInit::Expr(value) = table.init {
                         self.expression(&value)?;
                     }
                 }
             }
-            Payload::MemorySection(section) => self.begin("memory", section.count())?,
+            Payload::MemorySection(section) => {
+                self.begin("memory", section.count())?;
+                for memory in section {
+                    let memory = memory?;
+                    let page = 1_u64.checked_shl(memory.page_size_log2.unwrap_or(16)).unwrap_or(u64::MAX);
+                    let bytes = memory.initial.saturating_mul(page);
+                    self.shape.memory_bytes = self.shape.memory_bytes.saturating_add(bytes);
+                }
+            }
             Payload::TagSection(section) => self.begin("tag", section.count())?,
             Payload::GlobalSection(section) => {
                 self.begin("global", section.count())?;

@@ -1,0 +1,141 @@
+//! What waits to be written, and in which order it goes into a batch.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::batch::Batch;
+use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, TURN_BYTES};
+use crate::assembly::Message;
+use crate::flow::Credit;
+use crate::frame::HEADER_BYTES;
+use crate::ids::ChannelId;
+use crate::message::{Encoded, ToWorker};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) urgent: VecDeque<Item>,
+    /// Credits that wait, which overtake data as well.
+    pub(super) credits: BTreeMap<CreditFor, Credit>,
+    /// Messages without a body, each the last one of its channel: kind, flags, channel.
+    pub(super) answers: VecDeque<(u8, u8, ChannelId)>,
+    pub(super) lanes: HashMap<ChannelId, VecDeque<Item>>,
+    /// Channels whose lane is not empty, in the order of their turns.
+    pub(super) turns: VecDeque<ChannelId>,
+    /// The batch being written, unless a thread is at it.
+    pub(super) batch: Batch,
+    /// Whether a thread is writing right now.
+    pub(super) writing: bool,
+    /// Whether the writer thread is to go on.
+    pub(super) writer_wanted: bool,
+    pub(super) closed: bool,
+    /// Control messages in `urgent` and `lanes`.
+    pub(super) controls: usize,
+    /// Closed because the peer does not read.
+    pub(super) overflowed: bool,
+    /// When the last small message came.
+    pub(super) last_small: Option<Instant>,
+    /// Since when messages are gathered, if they are, and how many bytes.
+    pub(super) gathered_since: Option<Instant>,
+    pub(super) gathered_bytes: usize,
+    /// The writer thread looks after what is gathered.
+    pub(super) writer_watches: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    Control { encoded: Encoded, descriptors: VecDeque<OwnedFd> },
+    Message { kind: u8, channel: ChannelId, message: Message, sent: usize },
+}
+
+impl Item {
+    /// Bytes on the wire of a message that is small enough to be gathered.
+    pub(super) fn small_bytes(&self) -> Option<usize> {
+        match self {
+            Item::Message { message, .. } if message.bytes.len() < GATHER_BYTES / 2 => {
+                Some(HEADER_BYTES + message.bytes.len())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    pub(super) fn has_work(&self) -> bool {
+        let waits = !self.urgent.is_empty() || !self.credits.is_empty() || !self.answers.is_empty();
+        waits || !self.batch.is_empty() || !self.turns.is_empty()
+    }
+
+    pub(super) fn push_lane(&mut self, item: Item) {
+        let channel = match &item {
+            Item::Control { encoded, .. } => encoded.channel,
+            Item::Message { channel, .. } => *channel,
+        };
+        let lane = self.lanes.entry(channel).or_default();
+        if lane.is_empty() {
+            self.turns.push_back(channel);
+        }
+        lane.push_back(item);
+    }
+
+    pub(super) fn fill_batch(&mut self) {
+        self.batch.clear();
+        while self.batch.has_room() {
+            let Some(item) = self.urgent.pop_front() else {
+                break;
+            };
+            if let Some(rest) = self.batch.add(item) {
+                // It opens the next batch. Lanes wait as well: they may hold what it has to precede.
+                self.urgent.push_front(rest);
+                return;
+            }
+            self.controls -= 1;
+        }
+        while self.batch.has_room() {
+            let Some((to, credit)) = self.credits.pop_first() else {
+                break;
+            };
+            let encoded = match to {
+                CreditFor::Messages(channel) => ToWorker::Credit(channel, credit).encode(),
+                CreditFor::Output(channel) => ToWorker::OutputCredit(channel, credit.bytes).encode(),
+            };
+            // It is small and has no descriptor, so nothing is left of it.
+            let _ = self.batch.add(Item::Control { encoded, descriptors: VecDeque::new() });
+        }
+        let end_of_turn = self.batch.len() + TURN_BYTES;
+        while self.batch.has_room() && self.batch.len() < end_of_turn {
+            let Some((kind, flags, channel)) = self.answers.pop_front() else {
+                break;
+            };
+            self.batch.add_frame(kind, flags, channel, &[], Bytes::new());
+        }
+        if self.answers.is_empty() {
+            // There may have been many.
+            self.answers.shrink_to(FEW_ANSWERS);
+        }
+        while self.batch.has_room() {
+            let Some(channel) = self.turns.pop_front() else {
+                break;
+            };
+            let Some(lane) = self.lanes.get_mut(&channel) else {
+                continue;
+            };
+            let end_of_turn = self.batch.copied.len() + TURN_BYTES;
+            while self.batch.has_room() && self.batch.copied.len() < end_of_turn {
+                let Some(item) = lane.pop_front() else { break };
+                self.controls -= usize::from(matches!(item, Item::Control { .. }));
+                if let Some(rest) = self.batch.add(item) {
+                    lane.push_front(rest);
+                    break;
+                }
+            }
+            if lane.is_empty() {
+                self.lanes.remove(&channel);
+            } else {
+                self.turns.push_back(channel);
+            }
+        }
+    }
+}
