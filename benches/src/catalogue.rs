@@ -88,11 +88,11 @@ fn talking(effort: Effort) -> Vec<Row> {
         Row::new("echo-16m", "16 MiB to a task and back", Unit::MegabytesPerSecond, mib_16())
             .against(EXECNET, "echo_large")
             .times(8.0),
-        Row::new("echo-1m-copies", "the same 1 MiB", Unit::MegabytesPerSecond, mib())
+        Row::new("echo-1m-copies", "1 MiB to a task and back", Unit::MegabytesPerSecond, mib())
             .beside("two memcpys", TwoCopies::of(MIB, effort))
             .times(0.5)
             .note("both ways are copied at least once, so two copies of the same size are the machine's limit"),
-        Row::new("echo-16m-copies", "the same 16 MiB", Unit::MegabytesPerSecond, mib_16())
+        Row::new("echo-16m-copies", "16 MiB to a task and back", Unit::MegabytesPerSecond, mib_16())
             .beside("two memcpys", TwoCopies::of(16 * MIB, effort))
             .times(0.5),
     ]
@@ -119,10 +119,15 @@ fn tasks(effort: Effort) -> Vec<Row> {
         .against_with(EXECNET, "tasks", &Tasks { count: count * 2, in_flight: 32 })
         .times(20.0)
         .note("a task processor sits on each gateway; execnet's is fed from its receive queue, 32 in flight on each"),
-        Row::new("tasks-multiprocessing", "the same", Unit::PerSecond, Pooled { count: count * 10, gateways: 2 })
-            .against("multiprocessing_peer.py", "pooled")
-            .ahead()
-            .note("`Pool(2).map` of the standard library of Python with chunksize 64"),
+        Row::new(
+            "tasks-multiprocessing",
+            "trivial tasks over two gateways, by a pool",
+            Unit::PerSecond,
+            Pooled { count: count * 10, gateways: 2 },
+        )
+        .against("multiprocessing_peer.py", "pooled")
+        .ahead()
+        .note("`Pool(2).map` of the standard library of Python with chunksize 64"),
         Row::new(
             "fresh-extism",
             "a fresh instance per task, one gateway",
@@ -136,7 +141,7 @@ fn tasks(effort: Effort) -> Vec<Row> {
         ),
         Row::new(
             "fresh-wasmtime-run",
-            "the same",
+            "a fresh instance per task, one gateway",
             Unit::PerSecond,
             FreshInstances { count: effort.of(2000, 20_000), warm_up: 100 },
         )

@@ -47,8 +47,8 @@ pub(crate) fn markdown(results: &Results) -> String {
     }
     out.push('\n');
     for line in lines(results).filter(|line| !line.note.is_empty()) {
-        let title = if line.title.starts_with("the same") { format!("`{}`", line.row) } else { line.title.clone() };
-        let _ = writeln!(out, "- {title}: {}.", line.note);
+        let beside = line.other_name.as_ref().map(|name| format!(", beside {name}")).unwrap_or_default();
+        let _ = writeln!(out, "- {}{beside}: {}.", line.title, line.note);
     }
     out.push('\n');
     for error in errors(results) {
@@ -155,7 +155,8 @@ fn scale(value: f64, unit: Unit) -> (f64, &'static str) {
         Unit::PerSecond if value >= 1e3 => (1e3, "k/s"),
         Unit::PerSecond | Unit::SwitchesPerSecond => (1.0, "/s"),
         Unit::MegabytesPerSecond => (1.0, "MB/s"),
-        Unit::Kilobytes => (1e3, "MB"),
+        Unit::Kilobytes if value >= 1e3 => (1e3, "MB"),
+        Unit::Kilobytes => (1.0, "kB"),
     }
 }
 
@@ -188,6 +189,7 @@ mod tests {
         check(61_000.0, Unit::PerSecond, "61.0 k/s [30.5–122]");
         check(440.0, Unit::MegabytesPerSecond, "440 MB/s [220–880]");
         check(10_068.0, Unit::Kilobytes, "10.1 MB [5.03–20.1]");
+        check(55.0, Unit::Kilobytes, "55.0 kB [27.5–110]");
         check(0.0, Unit::SwitchesPerSecond, "0 /s [0–0]");
     }
 

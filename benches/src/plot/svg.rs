@@ -141,13 +141,16 @@ impl Span {
             Scale::Logarithmic => {
                 let (from, to) = match &marks {
                     Some(_) => (least, most),
-                    // Whole powers of ten, if there are enough of them between.
-                    None => (10_f64.powf(least.log10().floor()), 10_f64.powf(most.log10().ceil())),
+                    None => (
+                        round_numbers().rfind(|it| *it <= least * 1.001).unwrap_or(least),
+                        round_numbers().find(|it| *it >= most * 0.999).unwrap_or(most),
+                    ),
                 };
                 let to = if to > from { to } else { from * 10.0 };
-                let powers = || {
-                    (-12..15).map(|power| 10_f64.powi(power)).filter(|mark| (from * 0.999..=to * 1.001).contains(mark))
-                };
+                // Over many powers of ten these alone are marked.
+                let is_marked = |mark: &f64| to / from <= 1000.0 || (mark.log10() - mark.log10().round()).abs() < 1e-9;
+                let between = |mark: &f64| (from * 0.999..=to * 1.001).contains(mark);
+                let powers = || round_numbers().filter(is_marked).filter(between);
                 Span { from, to, scale, marks: marks.unwrap_or_else(|| powers().collect()) }
             }
         }
@@ -160,6 +163,11 @@ impl Span {
             Scale::Logarithmic => (value / self.from).ln() / (self.to / self.from).ln(),
         }
     }
+}
+
+/// One, two and five of each power of ten.
+fn round_numbers() -> impl DoubleEndedIterator<Item = f64> {
+    (-12..15).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)))
 }
 
 /// A round number that fits into `length` about five times.
