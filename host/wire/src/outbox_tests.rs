@@ -4,10 +4,13 @@ use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::batch::COPY_BYTES;
 use super::*;
 use crate::assembly::{Assembly, Chunk};
-use crate::frame::{CHUNK_BYTES, FrameReader};
+use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
+use crate::message::ToWorker;
 use crate::transport::testing::Scripted;
 
 #[derive(Debug, Default)]
