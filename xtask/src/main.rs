@@ -7,7 +7,7 @@
 //! works.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "xtask is a program for a terminal")]
 
-mod cpython;
+mod foreign;
 mod fuzz;
 mod guests;
 mod peers;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::COPY_BYTES;
+use bytes::Bytes;
+
 use super::*;
 use crate::assembly::{Assembly, Chunk};
 use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
