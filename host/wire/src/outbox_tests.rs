@@ -4,8 +4,6 @@ use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::batch::COPY_BYTES;
 use bytes::Bytes;
 
