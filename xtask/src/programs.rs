@@ -28,10 +28,7 @@ pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result<()> {
     if let Some(python) = peers::install(workspace) {
         step = step.env("SANDGATE_BENCH_PYTHON", python);
     }
-    if let Some(cpython) = guests.cpython {
-        step = step.env("SANDGATE_CPYTHON", cpython);
-    }
-    step.run()
+    guests.foreign.into_iter().fold(step, |step, (variable, module)| step.env(variable, module)).run()
 }
 
 fn run_release(workspace: &Workspace, name: &str, what: &[&str], args: &[String], guests: &Path) -> Step {

@@ -34,18 +34,18 @@ fn chart(results: &Results, plot: Plot) -> Option<Chart> {
     let (title, x, y) = match plot {
         Plot::Gateways => (
             format!("Tasks of 100 µs by number of gateways ({} cores)", results.machine.cores),
-            axis("gateways, or threads", Scale::Linear { from_zero: true }, plain),
-            axis("tasks a second", Scale::Linear { from_zero: true }, plain),
+            axis("gateways, or threads", Scale::Linear, plain),
+            axis("tasks a second", Scale::Linear, plain),
         ),
         Plot::TaskLength => (
             format!("Share of {} cores' time that is spent in tasks, by their length", results.machine.cores),
             axis("length of a task", Scale::Logarithmic, micros),
-            axis("share of the ideal", Scale::Linear { from_zero: true }, percent),
+            axis("share of the ideal", Scale::Linear, percent),
         ),
         Plot::Latency => (
             "16 bytes to a task and back: share of answers by time".to_owned(),
             axis("time from a message to its answer", Scale::Logarithmic, seconds),
-            axis("share that came sooner", Scale::Linear { from_zero: true }, percent),
+            axis("share that came sooner", Scale::Linear, percent),
         ),
         Plot::PayloadSize => (
             "A message to a task and back, by its size".to_owned(),
