@@ -63,6 +63,8 @@ mod file;
 pub mod fuzzing;
 mod gateway;
 mod group;
+#[doc(hidden)]
+pub mod measuring;
 mod module;
 mod multi;
 mod output;

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use audit_core::audit_bytes;
+use audit_core::{Report, audit_bytes};
 use rustix::process::{Pid, Signal, kill_process};
 use sandgate::{Group, Module, Outcome, Spec};
-use sandgate_tests::{guest, output, repository, within, worker};
+use sandgate_tests::{cache_dir, feed, guest, packages, within, worker};
 use serde_json::Value;
 
 use crate::farm::{FileResult, Pass, Settings};
@@ -75,6 +75,40 @@ fn the_sandbox_counts_what_this_process_counts() {
         }
     };
     native.spawn(compare).unwrap().join().unwrap();
+}
+
+#[test]
+fn the_command_counts_what_this_process_counts() {
+    // The native half is not optimised; one crate is enough of it.
+    let directory = sample_directories().swap_remove(0);
+    let pattern = format!("{}/**/*.rs", directory.display());
+    let module = guest("audit").display().to_string();
+    let words = ["map", "--quiet", "--task", "audit", "--timeout", "30s", "--output", "json", &module, "--files"];
+    let words: Vec<String> = words.map(str::to_owned).into_iter().chain([pattern]).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let cache = cache_dir();
+    let mapped = feed(worker(), &words, b"", &[(sandgate::CACHE_VARIABLE, cache.as_os_str())], PASS);
+    assert_eq!((mapped.status.code(), &*String::from_utf8_lossy(&mapped.stderr)), (Some(0), ""));
+    let native = std::thread::Builder::new().name("native".to_owned()).stack_size(STACK_BYTES);
+    let compare = move || {
+        let lines = String::from_utf8(mapped.stdout).unwrap();
+        let mut files: Vec<PathBuf> = lines.lines().map(audited_natively).collect();
+        files.sort();
+        let mut expected = Vec::new();
+        collect(&directory, &mut expected);
+        expected.sort();
+        assert_eq!(files, expected);
+    };
+    native.spawn(compare).unwrap().join().unwrap();
+}
+
+/// The file of a result of `sandgate map`, which is the native one.
+fn audited_natively(line: &str) -> PathBuf {
+    let mut line: Value = serde_json::from_str(line).unwrap();
+    let path = PathBuf::from(line["input"].as_str().unwrap());
+    let report: Report = serde_json::from_value(line["result"].take()).unwrap();
+    assert_eq!(report, audit_bytes(&std::fs::read(&path).unwrap()), "{}", path.display());
+    path
 }
 
 #[test]
@@ -150,20 +184,15 @@ fn a_module_that_cannot_do_it_is_an_error() {
 
 /// Real source files, always the same ones for the same lock file.
 fn sample() -> Vec<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // Without the filter, cargo downloads what only other platforms need.
-    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let said = output(cargo, &["metadata", "--format-version=1", "--filter-platform", &platform], repository());
-    assert!(said.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&said.stderr));
-    let metadata: Value = serde_json::from_slice(&said.stdout).expect("cargo writes JSON");
-    let packages = metadata["packages"].as_array().expect("a list").iter();
-    let chosen = packages.filter(|package| SAMPLE.iter().any(|name| package["name"] == *name));
     let mut files = Vec::new();
-    for manifest in chosen.map(|package| package["manifest_path"].as_str().expect("a path")) {
-        collect(&Path::new(manifest).with_file_name("src"), &mut files);
-    }
+    sample_directories().iter().for_each(|directory| collect(directory, &mut files));
     files.sort();
     files
+}
+
+fn sample_directories() -> Vec<PathBuf> {
+    let packages = packages().into_iter().filter(|(name, _)| SAMPLE.contains(&name.as_str()));
+    packages.map(|(_, directory)| directory.join("src")).collect()
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {

@@ -158,7 +158,7 @@ fn what_cannot_be_checked_is_no_answer() {
     check(&["."], 3, "it is a directory");
     check(&[], 2, "<MODULE>");
     check(&[&file, "--profile", "gc"], 2, "`gc` is no profile");
-    check(&[&file, "--set", "output=1M"], 2, "sets no limit that is checked");
+    check(&[&file, "--set", "output=1M"], 2, "no such setting here");
     check(&[&file, "--set", "functions=many"], 2, "has value `many`");
     check(&[&file, "--set", "functions=1", "--set", "functions=2"], 3, "stands twice");
 }

@@ -3,6 +3,7 @@
 mod cache;
 mod check;
 mod new;
+mod readme;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ const TARGET: &str = "wasm32-wasip1";
 
 /// Whether the toolchain in use can build for the target. If not, that is said.
 #[expect(clippy::print_stderr, reason = "who reads a test's output is to see that it ran nothing")]
-fn has_target(place: &Place) -> bool {
+pub(crate) fn has_target(place: &Place) -> bool {
     let libraries = place.run("rustc", &["--print", "target-libdir", "--target", TARGET]);
     let has = fs::exists(libraries.stdout.trim()).unwrap_or(false);
     if !has {

@@ -9,7 +9,7 @@ use sandgate::{
     Call, Channel, CompileError, ExecError, Group, Module, ModuleLimitName, ModuleLimits, OutputSink, Rejection, Spec,
     cache,
 };
-use sandgate_tests::{LIMIT, cpython, wat, worker};
+use sandgate_tests::{LIMIT, foreign, wat, worker};
 
 /// A group with a cache of its own.
 fn cached(directory: &Path, spec: Spec) -> Group {
@@ -198,7 +198,7 @@ fn an_artefact_that_was_tampered_with_is_made_anew() {
 
 #[test]
 fn a_whole_cpython_needs_no_flag() {
-    let Some(path) = cpython() else { return };
+    let Some(path) = foreign("CPYTHON") else { return };
     let directory = tempfile::tempdir().unwrap();
     let lines = Arc::new(Mutex::new(Vec::new()));
     let of_sink = Arc::clone(&lines);

@@ -1,14 +1,15 @@
 //! What the tests share: the things they run ([`guest`], [`worker`]), groups made of them ([`group()`], [`Ops`]), waits that
-//! end ([`within`], [`eventually`]), processes from outside ([`Watched`]), and a count of what this process holds
-//! ([`Census`], [`assert_no_leaks`]).
+//! end ([`within`], [`eventually`]), processes from outside ([`Watched`]), a count of what this process holds ([`Census`],
+//! [`assert_no_leaks`]), and real things from elsewhere ([`packages()`], [`foreign()`]).
 //!
 //! Everything here panics instead of returning an error: its callers are tests, and the panic is the report.
 
 mod census;
 mod command;
-mod cpython;
 mod fixtures;
+mod foreign;
 mod host;
+mod packages;
 mod remote;
 mod states;
 mod waiting;
@@ -16,9 +17,10 @@ mod watched;
 
 pub use census::{Census, Child, assert_no_leaks, children_of, resident_bytes};
 pub use command::{Running, feed, output, start};
-pub use cpython::cpython;
 pub use fixtures::{guest, guests_dir, repository, worker};
+pub use foreign::foreign;
 pub use host::{Host, start_host};
+pub use packages::packages;
 pub use remote::{LIMIT, Ops, builder, cache_dir, group, module, popen, run, run_with, spec};
 pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{comes_true, eventually, within};

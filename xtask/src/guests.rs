@@ -14,8 +14,8 @@ pub(crate) struct Guests {
     pub(crate) dir: PathBuf,
     /// What built them.
     pub(crate) toolchain: Toolchain,
-    /// CPython, if it could be fetched.
-    pub(crate) cpython: Option<PathBuf>,
+    /// The variables that name the programs of others, as many as could be fetched.
+    pub(crate) foreign: Vec<(&'static str, PathBuf)>,
 }
 
 /// Builds every guest, in release, and says which toolchain does it.
@@ -27,7 +27,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Guests> {
         .args(["--workspace", "--release", "--target-dir"])
         .arg(&target_dir)
         .run_aside()?;
-    Ok(Guests { dir: target_dir.join(TARGET).join("release"), toolchain, cpython: crate::cpython::fetch(workspace) })
+    Ok(Guests { dir: target_dir.join(TARGET).join("release"), toolchain, foreign: crate::foreign::fetch(workspace) })
 }
 
 /// A target directory apart from the main workspace's: two cargos that build different workspaces do not wait for one

@@ -145,10 +145,7 @@ fn run_doctests(workspace: &Workspace, guests: &Guests, worker: &Path, runner_ar
 /// Where tests find what was built for them.
 fn with_fixtures(step: Step, guests: &Guests, worker: &Path) -> Step {
     let step = step.env("SANDGATE_GUESTS", &guests.dir).env("SANDGATE_WORKER", worker);
-    match &guests.cpython {
-        Some(module) => step.env("SANDGATE_CPYTHON", module),
-        None => step,
-    }
+    guests.foreign.iter().fold(step, |step, (variable, module)| step.env(variable, module))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -35,7 +35,44 @@ pub(crate) struct Sandbox {
     /// The same output for the same input: a clock that stands still, random numbers from this seed
     #[arg(long, value_name = "SEED")]
     deterministic: Option<u64>,
+    /// Another setting of a gateway, as in `nesting=2000` or `sandbox=require`; can be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = part_of_spec(&OTHER_KEYS))]
+    set: Vec<String>,
 }
+
+/// The limits that a spec can set and that a module can be over before it runs, those of modules first.
+pub(crate) const CHECKED_KEYS: [&str; 11] = [
+    "module",
+    "functions",
+    "function",
+    "locals",
+    "nesting",
+    "jumps",
+    "items",
+    "compile-time",
+    "compile-memory",
+    "memory",
+    "table",
+];
+
+/// What no option sets, and the command has no opinion on.
+const OTHER_KEYS: [&str; 15] = [
+    "module",
+    "functions",
+    "function",
+    "locals",
+    "nesting",
+    "jumps",
+    "items",
+    "compile-time",
+    "compile-memory",
+    "stack",
+    "table",
+    "clock",
+    "nice",
+    "sandbox",
+    "sandbox:LAYER",
+];
 
 /// A directory, by the guest's name and ours.
 #[derive(Debug, Clone)]
@@ -54,6 +91,9 @@ impl Sandbox {
             if let Some(value) = value {
                 text = format!("{text}//{}", part(key, value));
             }
+        }
+        for part in &self.set {
+            text = format!("{text}//{part}");
         }
         let mut spec: Spec = text.parse()?;
         for (name, value) in &self.env {
@@ -81,7 +121,9 @@ impl Sandbox {
         };
         let (dir, dir_rw) = (directories(&self.dir), directories(&self.dir_rw));
         let (profile, seed) = (&self.profile, self.deterministic);
-        format!("env={:?} dir={dir:?} dir-rw={dir_rw:?} profile={profile:?} deterministic={seed:?}", self.env)
+        let clock: String =
+            self.set.iter().filter(|part| part.starts_with("clock=")).map(|part| format!(" {part}")).collect();
+        format!("env={:?} dir={dir:?} dir-rw={dir_rw:?} profile={profile:?} deterministic={seed:?}{clock}", self.env)
     }
 }
 
@@ -96,6 +138,21 @@ pub(crate) fn setting(key: &'static str) -> impl Fn(&str) -> Result<String, Stri
         Ok(_) => Ok(value.to_owned()),
         Err(SpecError::Value { problem, .. }) => Err(problem),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes a part of a spec that has one of these keys.
+pub(crate) fn part_of_spec(
+    keys: &'static [&'static str],
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |part| {
+        let key = part.split_once('=').map_or(part, |(key, _)| key);
+        let key = if key.starts_with("sandbox:") { "sandbox:LAYER" } else { key };
+        if !keys.contains(&key) || part.contains("//") {
+            let known: Vec<String> = keys.iter().map(|key| format!("`{key}=`")).collect();
+            return Err(format!("there is no such setting here; there are {}", known.join(", ")));
+        }
+        format!("popen//{part}").parse::<Spec>().map(|_| part.to_owned()).map_err(|error| error.to_string())
     }
 }
 
@@ -198,6 +255,11 @@ mod tests {
         assert_eq!(setting("memory")("256M"), Ok("256M".to_owned()));
         assert!(setting("memory")("much").is_err());
         assert!(setting("timeout")("1//fuel=3").is_err(), "one setting is one setting");
+        let other = part_of_spec(&OTHER_KEYS);
+        assert_eq!(other("sandbox:seccomp=require"), Ok("sandbox:seccomp=require".to_owned()));
+        assert!(other("sandbox:walls=require").is_err() && other("nesting=x").is_err());
+        assert!(other("worker=x").is_err() && other("nice=1//worker=x").is_err() && other("memory=1G").is_err());
+        assert!(OTHER_KEYS.starts_with(&CHECKED_KEYS[..9]));
         assert!(variable("=x").is_err() && variable("x").is_err());
         assert_eq!(variable("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         let same = directory("/data").unwrap();

@@ -36,8 +36,6 @@ pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
 pub use stats::{GatewayStats, Histogram, PoolStats};
 
+pub(crate) use self::core::{Action, Core, Rules, Verdict};
 #[cfg(test)]
-pub(crate) use self::{
-    core::{Action, Core, Rules, Verdict},
-    ground::{Made, Maker},
-};
+pub(crate) use self::ground::{Made, Maker};

@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A file that makes the parser panic, recurse too deep or take too long ends one task; it is reported for that file and
-//! costs nothing else. Run it with `cargo xtask demo`.
+//! costs nothing else. Run it with `cargo xtask demo`. `--mapped` compares what `sandgate map` makes of the same task.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 mod farm;
 #[path = "../guests/mod.rs"]
 mod guests;
 mod load;
+mod mapped;
 mod native;
 mod progress;
 mod sources;
@@ -26,7 +27,8 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use sandgate::{Module, Spec};
 
-use crate::farm::{Pass, Settings};
+use crate::farm::{FileResult, Pass, Settings};
+use crate::native::Native;
 use crate::progress::Progress;
 use crate::sources::{SourceFile, Sources};
 
@@ -64,12 +66,20 @@ struct Arguments {
     /// Compares each result with the native one; fails if one differs.
     #[arg(long)]
     verify: bool,
+    /// Compares results with native ones that `sandgate map --task audit --output json` printed here, and runs no sandbox
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["directories", "limit", "native", "verify"])]
+    mapped: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
     sandgate_worker::run_if_worker();
     let arguments = Arguments::parse();
 
+    let gateways = arguments.gateways.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    if let Some(mapped) = &arguments.mapped {
+        let (files, results) = mapped::read(mapped)?;
+        return verify(&native::run(&files, &results, gateways)?, &results);
+    }
     let directories = match arguments.directories.as_slice() {
         [] => sources::registries()?,
         named => named.to_vec(),
@@ -78,7 +88,6 @@ fn main() -> Result<()> {
     if let Some(limit) = arguments.limit {
         sources.limit(limit.get());
     }
-    let gateways = arguments.gateways.or(std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let settings = Settings { gateways, spec: Spec::popen(), file_timeout: Duration::from_secs(arguments.timeout) };
     let module = guests::module("audit")?;
 
@@ -136,7 +145,7 @@ fn baseline(module: &Module, files: &[SourceFile], settings: &Settings, pass: &P
     Ok(())
 }
 
-fn compare(files: &[SourceFile], pass: &Pass, threads: usize, verify: bool) -> Result<()> {
+fn compare(files: &[SourceFile], pass: &Pass, threads: usize, must_be_equal: bool) -> Result<()> {
     let native = native::run(files, &pass.results, threads)?;
     println!("\nnatively, {threads} threads: {}", table::throughput(files, &pass.results, native.elapsed));
     let ratio = |sandbox: Duration, native: Duration| sandbox.as_secs_f64() / native.as_secs_f64();
@@ -145,10 +154,12 @@ fn compare(files: &[SourceFile], pass: &Pass, threads: usize, verify: bool) -> R
         ratio(pass.elapsed, native.elapsed),
         ratio(pass.elapsed.mul_f64(table::processors(pass)), native.cpu),
     );
-    if verify {
-        let comparison = native.compare(&pass.results);
-        println!("compared file by file: {comparison:?}");
-        ensure!(comparison.different == 0, "the sandbox counts otherwise than this process");
-    }
+    if must_be_equal { verify(&native, &pass.results) } else { Ok(()) }
+}
+
+fn verify(native: &Native, sandboxed: &[FileResult]) -> Result<()> {
+    let comparison = native.compare(sandboxed);
+    println!("compared file by file: {comparison:?}");
+    ensure!(comparison.different == 0, "the sandbox counts otherwise than this process");
     Ok(())
 }

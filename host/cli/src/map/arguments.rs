@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     /// Inputs end with NUL bytes, not with line breaks
     #[arg(long, help_heading = "Inputs")]
     pub(super) nul: bool,
-    /// Inputs are JSON: the task's argument, or an array or object of its arguments. Results are JSON too
+    /// Inputs are JSON: the argument of a task that takes one, else an array or object of them. Results are JSON too
     #[arg(long, help_heading = "Inputs", requires = "task")]
     pub(super) json: bool,
     /// The largest input, as in 1M; a larger one has failed [default: 64M]

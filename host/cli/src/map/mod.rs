@@ -149,7 +149,8 @@ fn journal(arguments: &Arguments, module: &Module) -> Result<Option<Arc<Mutex<Jo
         print::complain(&format!("journal `{}`: its last {dropped} bytes were cut off or damaged", path.display()));
     }
     if journal.len() > 0 {
-        print::complain(&format!("journal `{}` has {} results already", path.display(), journal.len()));
+        let (results, many) = (journal.len(), if journal.len() == 1 { "" } else { "s" });
+        print::complain(&format!("journal `{}` has {results} result{many} already", path.display()));
     }
     Ok(Some(Arc::new(Mutex::new(journal))))
 }
