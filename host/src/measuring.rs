@@ -20,6 +20,7 @@ pub fn pool_core(lanes: usize) -> impl FnMut() {
         grace: Duration::from_secs(1),
         sessions: false,
         watched_deadline: None,
+        executions: 1,
     };
     let mut core: Core<u64, u64> = Core::new(rules, lanes, now, false);
     (0..lanes).for_each(|lane| core.lane_up(lane, now));
