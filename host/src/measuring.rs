@@ -13,7 +13,6 @@ pub fn pool_core(lanes: usize) -> impl FnMut() {
     let rules = Rules {
         max_losses: 3,
         max_in_flight: 64,
-        executions: 1,
         retries: 0,
         retry_on: RetryOn::none(),
         start_attempts: 5,
@@ -21,7 +20,7 @@ pub fn pool_core(lanes: usize) -> impl FnMut() {
         grace: Duration::from_secs(1),
         sessions: false,
         watched_deadline: None,
-        executions: 64,
+        executions: 1,
     };
     let mut core: Core<u64, u64> = Core::new(rules, lanes, now, false);
     (0..lanes).for_each(|lane| core.lane_up(lane, now));
