@@ -1,19 +1,10 @@
-"""Measures execnet: one named question a run, as `peer.rs` asks it.
+"""Measures execnet; see protocol.py for how it is asked."""
 
-    execnet_peer.py QUESTION '{"count": 1000, ...}'
-
-The answer is one line of JSON on stdout, with the samples as they were taken, in the unit of the question. Each function
-here does what the Rust type of the same name does, with the same work before the clock starts and after it has stopped,
-by what execnet offers for it: no thread, queue or serialiser beside its own.
-"""
-
-import json
 import os
-import platform
-import sys
 import time
 
 import execnet
+from protocol import serve
 
 ONE = "channel.send(1)"
 ECHO = "for item in channel: channel.send(item)"
@@ -160,16 +151,16 @@ def tasks(count, in_flight):
     return [count / seconds]
 
 
-def terminate(count):
-    """Seconds to end two gateways, each with a task that waits for a message."""
+def terminate(count, gateways):
+    """Seconds to end so many gateways, each with a task that waits for a message."""
     samples = []
     for _ in range(count):
-        group = execnet.Group(["popen"] * 2)
+        group = execnet.Group(["popen"] * gateways)
         channels = group.remote_exec(WAITS)
         channels.send_each(1)
         channels.receive_each()
         start = clock()
-        group.terminate(timeout=1.0)
+        group.terminate(timeout=10.0)
         samples.append(clock() - start)
     return samples
 
@@ -244,12 +235,5 @@ QUESTIONS = [
 ]
 
 
-def main():
-    name, parameters = sys.argv[1:]
-    question = {function.__name__: function for function in QUESTIONS}[name]
-    samples = question(**json.loads(parameters))
-    print(json.dumps({"execnet": execnet.__version__, "python": platform.python_version(), "samples": samples}))
-
-
 if __name__ == "__main__":
-    main()
+    serve("execnet", QUESTIONS)

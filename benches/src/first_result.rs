@@ -16,8 +16,6 @@ pub(crate) struct FirstResult {
 }
 
 impl Question for FirstResult {
-    const PEER: &'static str = "first_result";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let module = fixtures.module("send_one")?;
         let mut samples = Vec::new();

@@ -3,14 +3,18 @@
 //! Compiled modules are kept in memory alone. So a module is compiled once in a run, before the clock of its row starts,
 //! and no cache of an earlier run is mixed in.
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sandgate::{Group, GroupBuilder, Module};
+use tempfile::TempDir;
 
 #[derive(Debug)]
 pub(crate) struct Fixtures {
     guests: PathBuf,
+    scratch: TempDir,
+    cpython: OnceCell<Module>,
 }
 
 impl Fixtures {
@@ -19,12 +23,27 @@ impl Fixtures {
             let path = variable_of_xtask(variable)?;
             anyhow::ensure!(path.exists(), "{variable} is `{}`, and nothing is there", path.display());
         }
-        Ok(Fixtures { guests: variable_of_xtask("SANDGATE_GUESTS")? })
+        let guests = variable_of_xtask("SANDGATE_GUESTS")?;
+        Ok(Fixtures { guests, scratch: tempfile::tempdir()?, cpython: OnceCell::new() })
     }
 
     /// The module of the guest `name`.
     pub(crate) fn module(&self, name: &str) -> Result<Module> {
         Ok(Module::from_file(self.guests.join(name).with_extension("wasm"))?)
+    }
+
+    /// CPython, if there is one.
+    pub(crate) fn cpython(&self) -> Result<Module> {
+        if let Some(module) = self.cpython.get() {
+            return Ok(module.clone());
+        }
+        let module = Module::from_file(crate::interpreter::cpython()?)?;
+        Ok(self.cpython.get_or_init(|| module).clone())
+    }
+
+    /// A directory that is deleted in the end.
+    pub(crate) fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// The start of a group.

@@ -1,35 +1,47 @@
-//! Measures sandgate beside execnet, on one machine and in one run, and prints one table.
+//! Measures sandgate beside its peers, on one machine and in one run, and prints one table.
 //!
 //! ```text
-//!  rows ──► rounds ──┬─► ours: the library, with the worker of SANDGATE_WORKER ──┐
-//!     ▲        │ ▲   └─► the peer: one run of peers/execnet_peer.py a question ──┴─► samples ──► stats ──► table
-//!     │        └─┘ A B A B …
-//!     └ the same parameters for both sides
+//!  catalogue ─► rounds ──┬─► ours: the library, with the worker of SANDGATE_WORKER ──────┐
+//!     ▲           │ ▲    └─► the other: a script of peers/, or this process without us ──┴─► samples ─► stats ─► results
+//!     │           └─┘ A B B A …                                                                                    │
+//!     └ the same parameters for both sides                                       table, RESULTS.md, JSON, plots ◄──┘
 //! ```
 //!
-//! `cargo xtask bench` builds and installs what this needs and runs it. A row that fails is reported in its place, and the
-//! rest of the table stands.
+//! `cargo xtask bench` builds and installs what this needs and runs it; README.md says how. A row that fails is reported in
+//! its place, one that never ends is ended ([`watchdog`]), and the rest of the table stands.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a program for a terminal")]
 
+mod bare;
+mod busy;
+mod calls;
+mod catalogue;
+mod copies;
 mod first_result;
 mod fixtures;
+mod fresh;
 mod hostile;
 mod idle;
+mod instructions;
+mod interpreter;
 mod machine;
 mod peer;
 mod ping_pong;
+mod plot;
 mod remote_exec;
 mod results;
 mod rounds;
 mod rows;
+mod saturation;
+mod script;
 mod stats;
 mod streams;
 mod table;
 mod tasks;
 mod terminate;
+mod watchdog;
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -37,11 +49,11 @@ use clap::{Parser, Subcommand};
 
 use crate::fixtures::Fixtures;
 use crate::machine::Machine;
-use crate::peer::Peer;
+use crate::peer::Peers;
 use crate::results::Results;
 use crate::rows::{Effort, Row};
 
-/// Measures sandgate beside execnet and prints one table.
+/// Measures sandgate beside its peers and prints one table.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench --", after_help = ENVIRONMENT)]
 struct Cli {
@@ -50,21 +62,24 @@ struct Cli {
     /// Takes fewer samples in fewer rounds: to see that all works, not to compare
     #[arg(long)]
     quick: bool,
-    /// How often each row is measured, ours and the peer in turn; 7, or 3 with --quick
+    /// How often each row is measured, both sides in turn; 7, or 3 with --quick. What takes long has fewer rounds
     #[arg(long)]
     rounds: Option<NonZeroU32>,
-    /// Measures this row alone; may be given again
+    /// Measures rows alone whose name is this or begins with it; may be given again
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
-    /// Leaves the peer out
+    /// Leaves the peers out
     #[arg(long)]
-    no_peer: bool,
+    no_peers: bool,
     /// Writes the results with every round's figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Writes the table to benches/RESULTS.md
+    /// Writes benches/RESULTS.md, the figures beside it as JSON, and the plots
     #[arg(long)]
     write_results: bool,
+    /// Writes the plots into this directory
+    #[arg(long, value_name = "DIRECTORY")]
+    plots: Option<PathBuf>,
     /// Prints the names of the rows and what they measure
     #[arg(long)]
     list: bool,
@@ -88,6 +103,14 @@ enum Program {
         #[arg(long, default_value_t = 10_000)]
         count: u32,
     },
+    /// Instructions of the hot paths, counted by valgrind: the same on a noisy machine
+    Instructions,
+    /// Prints what the host needs for each gateway
+    #[command(hide = true)]
+    HostMemory {
+        #[arg(long)]
+        gateways: usize,
+    },
     /// What each layer of the defence costs
     Layers {
         /// How often each is measured, with and without in turn
@@ -103,7 +126,11 @@ const ENVIRONMENT: &str = "\
 Environment, all of it set by `cargo xtask bench`:
   SANDGATE_WORKER        the `sandgate` binary, built in release
   SANDGATE_GUESTS        the directory of the guests' modules
-  SANDGATE_BENCH_PYTHON  a Python that has execnet";
+  SANDGATE_BENCH_PYTHON  a Python that has the peers
+  SANDGATE_CPYTHON       the module of CPython";
+
+/// Where in RESULTS.md that begins which the table's run does not write.
+const REST: &str = "# The defence";
 
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
@@ -119,10 +146,13 @@ fn main() -> ExitCode {
 /// Whether every row was measured.
 fn run(cli: &Cli) -> Result<bool> {
     let effort = if cli.quick { Effort::Quick } else { Effort::Full };
-    let rows = chosen(rows::all(effort), &cli.only)?;
+    let rows = chosen(catalogue::all(effort), &cli.only)?;
     if cli.list {
-        rows.iter().for_each(|row| println!("{:<18}  {}", row.key, row.title));
+        rows.iter().for_each(|row| println!("{:<22}  {}", row.key, row.title));
         return Ok(true);
+    }
+    if let Some(Program::Instructions) = &cli.program {
+        return instructions::run().map(|()| true);
     }
     let fixtures = Fixtures::from_environment()?;
     match &cli.program {
@@ -133,32 +163,54 @@ fn run(cli: &Cli) -> Result<bool> {
         Some(Program::Layers { rounds, tasks }) => {
             return hostile::layers::run(&fixtures, *rounds, *tasks).map(|()| true);
         }
-        None => {}
+        Some(Program::HostMemory { gateways }) => {
+            println!("{}", idle::host_memory(&fixtures, *gateways)?);
+            return Ok(true);
+        }
+        Some(Program::Instructions) | None => {}
     }
-    let peer = if cli.no_peer { None } else { Some(Peer::from_environment()?) };
+    let peers = (!cli.no_peers).then(Peers::from_environment);
     let rounds = cli.rounds.map_or(effort.rounds(), NonZeroU32::get);
 
     let machine = Machine::describe();
-    let measured = rounds::measure(&rows, &fixtures, peer.as_ref(), rounds);
-    let results = Results::new(machine, effort, rounds, peer.and_then(|peer| peer.version()), &rows, &measured);
+    let measured = rounds::measure(&rows, &fixtures, peers.as_ref(), rounds);
+    let results = Results::new(machine, effort, rounds, peers.as_ref(), &rows, &measured);
 
     print!("{}", table::text(&results));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
     if let Some(path) = &cli.json {
-        let json = serde_json::to_string_pretty(&results)?;
-        std::fs::write(path, json).with_context(|| format!("cannot write `{}`", path.display()))?;
+        write(path, &serde_json::to_string_pretty(&results)?)?;
+    }
+    if let Some(directory) = &cli.plots {
+        write_plots(&results, directory)?;
     }
     if cli.write_results {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
-        std::fs::write(path, table::markdown(&results)).with_context(|| format!("cannot write `{path}`"))?;
+        write_plots(&results, &directory.join("plots"))?;
+        write(&directory.join("results.json"), &serde_json::to_string(&results)?)?;
+        let path = directory.join("RESULTS.md");
+        // What stands there of other programs' runs stays.
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let rest = old.find(REST).map_or("", |start| &old[start..]);
+        write(&path, &(table::markdown(&results) + "\n" + rest))?;
     }
-    Ok(results.failures.is_empty())
+    Ok(results.is_complete())
+}
+
+fn write_plots(results: &Results, directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+    plot::all(results).iter().try_for_each(|(name, svg)| write(&directory.join(name).with_extension("svg"), svg))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn chosen(mut rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
-    let known: Vec<_> = rows.iter().map(|row| row.key).collect();
-    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+    let unknown = only.iter().find(|name| !rows.iter().any(|row| row.key.starts_with(name.as_str())));
+    if let Some(unknown) = unknown {
+        let known: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
         bail!("there is no row `{unknown}`; there are: {}", known.join(", "));
     }
-    rows.retain(|row| only.is_empty() || only.iter().any(|name| name == row.key));
+    rows.retain(|row| only.is_empty() || only.iter().any(|name| row.key.starts_with(name)));
     Ok(rows)
 }

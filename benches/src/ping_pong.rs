@@ -25,8 +25,6 @@ pub(crate) struct EchoLarge {
 }
 
 impl Question for PingPong {
-    const PEER: &'static str = "ping_pong";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let group = fixtures.group(1)?;
         let channel = group[0].remote_exec(&fixtures.module("echo")?)?;
@@ -46,8 +44,6 @@ impl Question for PingPong {
 }
 
 impl Question for EchoLarge {
-    const PEER: &'static str = "echo_large";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let &EchoLarge { count, warm_up, size } = self;
         let samples = PingPong { count, warm_up, size }.measure(fixtures)?;

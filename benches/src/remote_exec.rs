@@ -16,8 +16,6 @@ pub(crate) struct RemoteExec {
 }
 
 impl Question for RemoteExec {
-    const PEER: &'static str = "remote_exec";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let module = fixtures.module("send_one")?;
         let group = fixtures.group(1)?;

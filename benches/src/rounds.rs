@@ -1,45 +1,80 @@
-//! Measures all rows round by round: ours, the peer, ours, the peer.
+//! Measures all rows round by round: ours, the other, the other, ours.
 //!
-//! The machine's speed changes with time. So a round goes through all rows before any is measured again, and what is
-//! compared lies side by side.
+//! The machine's speed changes with time. So a round goes through all rows before any is measured again, what is compared
+//! lies side by side, and who is first changes from round to round.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::fixtures::Fixtures;
-use crate::peer::Peer;
-use crate::rows::Row;
+use crate::peer::Peers;
+use crate::rows::{Other, Row};
+use crate::watchdog;
 
-/// The samples of one row, a vector for each round.
+/// The longest that one side of one row may take in a round; compiling 26 MB is in it.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// The samples of one row, a vector for each round, and why there are no more.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
-    pub(crate) ours: Vec<Vec<f64>>,
-    pub(crate) peer: Vec<Vec<f64>>,
+    pub(crate) ours: Side,
+    pub(crate) other: Side,
 }
 
-/// What there is of each row, by its key: the samples, or why there are none.
-pub(crate) type AllMeasured = BTreeMap<&'static str, Result<Measured>>;
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    pub(crate) rounds: Vec<Vec<f64>>,
+    pub(crate) error: Option<String>,
+}
 
-pub(crate) fn measure(rows: &[Row], fixtures: &Fixtures, peer: Option<&Peer>, rounds: u32) -> AllMeasured {
-    let mut all: AllMeasured = rows.iter().map(|row| (row.key, Ok(Measured::default()))).collect();
-    for round in 1..=rounds {
-        for row in rows {
-            let Some(slot) = all.get_mut(row.key) else { continue };
-            let Ok(measured) = slot else { continue };
-            eprintln!("round {round} of {rounds}: {}", row.key);
-            if let Err(error) = measure_once(row, fixtures, peer, measured) {
-                *slot = Err(error);
+/// What there is of each row, by its key.
+pub(crate) type AllMeasured = BTreeMap<String, Measured>;
+
+pub(crate) fn measure(rows: &[Row], fixtures: &Fixtures, peers: Option<&Peers>, rounds: u32) -> AllMeasured {
+    let mut all = AllMeasured::new();
+    for round in 0..rounds {
+        for row in rows.iter().filter(|row| round < row.most_rounds) {
+            let measured = all.entry(row.key.clone()).or_default();
+            eprintln!("round {} of {rounds}: {}", round + 1, row.key);
+            let ours_first = round % 2 == 0;
+            if ours_first {
+                measured.ours.take(|| (row.ours)(fixtures));
+            }
+            if measured.ours.error.is_none() || row.in_table {
+                ask(row, fixtures, peers, &mut measured.other);
+            }
+            if !ours_first {
+                measured.ours.take(|| (row.ours)(fixtures));
             }
         }
     }
     all
 }
 
-fn measure_once(row: &Row, fixtures: &Fixtures, peer: Option<&Peer>, measured: &mut Measured) -> Result<()> {
-    measured.ours.push((row.ours)(fixtures).context("ours")?);
-    if let Some(peer) = peer {
-        measured.peer.push(peer.ask(row.peer, &row.parameters).context("the peer")?);
+fn ask(row: &Row, fixtures: &Fixtures, peers: Option<&Peers>, side: &mut Side) {
+    match (&row.other, peers) {
+        (Other::Script { script, question, parameters }, Some(peers)) => {
+            side.take(|| peers.ask(script, question, parameters));
+        }
+        (Other::Here { measure, .. }, _) => side.take(|| measure(fixtures)),
+        (Other::Nobody, _) | (Other::Script { .. }, None) => {}
     }
-    Ok(())
+}
+
+impl Side {
+    /// One more round, unless there was an error before.
+    fn take(&mut self, measure: impl FnOnce() -> Result<Vec<f64>>) {
+        if self.error.is_some() {
+            return;
+        }
+        match watchdog::guard(LIMIT, measure) {
+            Ok(samples) => self.rounds.push(samples),
+            Err(error) => {
+                eprintln!("    not measured: {error:#}");
+                self.error = Some(format!("{error:#}"));
+            }
+        }
+    }
 }

@@ -1,41 +1,88 @@
-//! The rows of the table: what is asked, how often, and which figure is made of the samples.
+//! What a row of the table is: what is asked of both sides, how often, which figure is made of the samples, and what is aimed at.
+//! Which rows there are is for [`catalogue`](crate::catalogue) to say.
 
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::first_result::FirstResult;
 use crate::fixtures::Fixtures;
-use crate::idle::{IdleMemory, IdleWakeUps};
-use crate::ping_pong::{EchoLarge, PingPong};
-use crate::remote_exec::RemoteExec;
 use crate::stats::Statistic;
-use crate::streams::{StreamToCallback, StreamToGuest, StreamToHost};
-use crate::tasks::Tasks;
-use crate::terminate::Terminate;
 
-/// Something that can be measured here and there. Its fields are its parameters, which both sides get.
+/// Something that can be measured. Its fields are its parameters, which a peer's script gets, too.
 pub(crate) trait Question: Serialize {
-    /// The function of `peers/execnet_peer.py` that does the same.
-    const PEER: &'static str;
-
-    /// Measures sandgate: samples in the unit of the row.
+    /// Samples in the unit of the row.
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>>;
 }
 
-/// How one side takes its samples.
+/// How a side in this process takes its samples.
 type Measure = Box<dyn Fn(&Fixtures) -> Result<Vec<f64>>>;
+
+/// Whom a row compares with.
+pub(crate) enum Other {
+    Nobody,
+    /// A function of a script in `peers/`.
+    Script {
+        script: &'static str,
+        question: &'static str,
+        parameters: Value,
+    },
+    /// Something that this process does itself.
+    Here {
+        name: &'static str,
+        measure: Measure,
+    },
+}
 
 /// One question, and the lines it gets in the table.
 pub(crate) struct Row {
-    pub(crate) key: &'static str,
-    pub(crate) title: &'static str,
+    pub(crate) key: String,
+    pub(crate) title: String,
     pub(crate) unit: Unit,
-    /// One line of the table for each.
+    /// One line of the table for each; the target is that of the first.
     pub(crate) statistics: &'static [Statistic],
     pub(crate) ours: Measure,
-    pub(crate) peer: &'static str,
-    pub(crate) parameters: Value,
+    pub(crate) other: Other,
+    pub(crate) target: Target,
+    /// What each side does, where the title does not say it.
+    pub(crate) note: &'static str,
+    /// Most rounds, for what takes long.
+    pub(crate) most_rounds: u32,
+    /// Where it stands in a plot. A row that is nothing else has no line in the table.
+    pub(crate) point: Option<Point>,
+    pub(crate) in_table: bool,
+    parameters: Value,
+}
+
+/// What is aimed at.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub(crate) struct Target {
+    /// So many times the other side's figure, in the direction that is better.
+    pub(crate) ratio: Option<f64>,
+    /// Ahead, by whatever it is.
+    pub(crate) ahead: bool,
+    /// No more than this, in the unit of the row.
+    pub(crate) most: Option<f64>,
+}
+
+/// A point of a curve.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Point {
+    pub(crate) plot: Plot,
+    pub(crate) x: f64,
+    /// What a figure is multiplied by to give the plot's.
+    pub(crate) factor: f64,
+    /// The names of both curves; an empty one is not drawn.
+    pub(crate) ours: &'static str,
+    pub(crate) other: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Plot {
+    Gateways,
+    TaskLength,
+    Latency,
+    PayloadSize,
 }
 
 /// What a sample is, and so which of two is better.
@@ -68,7 +115,7 @@ impl Effort {
         self.of(3, 7)
     }
 
-    fn of(self, quick: u32, full: u32) -> u32 {
+    pub(crate) fn of<T>(self, quick: T, full: T) -> T {
         match self {
             Effort::Quick => quick,
             Effort::Full => full,
@@ -77,106 +124,92 @@ impl Effort {
 }
 
 impl Row {
-    fn new<Q: Question + 'static>(
-        key: &'static str,
-        title: &'static str,
+    /// A row of the table without anybody to compare with.
+    pub(crate) fn new<Q: Question + 'static>(
+        key: impl Into<String>,
+        title: impl Into<String>,
         unit: Unit,
-        statistics: &'static [Statistic],
         question: Q,
     ) -> Row {
-        let parameters = serde_json::to_value(&question).expect("parameters are numbers with names");
-        Row { key, title, unit, statistics, peer: Q::PEER, parameters, ours: Box::new(move |on| question.measure(on)) }
+        Row {
+            key: key.into(),
+            title: title.into(),
+            unit,
+            statistics: &[Statistic::Median],
+            parameters: serde_json::to_value(&question).expect("parameters are numbers with names"),
+            ours: Box::new(move |on| question.measure(on)),
+            other: Other::Nobody,
+            target: Target::default(),
+            note: "",
+            most_rounds: u32::MAX,
+            point: None,
+            in_table: true,
+        }
     }
-}
 
-const SMALL_BYTES: u32 = 16;
-const LARGE_BYTES: u32 = 1 << 20;
+    /// Compares with what a peer's function answers to the same parameters.
+    pub(crate) fn against(mut self, script: &'static str, question: &'static str) -> Row {
+        self.other = Other::Script { script, question, parameters: self.parameters.clone() };
+        self
+    }
 
-/// All rows in the order of the table.
-pub(crate) fn all(effort: Effort) -> Vec<Row> {
-    use Statistic::{Mean, Median, P99};
-    use Unit::{Kilobytes, MegabytesPerSecond, PerSecond, Seconds, SwitchesPerSecond};
+    /// Compares with what a peer's function answers to parameters of its own: fewer, for what takes longer there.
+    pub(crate) fn against_with(
+        mut self,
+        script: &'static str,
+        question: &'static str,
+        parameters: &impl Serialize,
+    ) -> Row {
+        let parameters = serde_json::to_value(parameters).expect("parameters are numbers with names");
+        self.other = Other::Script { script, question, parameters };
+        self
+    }
 
-    let (count, size) = (effort.of(30_000, 200_000), SMALL_BYTES);
-    let task_count = effort.of(3_000, 20_000);
-    vec![
-        Row::new(
-            "first-result",
-            "new gateway, module cached: first result",
-            Seconds,
-            &[Median],
-            FirstResult { count: effort.of(3, 10), warm_up: 1 },
-        ),
-        Row::new(
-            "remote-exec",
-            "`remote_exec` on a warm gateway, one result, its end",
-            Seconds,
-            &[Median, Mean],
-            RemoteExec { count: effort.of(200, 1000), warm_up: 50 },
-        ),
-        Row::new(
-            "ping-pong",
-            "16 bytes to a task and back",
-            Seconds,
-            &[Median, Mean, P99],
-            PingPong { count: effort.of(1000, 5000), warm_up: 100, size: SMALL_BYTES },
-        ),
-        Row::new(
-            "stream-to-host",
-            "16-byte messages, task to host",
-            PerSecond,
-            &[Median],
-            StreamToHost { count, size },
-        ),
-        Row::new(
-            "stream-to-callback",
-            "16-byte messages, task to a callback",
-            PerSecond,
-            &[Median],
-            StreamToCallback { count, size },
-        ),
-        Row::new(
-            "stream-to-guest",
-            "16-byte messages, host to task",
-            PerSecond,
-            &[Median],
-            StreamToGuest { count, size },
-        ),
-        Row::new(
-            "echo-large",
-            "1 MiB to a task and back",
-            MegabytesPerSecond,
-            &[Median],
-            EchoLarge { count: effort.of(20, 100), warm_up: 5, size: LARGE_BYTES },
-        ),
-        Row::new(
-            "tasks",
-            "trivial tasks over two gateways, one in flight on each",
-            PerSecond,
-            &[Median],
-            Tasks { count: task_count, in_flight: 1 },
-        ),
-        Row::new(
-            "tasks-32",
-            "trivial tasks over two gateways, 32 in flight on each",
-            PerSecond,
-            &[Median],
-            Tasks { count: task_count * 3, in_flight: 32 },
-        ),
-        Row::new(
-            "terminate",
-            "`terminate` of two gateways, tasks blocked in receive",
-            Seconds,
-            &[Median],
-            Terminate { count: effort.of(3, 7) },
-        ),
-        Row::new("idle-memory", "memory of an idle gateway (PSS)", Kilobytes, &[Median], IdleMemory {}),
-        Row::new(
-            "idle-wake-ups",
-            "context switches a second of two idle gateways and their host",
-            SwitchesPerSecond,
-            &[Median],
-            IdleWakeUps { seconds: f64::from(effort.of(1, 2)) },
-        ),
-    ]
+    /// Compares with something that is measured in this process.
+    pub(crate) fn beside<Q: Question + 'static>(mut self, name: &'static str, question: Q) -> Row {
+        self.other = Other::Here { name, measure: Box::new(move |on| question.measure(on)) };
+        self
+    }
+
+    pub(crate) fn statistics(self, statistics: &'static [Statistic]) -> Row {
+        Row { statistics, ..self }
+    }
+
+    pub(crate) fn times(mut self, ratio: f64) -> Row {
+        self.target.ratio = Some(ratio);
+        self
+    }
+
+    pub(crate) fn ahead(mut self) -> Row {
+        self.target.ahead = true;
+        self
+    }
+
+    pub(crate) fn at_most(mut self, most: f64) -> Row {
+        self.target.most = Some(most);
+        self
+    }
+
+    pub(crate) fn note(self, note: &'static str) -> Row {
+        Row { note, ..self }
+    }
+
+    pub(crate) fn most_rounds(self, most_rounds: u32) -> Row {
+        Row { most_rounds, ..self }
+    }
+
+    pub(crate) fn point(
+        self,
+        plot: Plot,
+        x: impl Into<f64>,
+        factor: f64,
+        ours: &'static str,
+        other: &'static str,
+    ) -> Row {
+        Row { point: Some(Point { plot, x: x.into(), factor, ours, other }), ..self }
+    }
+
+    pub(crate) fn only_plotted(self) -> Row {
+        Row { in_table: false, ..self }
+    }
 }

@@ -11,10 +11,11 @@ pub(crate) enum Statistic {
     P99,
 }
 
-/// The figures of all rounds: the middle one, the extremes, and each of them.
+/// The figures of all rounds: the middle one, the quartiles, the extremes, and each of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
+    pub(crate) quartiles: [f64; 2],
     pub(crate) least: f64,
     pub(crate) most: f64,
     pub(crate) rounds: Vec<f64>,
@@ -44,9 +45,10 @@ impl Spread {
     /// The spread of one figure over the rounds; `None` if there are none.
     pub(crate) fn of(rounds: Vec<f64>) -> Option<Spread> {
         let median = quantile(&rounds, 0.5)?;
+        let quartiles = [quantile(&rounds, 0.25)?, quantile(&rounds, 0.75)?];
         let least = rounds.iter().copied().fold(f64::INFINITY, f64::min);
         let most = rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        Some(Spread { median, least, most, rounds })
+        Some(Spread { median, quartiles, least, most, rounds })
     }
 }
 
@@ -80,7 +82,10 @@ mod tests {
     #[test]
     fn a_spread_keeps_every_round() {
         let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
-        assert_eq!(spread, Spread { median: 2.0, least: 1.0, most: 3.0, rounds: vec![3.0, 1.0, 2.0] });
+        assert_eq!(
+            spread,
+            Spread { median: 2.0, quartiles: [1.5, 2.5], least: 1.0, most: 3.0, rounds: vec![3.0, 1.0, 2.0] }
+        );
         assert_eq!(Spread::of(Vec::new()), None);
     }
 }

@@ -33,8 +33,6 @@ pub(crate) struct StreamToGuest {
 }
 
 impl Question for StreamToHost {
-    const PEER: &'static str = "stream_to_host";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let group = fixtures.group(1)?;
         let call = Call::start().args(&(self.count + 1, self.size))?;
@@ -51,8 +49,6 @@ impl Question for StreamToHost {
 }
 
 impl Question for StreamToCallback {
-    const PEER: &'static str = "stream_to_callback";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let group = fixtures.group(1)?;
         let module = fixtures.module("sends_bytes")?;
@@ -77,8 +73,6 @@ impl Question for StreamToCallback {
 }
 
 impl Question for StreamToGuest {
-    const PEER: &'static str = "stream_to_guest";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let group = fixtures.group(1)?;
         let call = Call::start().args(&self.count)?;

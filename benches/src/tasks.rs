@@ -1,9 +1,10 @@
-//! Many trivial tasks over two gateways: the task processors of execnet's documentation, fed from one receive queue.
+//! Many trivial tasks over two gateways: the task processors of execnet's documentation, fed from one receive queue, and the
+//! same by a pool.
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use sandgate::Event;
+use anyhow::{Result, bail, ensure};
+use sandgate::{Event, Pool};
 use serde::Serialize;
 
 use crate::fixtures::Fixtures;
@@ -17,9 +18,38 @@ pub(crate) struct Tasks {
     pub(crate) in_flight: u32,
 }
 
-impl Question for Tasks {
-    const PEER: &'static str = "tasks";
+/// Tasks a second of a pool, whose one instance on each gateway serves one task after the other.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pooled {
+    pub(crate) count: u32,
+    pub(crate) gateways: usize,
+}
 
+impl Question for Pooled {
+    fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
+        let pool = Pool::builder(&fixtures.module("pooled")?)
+            .task("serves_double")
+            .reuse(true)
+            .gateways(self.gateways)
+            .group(fixtures.builder())
+            .build()?;
+        let run = |count: u32| -> Result<()> {
+            let mut done = 0;
+            for result in pool.map::<_, u64>(0..u64::from(count)) {
+                ensure!(result.value? == 2 * done, "the results are out of order");
+                done += 1;
+            }
+            ensure!(done == u64::from(count), "{done} of {count} tasks have a result");
+            Ok(())
+        };
+        run(64 * u32::try_from(self.gateways)?)?;
+        let start = Instant::now();
+        run(self.count)?;
+        Ok(vec![f64::from(self.count) / start.elapsed().as_secs_f64()])
+    }
+}
+
+impl Question for Tasks {
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let group = fixtures.group(2)?;
         let channels = group.remote_exec_fn(&fixtures.module("tasks")?, "process_item", &(10_u32,))?;

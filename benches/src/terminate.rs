@@ -1,4 +1,4 @@
-//! The end of two gateways whose tasks wait for a message that never comes.
+//! The end of gateways whose tasks wait for a message that never comes.
 
 use std::time::{Duration, Instant};
 
@@ -9,22 +9,21 @@ use crate::fixtures::Fixtures;
 use crate::rows::Question;
 
 /// What `terminate` is given, on both sides. Neither should need it.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Seconds from the call of `terminate` to its return.
 #[derive(Debug, Serialize)]
 pub(crate) struct Terminate {
     pub(crate) count: u32,
+    pub(crate) gateways: u32,
 }
 
 impl Question for Terminate {
-    const PEER: &'static str = "terminate";
-
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
         let module = fixtures.module("echo")?;
         let mut samples = Vec::new();
         for _ in 0..self.count {
-            let group = fixtures.group(2)?;
+            let group = fixtures.group(self.gateways as usize)?;
             let channels = group.remote_exec(&module)?;
             channels.send_each(&1_u32)?;
             channels.receive_each::<u32>()?;

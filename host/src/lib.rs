@@ -63,6 +63,8 @@ mod file;
 pub mod fuzzing;
 mod gateway;
 mod group;
+#[doc(hidden)]
+pub mod measuring;
 mod module;
 mod multi;
 mod output;
@@ -102,9 +104,10 @@ pub use module::Module;
 pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
 pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputPiece, OutputSink};
 pub use pool::{
-    CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, EventSink, EventStream,
-    EventsEnded, FeedEnded, GatewayStats, Histogram, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent,
-    PoolStats, ProgramOutput, RetryOn, TaskError, TaskFeed, TaskHandle, TaskResult, TaskResults, TimedEvent, Timing,
+    CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_SPARES, DEFAULT_WINDOW,
+    EventSink, EventStream, EventsEnded, FeedEnded, GatewayStats, Histogram, Map, OutcomeKind, Pool, PoolBuilder,
+    PoolError, PoolEvent, PoolStats, ProgramOutput, RetryOn, TaskError, TaskFeed, TaskHandle, TaskResult, TaskResults,
+    TimedEvent, Timing,
 };
 pub use queue::ReceiveQueue;
 pub use recycle::{Recycle, Recycled};

@@ -8,6 +8,7 @@ mod inside_values;
 mod output;
 mod pool_core;
 mod pool_gateways;
+mod pool_schedules;
 mod queues;
 mod recycling;
 mod taken_over;

@@ -105,3 +105,44 @@ fn a_disk_that_is_full_ends_the_run_and_keeps_the_journal() {
     let came = sandgate(&["map", "--journal", "/dev/full", "@wasi_filter"], &numbers(5));
     assert_eq!((came.code, &*came.stdout), (Some(3), ""), "{came:?}");
 }
+
+#[test]
+fn a_file_that_may_not_grow_is_told_and_what_is_in_the_journal_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (journal, results) = (path("journal"), path("results"));
+    let large = "b".repeat(5 << 20);
+    let input = format!("a\n{large}\nc\n");
+    let run = |options: &str| {
+        // 4096 blocks are 2 or 4 MiB, as the shell counts them. More than that, and the system stops the write.
+        let shell = format!(
+            "ulimit -f 4096; exec {} map --no-summary --jobs 1 --max-output 64M {options} {}",
+            sandgate_tests::worker().display(),
+            guest("wasi_filter").display()
+        );
+        let cache = sandgate_tests::cache_dir().into_os_string();
+        let variables = [(sandgate::CACHE_VARIABLE, &*cache)];
+        let came = sandgate_tests::feed("/bin/sh", &["-c", &shell], input.as_bytes(), &variables, crate::LIMIT);
+        (came.status.code(), String::from_utf8(came.stderr).unwrap())
+    };
+    let (code, stderr) = run(&format!("--journal {journal} > /dev/null"));
+    assert_eq!(
+        (code, stderr),
+        (Some(3), format!("sandgate: journal `{journal}` cannot be written: File too large (os error 27)\n"))
+    );
+    let again =
+        sandgate(&["map", "--journal", &journal, "--resume", "--max-output", "64M", "@wasi_filter"], input.as_bytes());
+    assert_eq!((again.code, again.stdout == input.to_uppercase()), (Some(0), true));
+    // A small one may have overtaken the large one.
+    let known = [1, 2].map(|known| format!("sandgate: journal `{journal}` has {known} results already\n"));
+    assert!(known.contains(&again.stderr), "{}", again.stderr);
+    let (code, stderr) = run(&format!("--output-dir {results}"));
+    let place = format!("{results}/1.out");
+    assert_eq!(
+        (code, stderr),
+        (Some(3), format!("sandgate: `{place}` cannot be written: File too large (os error 27)\n"))
+    );
+    let written: Vec<String> =
+        fs::read_dir(&results).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(written.iter().all(|name| name == "0.out" || name == "2.out"), "a file is whole or not there: {written:?}");
+}

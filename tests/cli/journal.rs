@@ -1,4 +1,6 @@
 //! A run that is cut short at any point goes on with its journal: its output then is the expected one, to the byte.
+//!
+//! `SANDGATE_JOURNAL_CUTS` says at how many points, and `SANDGATE_JOURNAL_SEED` at which.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +10,26 @@ use sandgate_tests::{Watched, children_of, eventually};
 use crate::{LIMIT, begin, lines, sandgate};
 
 const TASKS: u64 = 300;
-/// Where journals are cut, and runs killed.
-const CUTS: usize = 20;
+
+/// At how many points journals are cut, and runs killed.
+fn cuts() -> u64 {
+    setting("SANDGATE_JOURNAL_CUTS", 20)
+}
+
+fn setting(variable: &str, default: u64) -> u64 {
+    let text = std::env::var(variable).ok();
+    text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("`{variable}` is `{text}`, which is no number")))
+}
+
+/// Dice, of which is told how to throw them again.
+fn dice(seed: u64) -> Dice {
+    let seed = setting("SANDGATE_JOURNAL_SEED", seed);
+    #[expect(clippy::print_stderr, reason = "shown when the test fails")]
+    {
+        eprintln!("SANDGATE_JOURNAL_SEED={seed} SANDGATE_JOURNAL_CUTS={}", cuts());
+    }
+    Dice(seed)
+}
 
 /// Numbers that look random and are the same each time.
 struct Dice(u64);
@@ -48,8 +68,8 @@ fn a_journal_that_is_cut_anywhere_is_gone_on_from() {
     let journal = path.to_str().unwrap();
     assert_complete(journal);
     let whole = fs::read(&path).unwrap();
-    let mut dice = Dice(7);
-    for _ in 0..CUTS {
+    let mut dice = dice(7);
+    for _ in 0..cuts() {
         let cut = dice.up_to(whole.len() as u64 - 1);
         fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
         assert_complete(journal);
@@ -65,9 +85,9 @@ fn a_run_that_is_killed_at_any_moment_is_gone_on_from() {
     let size = |path: &Path| fs::metadata(path).map_or(0, |data| data.len());
     assert_complete(journal);
     let whole = size(&path);
-    let mut dice = Dice(11);
+    let mut dice = dice(11);
     let mut kills = 0;
-    while kills < CUTS {
+    while kills < cuts() {
         fs::remove_file(&path).unwrap();
         // Killed again and again, until the end comes first.
         loop {

@@ -1,6 +1,7 @@
 //! The command: what `sandgate run` and `sandgate map` print and exit with, on good input and bad, and when they are cut short.
 mod bad_input;
 mod endings;
+mod endpoint;
 mod hostile;
 mod journal;
 mod seeing;

@@ -9,7 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded};
 use sandgate::{EventSink, EventStream, PoolEvent};
 use sandgate_tests::Watched;
 
-use crate::pool_of;
+use crate::{pool_of, setting};
 
 const EVERY: Duration = Duration::from_millis(50);
 
@@ -42,14 +42,20 @@ fn killer(events: EventStream, stop: crossbeam_channel::Receiver<()>) -> std::th
 fn chaos(ordered: bool, reuse: bool, tasks: u64) {
     let (sink, events) = EventSink::bounded(1 << 20);
     let pool = pool_of(if reuse { "serves_double" } else { "double" }).reuse(reuse);
-    // A task that takes 50 µs is rarely hit three times in a row by chance, but a million of them have many chances.
-    let pool = pool.max_losses(8).events(sink).build().unwrap();
+    // No task costs its worker here, but a million of them have many chances to be there when it is killed.
+    let pool = pool.max_losses(u32::MAX).events(sink).build().unwrap();
     let (stop, stopped) = bounded(0);
     let killer = killer(events, stopped);
     let start = Instant::now();
     let mut seen = vec![false; usize::try_from(tasks).unwrap()];
+    let mut count = 0;
     let mut check = |index: u64, value: u64| {
         assert_eq!(value, index * 2);
+        count += 1;
+        #[expect(clippy::print_stderr, reason = "a run at full size takes its time")]
+        if count % 100_000 == 0 {
+            eprintln!("{count} results after {:.0} s", start.elapsed().as_secs_f64());
+        }
         let seen = &mut seen[usize::try_from(index).unwrap()];
         assert!(!std::mem::replace(seen, true), "{index} has two results");
     };
@@ -80,7 +86,7 @@ fn chaos(ordered: bool, reuse: bool, tasks: u64) {
 }
 
 fn tasks() -> u64 {
-    std::env::var("SANDGATE_CHAOS_TASKS").map_or(20_000, |text| text.parse().unwrap())
+    setting("SANDGATE_CHAOS_TASKS", 20_000)
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! Inputs of which one in a hundred is hostile, and inputs whose workers are killed.
+//!
+//! `SANDGATE_HOSTILE_TASKS` says how many; the default is what suits a run of all tests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest_protocol::Hostile;
 use sandgate::{EventSink, Limits, OutcomeKind, PoolEvent, Spec, TaskError};
 use sandgate_tests::{Watched, popen};
 
-use crate::pool_of;
+use crate::{pool_of, setting};
 
 /// The kill, and what it does not leave time for.
 const KILL: rustix::process::Signal = rustix::process::Signal::KILL;
 
 #[test]
 fn hostile_inputs_harm_themselves_alone() {
-    const TASKS: u64 = 2000;
+    let tasks: u64 = setting("SANDGATE_HOSTILE_TASKS", 2000);
     let input = |x: u64| match (x % 100, x / 100 % 4) {
         (50, 0) => Hostile::Loop,
         (50, 1) => Hostile::Panic,
@@ -21,17 +23,21 @@ fn hostile_inputs_harm_themselves_alone() {
         (50, _) => Hostile::Recurse,
         _ => Hostile::Double(x),
     };
-    let limits = Limits { memory_bytes: 256 << 20, ..Limits::for_tasks() };
-    let pool = pool_of("hostile").limits(limits).deadline(Duration::from_millis(200)).build().unwrap();
-    let mut count = 0;
-    for (x, result) in (0..).zip(pool.map::<_, u64>((0..TASKS).map(input))) {
+    // Processor time, since a task that is well has no bound of time on a machine that others use as well.
+    let cpu_time = Some(Duration::from_millis(500));
+    let limits = Limits { memory_bytes: 256 << 20, cpu_time, ..Limits::for_tasks() };
+    let pool = pool_of("hostile").limits(limits).build().unwrap();
+    let (start, mut count) = (Instant::now(), 0);
+    for (x, result) in (0..).zip(pool.map::<_, u64>((0..tasks).map(input))) {
         count += 1;
+        assert_eq!((result.index, result.task), (x, x));
+        let place = format!("{x} on {:?} at {:?}", result.gateway, result.timing);
         match (input(x), result.value) {
-            (Hostile::Double(x), value) => assert_eq!(value.unwrap(), x * 2),
+            (Hostile::Double(x), value) => assert_eq!(value.unwrap_or_else(|error| panic!("{place}: {error}")), x * 2),
             (told, value) => {
                 let kind = value.expect_err("a failure").kind();
                 let fits = match told {
-                    Hostile::Loop => kind == OutcomeKind::TimedOut,
+                    Hostile::Loop => kind == OutcomeKind::LimitExceeded,
                     Hostile::Recurse => kind == OutcomeKind::Trapped,
                     Hostile::Panic => kind == OutcomeKind::Panicked,
                     // An allocation that fails is a panic, a trap or a limit, as the guest's allocator has it.
@@ -41,8 +47,19 @@ fn hostile_inputs_harm_themselves_alone() {
             }
         }
     }
-    assert_eq!(count, TASKS);
-    assert_eq!(pool.stats().lost_workers, 0, "no input has cost a worker");
+    assert_eq!(count, tasks);
+    let stats = pool.stats();
+    assert_eq!((stats.lost_workers, stats.retried), (0, 0), "no input has cost a worker");
+    let hostile = (0..tasks).filter(|x| x % 100 == 50).count() as u64;
+    assert_eq!((stats.done, stats.failed()), (tasks - hostile, hostile));
+    #[expect(clippy::print_stderr, reason = "what a run at full size is for")]
+    {
+        eprintln!(
+            "{tasks} tasks, {hostile} of them hostile: {:.1} s, {:?}",
+            start.elapsed().as_secs_f64(),
+            stats.failed
+        );
+    }
 }
 
 /// Kills the worker of each run of the task number `poison`, and returns when the pool is gone.
@@ -83,10 +100,12 @@ fn a_poisonous_input_is_given_up_and_nobody_else_is_blamed() {
         }
     }
     let stats = pool.stats();
-    assert!((3..=4).contains(&stats.lost_workers), "three alone, perhaps one in company: {stats:?}");
+    // It is killed when it is given to a worker, with up to 64 before it; each loss in company brings it four nearer.
+    let most = 3 + 64 / 4;
+    assert!((3..=most).contains(&stats.lost_workers), "three alone, and some in company: {stats:?}");
     assert_eq!((stats.done, stats.failed.clone()), (399, vec![(OutcomeKind::WorkerLost, 1)]));
     drop(pool);
-    assert!((3..=4).contains(&killer.join().unwrap()));
+    assert!((3..=most).contains(&u64::from(killer.join().unwrap())));
 }
 
 #[test]
@@ -96,7 +115,7 @@ fn a_pool_without_any_worker_gives_up() {
     std::os::unix::fs::symlink(sandgate_tests::worker(), &worker).unwrap();
     let spec: Spec = popen().worker(&worker);
     let (sink, events) = EventSink::bounded(10_000);
-    let pool = pool_of("hostile").spec(spec).events(sink).build().unwrap();
+    let pool = pool_of("hostile").spec(spec).spares(0).events(sink).build().unwrap();
     std::fs::remove_file(&worker).unwrap();
     let killer = poisoner(events, 0);
     let handles: Vec<_> = (0..20).map(|_| pool.submit::<u64>(&Hostile::Sleep(50))).collect();

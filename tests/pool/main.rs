@@ -8,8 +8,12 @@ mod chaos;
 mod feeds;
 mod hostile;
 mod limits_of_laziness;
+mod numbers;
 mod programs;
+mod replacing;
 mod results;
+
+use std::str::FromStr;
 
 use sandgate::{Pool, PoolBuilder};
 use sandgate_tests::{builder, module, popen};
@@ -17,4 +21,10 @@ use sandgate_tests::{builder, module, popen};
 /// The start of a pool of two gateways over one of the tasks of the guest `pooled`.
 fn pool_of(task: &str) -> PoolBuilder {
     Pool::builder(&module("pooled")).task(task).group(builder()).spec(popen()).gateways(2)
+}
+
+/// A number that the environment may set: tests are small where all are run, and large where one is.
+fn setting<T: FromStr>(variable: &str, default: T) -> T {
+    let text = std::env::var(variable).ok();
+    text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("`{variable}` is `{text}`, which is no number")))
 }

@@ -10,6 +10,7 @@
 mod foreign;
 mod fuzz;
 mod guests;
+mod peers;
 mod process;
 mod programs;
 mod suite;
@@ -34,6 +35,7 @@ struct Cli {
 const ENVIRONMENT: &str = "\
 Environment:
   SANDGATE_GUEST_TOOLCHAIN=rustup|distro  builds guests with this toolchain, instead of the first that works
+  SANDGATE_BENCH_BASE_PYTHON              makes the environment of the benchmarks' peers with this Python
   CARGO_TARGET_DIR                        as for cargo; guests are built in its subdirectory `guests`";
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +54,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Builds everything in release, installs execnet beside it, and runs the benchmarks
+    /// Builds everything in release, installs the peers beside it, and runs the benchmarks; see benches/README.md
     Bench {
         /// Arguments of the benchmarks
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

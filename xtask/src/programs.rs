@@ -1,15 +1,13 @@
 //! The programs worth running: the demo and the benchmarks. Both run in release, with everything they need built first.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::guests;
+use crate::peers;
 use crate::process::Step;
 use crate::workspace::Workspace;
-
-/// The peer of the benchmarks.
-const EXECNET_VERSION: &str = "2.1.2";
 
 /// Runs the example `audit`.
 pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
@@ -20,16 +18,20 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
     run_release(workspace, "demo", &["--package", "sandgate-cli", "--example", "audit"], args, &guests).run()
 }
 
-/// Runs the benchmarks, execnet's included.
+/// Runs the benchmarks, their peers included.
 pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result<()> {
-    let guests = guests::build(workspace)?.dir;
+    let guests = guests::build(workspace)?;
     Step::cargo("build sandgate and the benchmarks", &workspace.root)
         .args(["build", "--release", "--package", "sandgate-cli", "--package", "sandgate-benches"])
         .run_aside()?;
-    let python = install_execnet(workspace)?;
-    run_release(workspace, "benchmarks", &["--package", "sandgate-benches"], args, &guests)
-        .env("SANDGATE_BENCH_PYTHON", python)
-        .run()
+    let mut step = run_release(workspace, "benchmarks", &["--package", "sandgate-benches"], args, &guests.dir);
+    if let Some(python) = peers::install(workspace) {
+        step = step.env("SANDGATE_BENCH_PYTHON", python);
+    }
+    if let Some(cpython) = guests.cpython {
+        step = step.env("SANDGATE_CPYTHON", cpython);
+    }
+    step.run()
 }
 
 fn run_release(workspace: &Workspace, name: &str, what: &[&str], args: &[String], guests: &Path) -> Step {
@@ -40,29 +42,4 @@ fn run_release(workspace: &Workspace, name: &str, what: &[&str], args: &[String]
         .args(args)
         .env("SANDGATE_GUESTS", guests)
         .env("SANDGATE_WORKER", workspace.target.join("release").join("sandgate"))
-}
-
-/// Makes a virtual environment with execnet under the target directory, unless it is there already, and gives back the
-/// path of its Python.
-fn install_execnet(workspace: &Workspace) -> Result<PathBuf> {
-    let venv = workspace.target.join("bench-venv");
-    let python = venv.join("bin").join("python");
-    let installed = Step::new("find execnet", &python, &workspace.root)
-        .args(["-c", "import importlib.metadata; print(importlib.metadata.version('execnet'))"])
-        .probe();
-    if installed.is_some_and(|version| version.trim_end() == EXECNET_VERSION) {
-        return Ok(python);
-    }
-    Step::new("make a Python environment", "python3", &workspace.root)
-        .args(["-m", "venv", "--clear"])
-        .arg(&venv)
-        .run_aside()
-        .context(
-            "the benchmarks compare with execnet, for which they need `python3` with `venv` (Debian: python3-venv)",
-        )?;
-    Step::new("install execnet", &python, &workspace.root)
-        .args(["-m", "pip", "install", "--quiet"])
-        .arg(format!("execnet=={EXECNET_VERSION}"))
-        .run_aside()?;
-    Ok(python)
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Request, Response, audit_bytes};
 use sandgate::{Call, Channel, Gateway, Limits, Module, Outcome};
 
+use crate::busy;
 use crate::fixtures::Fixtures;
 use crate::machine::Machine;
 use crate::stats::quantile;
@@ -47,8 +48,8 @@ const LAYERS: &[Layer] = &[
 /// Measures every layer and prints a table.
 pub(crate) fn run(fixtures: &Fixtures, rounds: u32, tasks: u32) -> Result<()> {
     println!("{}", Machine::describe().summary());
-    let turns = calibrate(fixtures)?;
-    let work = Work { task: busy(turns)?, audit: fixtures.module("audit")?, sources: sources()?, tasks };
+    let work =
+        Work { task: busy::module(busy::turns(100)?)?, audit: fixtures.module("audit")?, sources: sources()?, tasks };
     println!(
         "{rounds} rounds, with and without in turn; a sample is {tasks} tasks of {:.0} µs, or {:.1} MB of source code in {} files\n",
         native_turn(&work, fixtures)? * 1e6,
@@ -120,32 +121,6 @@ fn median(samples: &[Taken]) -> Result<Taken> {
         quantile(&samples.iter().map(figure).collect::<Vec<_>>(), 0.5).context("there are no samples")
     };
     Ok(Taken { seconds: of(|it| it.seconds)?, processor_seconds: of(|it| it.processor_seconds)? })
-}
-
-/// A module that counts for so many turns.
-fn busy(turns: u64) -> Result<Module> {
-    let text = format!(
-        r#"(module (func (export "_start") (local $n i64) (local $x i64)
-            (local.set $n (i64.const {turns}))
-            (loop $l
-                (local.set $x (i64.add (i64.mul (local.get $x) (i64.const 6364136223846793005)) (i64.const 1442695040888963407)))
-                (br_if $l (i64.ne (local.tee $n (i64.sub (local.get $n) (i64.const 1))) (i64.const 0))))
-            (if (i64.eq (local.get $x) (i64.const 1)) (then unreachable))))"#
-    );
-    Ok(Module::from_bytes(wat::parse_str(text)?)?)
-}
-
-/// How many turns take 100 µs.
-fn calibrate(fixtures: &Fixtures) -> Result<u64> {
-    const MANY: u64 = 20_000_000;
-    let group = fixtures.group(1)?;
-    let module = busy(MANY)?;
-    let mut least = f64::INFINITY;
-    for _ in 0..5 {
-        least = least.min(task(&group[0], &module, &Call::start())?);
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of turns is neither")]
-    Ok((MANY as f64 * 100e-6 / least) as u64)
 }
 
 /// What one task computes, without the call: many turns' worth in one execution.
@@ -222,7 +197,7 @@ fn hop(fixtures: &Fixtures, work: &Work, rounds: u32) -> Result<()> {
     let auditor = group[0].remote_exec(&work.audit)?;
     ensure!(matches!(auditor.receive::<Response>()?, Response::Ready), "the auditor is not ready");
     let (mut native, mut remote, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    let nothing = busy(1)?;
+    let nothing = busy::module(1)?;
     for _ in 0..=rounds {
         native.push(taken(&group[0], 1, || {
             work.sources.iter().for_each(|source| drop(std::hint::black_box(audit_bytes(source))));

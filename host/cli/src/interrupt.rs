@@ -5,11 +5,11 @@
 //!         └► while there is: what was given to `on_interrupt`, once ─► the command ends by itself ─ a second one: exit at once
 //! ```
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Exit;
@@ -30,6 +30,11 @@ impl Interrupt {
         let ignored = ignored(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
         let wanted = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
         let mut signals = Signals::new(wanted).context("signals cannot be listened to")?;
+        if ignored >> (SIGXFSZ - 1) & 1 == 0 {
+            // A file that may not grow is an error of whoever writes it, and no reason to end without a word.
+            signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+                .context("signals cannot be taken")?;
+        }
         let ours = interrupt.clone();
         let listen = move || signals.forever().for_each(|signal| ours.arrived(signal));
         std::thread::Builder::new()

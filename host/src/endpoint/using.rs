@@ -179,6 +179,11 @@ impl Endpoint {
         let _ = self.connection.outbox.push_urgent(ToWorker::Kill(self.id, KilledBy::Kill).encode());
     }
 
+    /// Takes back an execution that has not begun; one that has goes on.
+    pub(crate) fn recall(&self) {
+        let _ = self.connection.outbox.push_urgent(ToWorker::Kill(self.id, KilledBy::Recall).encode());
+    }
+
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.state.lock().outcome.clone()
     }

@@ -18,12 +18,13 @@ use serde::de::DeserializeOwned;
 use super::core::{Core, Rules, TaskId};
 use super::driver::{Driver, Life, Note};
 use super::event::{EventSink, PoolEvent};
-use super::ground::{Ground, Made, Maker};
+use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
+use super::maker::GroupMaker;
 use super::map::Map;
 use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
 use super::stats::{GatewayStats, PoolStats};
-use super::work::{self, Codec, RawResult, RawValue, Work};
+use super::work::{self, Codec, RawValue, Work};
 use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
@@ -39,6 +40,10 @@ pub const DEFAULT_MAX_LOSSES: u32 = 3;
 pub const DEFAULT_WINDOW: usize = 4096;
 /// Bytes of inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
 pub const DEFAULT_BUFFER_BYTES: usize = 64 << 20;
+/// Workers that are ready to take the place of one that is lost, unless the builder says otherwise.
+pub const DEFAULT_SPARES: usize = 1;
+/// How long a pool is there before it starts spare workers: one that is done by then starts none.
+const SPARES_AFTER: Duration = Duration::from_millis(100);
 /// Starts in a row that fail on every gateway before the pool gives up.
 const START_ATTEMPTS: u32 = 5;
 /// Time beyond a task's own deadline before its worker is taken for hung: its grace comes on top.
@@ -62,6 +67,7 @@ pub struct PoolBuilder {
     in_flight: usize,
     window: usize,
     buffer_bytes: usize,
+    spares: usize,
     events: Option<EventSink>,
 }
 
@@ -223,8 +229,9 @@ impl PoolBuilder {
     }
 
     /// How many workers an input may cost, while it is alone on them, before it is given up as
-    /// [poisonous](super::TaskError::Poisonous). Default: 3. The loss that makes it a suspect does not count if other
-    /// tasks were with the worker.
+    /// [poisonous](super::TaskError::Poisonous). Default: 3. Losses while other tasks are with the worker do not count: the
+    /// first makes it a suspect if it was among the four that the worker may have been at, and brings it nearer to them if
+    /// it was further behind.
     #[must_use]
     pub fn max_losses(mut self, losses: u32) -> PoolBuilder {
         self.max_losses = losses.max(1);
@@ -254,6 +261,18 @@ impl PoolBuilder {
         self
     }
 
+    /// How many workers are kept ready, the module loaded, to take the place of one that is lost at once; the next spare is
+    /// started then. Each is a process that waits. Default: 1, started when the pool is a tenth of a second old; with 0, a
+    /// lane whose worker is lost waits until another process has started.
+    ///
+    /// A spare is called after the place that it takes, but in lines that guests print ([`OutputLine`](crate::OutputLine))
+    /// it is `spare0` and so on. Pools whose gateways are not all alike, apart from their ids, have no spares.
+    #[must_use]
+    pub fn spares(mut self, workers: usize) -> PoolBuilder {
+        self.spares = workers;
+        self
+    }
+
     /// Who is told what happens. Default: nobody.
     #[must_use]
     pub fn events(mut self, sink: EventSink) -> PoolBuilder {
@@ -267,12 +286,8 @@ impl PoolBuilder {
     /// [`PoolError`] of the first that is not; nothing is left running then.
     pub fn build(self) -> Result<Pool, PoolError> {
         let specs = self.all_specs();
-        let maker = Arc::new(GroupMaker {
-            group: self.group.clone(),
-            specs: specs.clone(),
-            module: self.module.clone(),
-            call: self.call_of(&specs),
-        });
+        let (group, module, call) = (self.group.clone(), self.module.clone(), self.call_of(&specs));
+        let maker = Arc::new(GroupMaker { group, specs: specs.clone(), module, call });
         self.build_over(specs, maker)
     }
 
@@ -331,11 +346,18 @@ impl PoolBuilder {
             grace,
             sessions: self.reuse,
             watched_deadline: wall_time.filter(|_| self.reuse),
+            executions: match self.reuse {
+                true => 1,
+                false => specs.iter().map(Spec::max_executions).max().map_or(1, |most| most as usize),
+            },
         };
+        let unnamed = |spec: &Spec| spec.clone().id("spare");
+        let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
+        let spares = if are_alike { self.spares } else { 0 };
         let call = self.call_of(&specs);
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
-            ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone()),
+            ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone(), spares),
             notes: inbox,
             own: notes.clone(),
             events: self.events,
@@ -345,8 +367,10 @@ impl PoolBuilder {
             drop_timeout: self.group.settings().1,
             state: Life::Open,
             told_until: Duration::ZERO,
+            spares_from: None,
         };
         driver.start_all()?;
+        driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
         let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || driver.run());
         Ok(Pool {
             notes,
@@ -382,6 +406,7 @@ impl Pool {
             in_flight: DEFAULT_IN_FLIGHT,
             window: DEFAULT_WINDOW,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
+            spares: DEFAULT_SPARES,
             events: None,
         }
     }
@@ -442,14 +467,8 @@ impl Pool {
     ) -> TaskHandle<T> {
         let (sender, results) = bounded(1);
         let id = self.next_task();
-        match input {
-            Ok(input) => {
-                self.submit_all(vec![(id, Work { owner: self.next_owner(), index: id, input, results: sender })]);
-            }
-            Err(error) => {
-                let _ = sender.send(RawResult::refused(id, error, self.age()));
-            }
-        }
+        let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
+        self.submit_all(vec![(id, Work { owner: self.next_owner(), index: id, input, results: sender, refused })]);
         TaskHandle::new(id, results, self.notes.clone(), decode)
     }
 
@@ -487,6 +506,7 @@ impl Pool {
             retried: counts.retried,
             lost_workers: counts.lost_workers,
             unfinished: snapshot.unfinished,
+            spares: snapshot.spares,
             run_times: counts.run_times,
             gateways: snapshot.lanes.into_iter().map(gateway).collect(),
             dropped_events: snapshot.dropped_events,
@@ -558,22 +578,5 @@ impl Driver {
                 Err(error)
             }
         }
-    }
-}
-
-/// Makes real gateways.
-struct GroupMaker {
-    group: GroupBuilder,
-    specs: Vec<Spec>,
-    module: Module,
-    call: Call,
-}
-
-impl Maker for GroupMaker {
-    fn make(&self, lane: usize) -> Result<Made, PoolError> {
-        let group = self.group.clone().build();
-        let gateway = group.make_gateway(self.specs[lane].clone()).map_err(PoolError::Gateway)?;
-        gateway.connection().prepare(&self.module, &self.call).map_err(PoolError::Module)?;
-        Ok(Made { gateway, group: Some(group) })
     }
 }

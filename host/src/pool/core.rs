@@ -6,25 +6,35 @@
 //!               ▲  ▲          │     │
 //!               │  └ retry ◄──┘     └ the worker is lost:
 //!               │                      alone on it ─► blamed ─► suspect again, or poisonous after so many losses
-//!               └ (never)              with others ─► suspect, not blamed
+//!               └ (never)              with others ─► suspect, not blamed; what cannot have begun waits again
 //!            suspects ──► flying alone on a lane, so that a second loss has one cause
 //! ```
 //!
 //! A *lane* ([`Lane`]) is a place for a gateway, which is replaced when its worker is lost. A *run* is one attempt at a task; its
-//! number is never used twice, so that whatever is late finds nothing. Invariant: a task leaves [`Core`] exactly once,
-//! with the one [`Finished`] of it.
+//! number is never used twice, so that whatever is late finds nothing.
+//!
+//! What waits on a lane behind a run that takes long is *recalled* when another lane has nothing to do. Whether it was taken
+//! back is the worker's to say: until then it flies where it is, and nowhere else.
+//!
+//! * Invariant: a task leaves [`Core`] exactly once, with the one [`Finished`] of it.
+//! * Invariant: until then it is in one place: waiting, a suspect, or the one run of it that was not told to stop.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandgate_wire::Outcome;
-use sandgate_wire::outcome::WorkerLoss;
+use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
 use super::event::PoolEvent;
 use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay};
 use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
+
+/// Runs that a worker may have ended without the host having heard of it: workers gather what they send for 100 µs. What is
+/// further behind the one that a lost worker was at, as far as is known, has not begun. Were it otherwise, each further loss
+/// makes as many suspects more.
+const UNHEARD: usize = 3;
 
 /// A task's number within its pool.
 pub(crate) type TaskId = u64;
@@ -49,6 +59,8 @@ pub(crate) struct Rules {
     pub(crate) sessions: bool,
     /// Time that the run at the head of a lane has, if the host is the one to watch it.
     pub(crate) watched_deadline: Option<Duration>,
+    /// Runs that a lane's worker is at in the same moment; the others there wait.
+    pub(crate) executions: usize,
 }
 
 /// What is to be done.
@@ -58,6 +70,8 @@ pub(crate) enum Action {
     Run { lane: usize, task: TaskId, run: u64 },
     /// End a run.
     Stop { lane: usize, run: u64 },
+    /// Take a run back, unless it has begun.
+    Recall { lane: usize, run: u64 },
     /// Kill a worker that does not do as it is told.
     KillWorker { lane: usize },
     /// Start a gateway, in place of the one before.
@@ -73,13 +87,14 @@ pub(crate) enum Verdict<V> {
     Failed(TaskError),
     /// Its worker is gone.
     Lost(WorkerLoss),
-    /// It was told to stop.
+    /// It was told to stop, or taken back.
     Stopped,
 }
 
 /// A task that is through.
 #[derive(Debug)]
 pub(crate) struct Finished<P, V> {
+    pub(crate) task: TaskId,
     pub(crate) payload: P,
     pub(crate) value: Result<V, TaskError>,
     pub(crate) attempts: u32,
@@ -167,7 +182,8 @@ impl<P, V> Core<P, V> {
 
     /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.lanes.iter().filter_map(|lane| lane.next_timer(&self.rules)).min()
+        let timers = self.lanes.iter().filter_map(|lane| lane.next_timer(&self.rules));
+        timers.chain(self.next_recall()).min()
     }
 
     fn tell(&mut self, now: Instant, event: impl FnOnce() -> PoolEvent) {
@@ -189,6 +205,11 @@ impl<P, V> Core<P, V> {
         }
     }
 
+    /// A task that was given to the pool, and that cannot be run.
+    pub(crate) fn refuse(&mut self, id: TaskId, error: TaskError, now: Instant) {
+        self.finish(id, Err(error), None, now);
+    }
+
     /// Nobody wants this task any more. It is through at once; if it flies, its run is stopped.
     pub(crate) fn cancel(&mut self, id: TaskId, now: Instant) {
         if !self.tasks.contains_key(&id) {
@@ -204,6 +225,7 @@ impl<P, V> Core<P, V> {
                 if flight.stop_by.is_none() && can_stop {
                     flight.stop_by = Some(now + self.rules.grace);
                     lane.stops += 1;
+                    lane.stop_is_under_way = true;
                     self.actions.push(Action::Stop { lane: number, run: flight.run });
                 }
                 break;
@@ -216,6 +238,7 @@ impl<P, V> Core<P, V> {
     pub(crate) fn lane_up(&mut self, lane: usize, now: Instant) {
         let it = &mut self.lanes[lane];
         (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
+        (it.stop_is_under_way, it.killed) = (false, false);
         it.generation += 1;
     }
 
@@ -240,22 +263,23 @@ impl<P, V> Core<P, V> {
     }
 
     /// A run could not begin, because its gateway is about to go. It does not count.
-    pub(crate) fn not_begun(&mut self, lane: usize, run: u64) {
-        let it = &mut self.lanes[lane];
-        it.state = State::Closing;
-        if let Some(flight) = it.remove(run)
-            && self.tasks.contains_key(&flight.task)
-        {
-            self.waiting.push_front(flight.task);
+    pub(crate) fn not_begun(&mut self, lane: usize, run: u64, now: Instant) {
+        self.lanes[lane].state = State::Closing;
+        self.not_taken(lane, run, now);
+    }
+
+    /// A run has not begun, and will not: its session takes nothing more for now, or it was taken back.
+    pub(crate) fn not_taken(&mut self, lane: usize, run: u64, now: Instant) {
+        if let Some(flight) = self.lanes[lane].remove(run) {
+            self.back_to_waiting(lane, flight, now);
         }
     }
 
-    /// A run could not begin yet, because its session takes nothing more for now.
-    pub(crate) fn not_taken(&mut self, lane: usize, run: u64) {
-        if let Some(flight) = self.lanes[lane].remove(run)
-            && self.tasks.contains_key(&flight.task)
-        {
-            self.waiting.push_front(flight.task);
+    fn back_to_waiting(&mut self, lane: usize, flight: Flight, now: Instant) {
+        let task = flight.task;
+        if self.tasks.contains_key(&task) {
+            self.waiting.push_front(task);
+            self.tell(now, || PoolEvent::TaskTakenBack { task, gateway: lane });
         }
     }
 
@@ -281,14 +305,25 @@ impl<P, V> Core<P, V> {
             return;
         }
         let began = it.progress;
-        let unasked = |flight: &Flight| flight.run == run && flight.stop_by.is_none();
-        if matches!(verdict, Verdict::Stopped) && it.flights.iter().any(unasked) {
-            // The stop was meant for another one in the same session.
-            return self.not_taken(lane, run);
+        if let (Verdict::Stopped, Some(flight)) = (&verdict, it.flights.iter().find(|flight| flight.run == run)) {
+            // In a session, the stop was meant for another one.
+            let is_taken_back = flight.recalled || self.rules.sessions && it.stop_is_under_way;
+            match flight.stop_by {
+                Some(_) => it.stop_is_under_way = false,
+                None if is_taken_back => {
+                    it.stop_is_under_way = false;
+                    return self.not_taken(lane, run, now);
+                }
+                None => {
+                    let message = "it has ended a run that nobody had stopped".to_owned();
+                    return self.lost(lane, unresponsive(message), now);
+                }
+            }
         }
+        let took_long = it.is_at_a_long_run(now);
         let Some(flight) = it.remove(run) else { return };
         it.ended_well(now, began.max(flight.started));
-        if it.flights.is_empty() && !self.waiting.is_empty() {
+        if it.flights.is_empty() && !self.waiting.is_empty() && !took_long {
             it.has_run_dry(self.rules.max_in_flight);
         }
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
@@ -318,11 +353,7 @@ impl<P, V> Core<P, V> {
         if !matches!(verdict, Verdict::Lost(_)) {
             let rest: Vec<Flight> = self.lanes[lane].flights.drain(1..).collect();
             self.lanes[lane].recount_stops();
-            for flight in rest.into_iter().rev() {
-                if self.tasks.contains_key(&flight.task) {
-                    self.waiting.push_front(flight.task);
-                }
-            }
+            rest.into_iter().rev().for_each(|flight| self.back_to_waiting(lane, flight, now));
         }
         self.ended(lane, head, verdict, now);
     }
@@ -350,7 +381,8 @@ impl<P, V> Core<P, V> {
         let told = loss.clone();
         self.tell(now, || PoolEvent::GatewayLost { gateway: lane, loss: Box::new(told) });
         let single = flights.len() == 1 && !std::mem::take(&mut self.lanes[lane].innocent);
-        for flight in flights {
+        let mut behind = Vec::new();
+        for (position, flight) in flights.into_iter().enumerate() {
             let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
             if single {
                 task.attempts += 1;
@@ -362,19 +394,25 @@ impl<P, V> Core<P, V> {
                 }
             }
             self.retry(flight.task, lane, OutcomeKind::WorkerLost, now);
-            self.suspects.push_back(flight.task);
+            if position < self.rules.executions + UNHEARD {
+                self.suspects.push_back(flight.task);
+            } else {
+                behind.push(flight.task);
+            }
         }
+        behind.into_iter().rev().for_each(|task| self.waiting.push_front(task));
     }
 
     fn finish(&mut self, id: TaskId, value: Result<V, TaskError>, place: Option<(usize, Instant)>, now: Instant) {
         let Some(task) = self.tasks.remove(&id) else { return };
         let Task { payload, attempts, queued, .. } = task;
         let (lane, started) = (place.map(|(lane, _)| lane), place.map(|(_, started)| started));
-        let duration = started.map_or(Duration::ZERO, |started| now.saturating_duration_since(started));
+        let ran = started.map(|started| now.saturating_duration_since(started));
         let kind = value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
-        self.counts.finished(kind, duration);
+        self.counts.finished(kind, ran);
+        let duration = ran.unwrap_or_default();
         self.tell(now, || PoolEvent::TaskFinished { task: id, gateway: lane, outcome: kind, attempts, duration });
-        self.finished.push(Finished { payload, value, attempts, lane, queued, started, finished: now });
+        self.finished.push(Finished { task: id, payload, value, attempts, lane, queued, started, finished: now });
     }
 
     // ---- what is to be done ----
@@ -389,10 +427,11 @@ impl<P, V> Core<P, V> {
                 any |= self.dispatch_one(lane, now);
             }
         }
+        self.recall(now);
     }
 
     fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
-        if self.lanes[lane].state != State::Up {
+        if self.lanes[lane].state != State::Up || self.lanes[lane].killed {
             return false;
         }
         if self.lanes[lane].flights.is_empty() {
@@ -405,7 +444,9 @@ impl<P, V> Core<P, V> {
             }
         }
         let it = &self.lanes[lane];
-        if it.alone || it.draining || it.flights.len() >= it.window(self.rules.max_in_flight) {
+        // Behind a run that takes long nothing more is put: whichever lane is free first takes it.
+        let most = if it.is_at_a_long_run(now) { self.rules.executions } else { usize::MAX };
+        if it.alone || it.draining || it.flights.len() >= it.window(self.rules.max_in_flight).min(most) {
             return false;
         }
         let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };
@@ -420,10 +461,42 @@ impl<P, V> Core<P, V> {
         if it.flights.is_empty() {
             it.progress = now;
         }
-        it.flights.push_back(Flight { run, task, started: now, stop_by: None });
+        it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false });
         self.actions.push(Action::Run { lane, task, run });
         let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
         self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
+    }
+
+    /// Whether a lane has nothing to do, and nothing waits that it could be given: else it would have been.
+    fn any_is_idle(&self) -> bool {
+        let is_idle =
+            |lane: &Lane| lane.state == State::Up && lane.flights.len() < self.rules.executions && !lane.alone;
+        self.lanes.iter().any(|lane| is_idle(lane) && !lane.draining)
+    }
+
+    /// Takes back what waits behind runs that take long, for lanes that have nothing to do. The last one first, so that they
+    /// are in order again in front of those that wait.
+    fn recall(&mut self, now: Instant) {
+        if self.rules.sessions || !self.any_is_idle() {
+            return;
+        }
+        for (number, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_at_a_long_run(now)) {
+            for flight in
+                lane.flights.iter_mut().skip(self.rules.executions).rev().filter(|flight| flight.can_be_recalled())
+            {
+                flight.recalled = true;
+                self.actions.push(Action::Recall { lane: number, run: flight.run });
+            }
+        }
+    }
+
+    /// When a run that others wait behind will have taken long.
+    fn next_recall(&self) -> Option<Instant> {
+        if self.rules.sessions || !self.any_is_idle() {
+            return None;
+        }
+        let waits = |lane: &&Lane| lane.flights.iter().skip(self.rules.executions).any(Flight::can_be_recalled);
+        self.lanes.iter().filter(|lane| lane.state == State::Up).filter(waits).map(Lane::takes_long_from).min()
     }
 
     /// Suspects take the next lane that is empty. If all are busy for ever, one has to become empty.
@@ -453,7 +526,7 @@ impl<P, V> Core<P, V> {
                 }
                 State::Up if lane.is_hung(rules, now) => {
                     // Once more later, should this not end it.
-                    lane.progress = now;
+                    (lane.progress, lane.killed) = (now, true);
                     lane.innocent = lane.stops > 0;
                     lane.flights
                         .iter_mut()
@@ -463,6 +536,7 @@ impl<P, V> Core<P, V> {
                 }
                 State::Up => {
                     if let Some(run) = lane.stop_late_head(rules, now) {
+                        lane.stop_is_under_way = true;
                         self.actions.push(Action::Stop { lane: number, run });
                     }
                 }
@@ -472,7 +546,25 @@ impl<P, V> Core<P, V> {
     }
 }
 
+fn unresponsive(message: String) -> WorkerLoss {
+    let cause = LossCause::Unresponsive { message };
+    WorkerLoss { gateway: String::new(), pid: None, cause, stderr_tail: String::new() }
+}
+
 /// The next that was not cancelled meanwhile.
 fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
     std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
+}
+
+#[cfg(test)]
+impl<P, V> Core<P, V> {
+    /// How many places each unfinished task is in: one, by the invariant.
+    pub(crate) fn places(&self) -> HashMap<TaskId, usize> {
+        let mut places: HashMap<TaskId, usize> = self.tasks.keys().map(|&id| (id, 0)).collect();
+        let flights = self.lanes.iter().flat_map(|lane| &lane.flights).map(|flight| &flight.task);
+        for id in self.waiting.iter().chain(&self.suspects).chain(flights) {
+            places.entry(*id).and_modify(|count| *count += 1);
+        }
+        places
+    }
 }

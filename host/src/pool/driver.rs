@@ -35,6 +35,10 @@ pub(crate) enum Note {
     Moved { lane: usize, number: u64 },
     /// What became of the start of a gateway.
     Started { lane: usize, result: Result<Box<Made>, PoolError> },
+    /// What became of the start of a gateway that waits to be needed.
+    Spare(Result<Box<Made>, PoolError>),
+    /// A gateway that was replaced is gone for good.
+    Buried,
     /// A gateway takes no more runs. Behind all that its runs have told.
     Gone { lane: usize, generation: u64 },
     /// Nobody wants this task any more.
@@ -56,6 +60,7 @@ pub(crate) struct Snapshot {
     pub(crate) unfinished: usize,
     pub(crate) lanes: Vec<(usize, u64, Option<Gateway>)>,
     pub(crate) dropped_events: u64,
+    pub(crate) spares: usize,
 }
 
 pub(crate) struct Driver {
@@ -71,6 +76,8 @@ pub(crate) struct Driver {
     pub(crate) drop_timeout: Duration,
     pub(crate) state: Life,
     pub(crate) told_until: Duration,
+    /// When spare gateways are started; `None` once that has come.
+    pub(crate) spares_from: Option<Instant>,
 }
 
 /// How far a pool is on its way to its end.
@@ -98,7 +105,8 @@ impl Driver {
     }
 
     fn is_over(&self) -> bool {
-        self.state == Life::Ending && !(0..self.lanes).any(|lane| self.core.is_starting(lane))
+        let lanes = || (0..self.lanes).any(|lane| self.core.is_starting(lane));
+        self.state == Life::Ending && !lanes() && self.ground.is_quiet()
     }
 
     fn next_note(&mut self) -> Option<Note> {
@@ -106,7 +114,7 @@ impl Driver {
             return Some(note);
         }
         self.ground.about_to_wait();
-        match self.core.next_timer() {
+        match self.core.next_timer().into_iter().chain(self.spares_from).min() {
             None => self.notes.recv().ok(),
             Some(at) => self.notes.recv_deadline(at).ok(),
         }
@@ -116,8 +124,12 @@ impl Driver {
         let now = Instant::now();
         match note {
             Note::Submit(tasks) => {
-                for (id, work) in tasks {
+                for (id, mut work) in tasks {
+                    let refused = work.refused.take();
                     self.core.submit(id, work, now);
+                    if let Some(error) = refused {
+                        self.core.refuse(id, error, now);
+                    }
                     if self.state != Life::Open {
                         self.core.cancel(id, now);
                     }
@@ -125,6 +137,8 @@ impl Driver {
             }
             Note::Moved { lane, number } => self.moved(lane, number, now),
             Note::Started { lane, result } => self.started(lane, result, now),
+            Note::Spare(result) => self.ground.spare_started(result),
+            Note::Buried => self.ground.buried(),
             Note::Gone { lane, generation } if generation == self.core.generation(lane) => {
                 self.core.lane_gone(lane, self.ground.loss(lane), now);
             }
@@ -182,10 +196,14 @@ impl Driver {
             }
         };
         let pid = made.gateway.pid();
-        let id: Arc<str> = Arc::from(made.gateway.id());
-        let first = self.names[lane].replace(Arc::clone(&id)).is_none();
-        self.ground.started(lane, *made);
+        let first = self.names[lane].is_none();
+        // A spare takes over the name with the place.
+        let id = Arc::clone(self.names[lane].get_or_insert_with(|| Arc::from(made.gateway.id())));
+        self.ground.started(lane, *made, Arc::clone(&id));
         self.core.lane_up(lane, now);
+        if self.spares_from.is_none() && self.state != Life::Ending {
+            self.ground.start_spares();
+        }
         let workers = self.core.generation(lane);
         if let Some(events) = &mut self.core.events {
             events.push((
@@ -204,11 +222,16 @@ impl Driver {
         if self.state != Life::Ending {
             self.core.tick(now);
             self.core.dispatch(now);
+            if self.spares_from.is_some_and(|from| from <= now) {
+                self.spares_from = None;
+                self.ground.start_spares();
+            }
         }
         for action in std::mem::take(&mut self.core.actions) {
             match action {
                 Action::Run { lane, task, run } => self.begin(lane, task, run, now),
                 Action::Stop { lane, run } => self.ground.stop(lane, run),
+                Action::Recall { lane, run } => self.ground.recall(lane, run),
                 Action::KillWorker { lane } => self.ground.kill_worker(lane),
                 Action::Start { lane } if self.state == Life::Ending => self.core.lane_stays_down(lane),
                 Action::Start { lane } => self.ground.start(lane),
@@ -225,10 +248,10 @@ impl Driver {
         let Some(work) = self.core.payload(task) else { return };
         match self.ground.begin(lane, run, work.input.clone()) {
             Ok(()) => self.tell_if_recycled(lane, now),
-            Err(NotBegun::Full) => self.core.not_taken(lane, run),
+            Err(NotBegun::Full) => self.core.not_taken(lane, run, now),
             Err(NotBegun::Refused(error)) => self.core.ended(lane, run, Verdict::Failed(error), now),
             Err(NotBegun::Closing) => {
-                self.core.not_begun(lane, run);
+                self.core.not_begun(lane, run, now);
                 let generation = self.core.generation(lane);
                 let _ = self.own.send(Note::Gone { lane, generation });
             }
@@ -242,6 +265,7 @@ impl Driver {
             unfinished: self.core.unfinished(),
             lanes: (0..self.lanes).map(lane).collect(),
             dropped_events: self.events.as_ref().map_or(0, EventSink::dropped),
+            spares: self.ground.spares(),
         }
     }
 

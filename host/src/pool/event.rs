@@ -35,6 +35,13 @@ pub enum PoolEvent {
         /// 1 for the first time.
         attempt: u32,
     },
+    /// A task that was given to a gateway is taken back before it has begun, and will be given to another one, or later.
+    TaskTakenBack {
+        /// The task.
+        task: u64,
+        /// The gateway.
+        gateway: usize,
+    },
     /// A run of a task has ended, and it will be run again.
     TaskRetried {
         /// The task.

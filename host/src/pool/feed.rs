@@ -69,17 +69,18 @@ impl TaskFeed {
     pub fn push(&mut self, input: impl Into<Vec<u8>>) -> u64 {
         let (id, index) = self.take_numbers();
         let (owner, input) = (self.owner, Bytes::from(input.into()));
-        self.batch.push((id, Work { owner, index, input, results: self.results.clone() }));
+        self.batch.push((id, Work { owner, index, input, results: self.results.clone(), refused: None }));
         if self.batch.len() >= MAX_BATCH {
             self.flush();
         }
         index
     }
 
-    /// Leaves an input out and gives back its index: its result is [`TaskError::Cancelled`] at once, and nothing runs.
+    /// Leaves an input out and gives back its index: its result is [`TaskError::Cancelled`] at
+    /// once, and nothing runs. It has a number like any other, but neither the pool's events nor its numbers know of it.
     pub fn skip(&mut self) -> u64 {
-        let (_, index) = self.take_numbers();
-        let _ = self.results.send(RawResult::refused(index, TaskError::Cancelled, self.epoch.elapsed()));
+        let (id, index) = self.take_numbers();
+        let _ = self.results.send(RawResult::cancelled(index, id, self.epoch.elapsed()));
         index
     }
 

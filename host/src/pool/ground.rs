@@ -34,9 +34,10 @@ pub(crate) struct Made {
     pub(crate) group: Option<Group>,
 }
 
-/// Makes the gateway of a lane. Blocks until it is ready for the pool's tasks.
+/// Makes the gateway of a lane, or one that can take any lane's place. Blocks until it is ready for the pool's tasks.
 pub(crate) trait Maker: Send + Sync {
     fn make(&self, lane: usize) -> Result<Made, PoolError>;
+    fn make_spare(&self, number: u64) -> Result<Made, PoolError>;
 }
 
 /// Why a run has not begun.
@@ -64,6 +65,8 @@ pub(crate) enum Came {
 #[derive(Debug)]
 struct Place {
     made: Option<Made>,
+    /// The id of its first gateway, by which it is known.
+    name: Arc<str>,
     runs: HashMap<u64, Running>,
     /// The worker of the last run.
     pid: Option<u32>,
@@ -92,6 +95,18 @@ pub(crate) struct Ground {
     reuse: bool,
     next_session: u64,
     notes: Sender<Note>,
+    spares: Spares,
+}
+
+/// Gateways that are ready, for the lanes that lose theirs.
+#[derive(Debug, Default)]
+struct Spares {
+    wanted: usize,
+    ready: Vec<Made>,
+    starting: usize,
+    made: u64,
+    /// Gateways that were replaced and are not gone for good.
+    burying: usize,
 }
 
 impl Ground {
@@ -102,28 +117,88 @@ impl Ground {
         call: Call,
         reuse: bool,
         notes: Sender<Note>,
+        spares: usize,
     ) -> Ground {
-        let place = |_| Place { made: None, runs: HashMap::new(), pid: None, recycled: false, session: None };
+        let place = |_| Place {
+            made: None,
+            name: Arc::default(),
+            runs: HashMap::new(),
+            pid: None,
+            recycled: false,
+            session: None,
+        };
         let places = (0..lanes).map(place).collect();
-        Ground { places, maker, module, call, reuse, next_session: 0, notes }
+        let spares = Spares { wanted: spares, ..Spares::default() };
+        Ground { places, maker, module, call, reuse, next_session: 0, notes, spares }
     }
 
-    /// Starts a lane's gateway on another thread, after the one before has gone for good; a note says what became of it.
+    /// Gives a lane a spare gateway at once. If there is none, starts one on another thread, after the one before has gone
+    /// for good. A note says what became of it.
     pub(crate) fn start(&mut self, lane: usize) {
         let place = &mut self.places[lane];
-        let (before, runs, session) = (place.made.take(), std::mem::take(&mut place.runs), place.session.take());
+        let (runs, session, made) = (std::mem::take(&mut place.runs), place.session.take(), place.made.take());
         let (maker, notes) = (Arc::clone(&self.maker), self.notes.clone());
+        let (mut alive, dead): (Vec<Made>, Vec<Made>) =
+            self.spares.ready.drain(..).partition(|made| made.gateway.is_alive());
+        let (before, spare) = ((runs, session, made, dead), alive.pop());
+        self.spares.ready = alive;
+        let Some(spare) = spare else {
+            return callback::run_soon(Box::new(move || {
+                drop(before);
+                let _ = notes.send(Note::Started { lane, result: maker.make(lane).map(Box::new) });
+            }));
+        };
+        let _ = notes.send(Note::Started { lane, result: Ok(Box::new(spare)) });
+        self.spares.burying += 1;
         callback::run_soon(Box::new(move || {
-            drop((runs, session, before));
-            let _ = notes.send(Note::Started { lane, result: maker.make(lane).map(Box::new) });
+            drop(before);
+            let _ = notes.send(Note::Buried);
         }));
     }
 
-    pub(crate) fn started(&mut self, lane: usize, made: Made) {
+    pub(crate) fn started(&mut self, lane: usize, made: Made, name: Arc<str>) {
         let place = &mut self.places[lane];
         (place.pid, place.recycled) = (made.gateway.pid(), false);
-        place.made = Some(made);
+        (place.made, place.name) = (Some(made), name);
     }
+
+    // ---- spare gateways ----
+
+    /// Starts as many as are missing, on other threads. One that cannot be started is tried again when the next is missing.
+    pub(crate) fn start_spares(&mut self) {
+        let spares = &mut self.spares;
+        while spares.ready.len() + spares.starting < spares.wanted {
+            let (maker, notes, number) = (Arc::clone(&self.maker), self.notes.clone(), spares.made);
+            (spares.starting, spares.made) = (spares.starting + 1, number + 1);
+            callback::run_soon(Box::new(move || {
+                let _ = notes.send(Note::Spare(maker.make_spare(number).map(Box::new)));
+            }));
+        }
+    }
+
+    pub(crate) fn spare_started(&mut self, result: Result<Box<Made>, PoolError>) {
+        self.spares.starting -= 1;
+        match result {
+            Ok(made) => self.spares.ready.push(*made),
+            Err(error) => tracing::warn!("spare gateway of a pool did not start: {error}"),
+        }
+    }
+
+    pub(crate) fn buried(&mut self) {
+        self.spares.burying -= 1;
+    }
+
+    /// Spare gateways that are ready.
+    pub(crate) fn spares(&self) -> usize {
+        self.spares.ready.iter().filter(|made| made.gateway.is_alive()).count()
+    }
+
+    /// Whether no other thread is at work for it, but for lanes that start.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.spares.starting == 0 && self.spares.burying == 0
+    }
+
+    // ---- runs ----
 
     pub(crate) fn gateway(&self, lane: usize) -> Option<&Gateway> {
         self.places[lane].made.as_ref().map(|made| &made.gateway)
@@ -186,14 +261,15 @@ impl Ground {
     pub(crate) fn take(&mut self, lane: usize, number: u64, mut came: impl FnMut(Came)) {
         let place = &mut self.places[lane];
         if !self.reuse {
+            let name = &place.name;
             let Some(running) = place.runs.get_mut(&number) else { return };
             while let Some(delivery) = running.channel.endpoint().next_delivery() {
                 match delivery {
                     Delivery::Message(message) => running.last = Some(message),
                     Delivery::End(outcome) => {
                         let verdict = match running.channel.take_output() {
-                            Some(output) => program(running.channel.gateway_id(), outcome, output),
-                            None => verdict(running.channel.gateway_id(), outcome, running.last.take()),
+                            Some(output) => program(name, outcome, output),
+                            None => verdict(name, outcome, running.last.take()),
                         };
                         place.runs.remove(&number);
                         return came(Came::Ended { run: number, verdict });
@@ -209,12 +285,19 @@ impl Ground {
                 Delivery::End(outcome) => {
                     let verdict = match outcome {
                         Outcome::Returned => Verdict::Failed(TaskError::NoValue),
-                        outcome => verdict(session.channel.gateway_id(), outcome, None),
+                        outcome => verdict(&place.name, outcome, None),
                     };
                     place.session = None;
                     return came(Came::SessionEnded(verdict));
                 }
             }
+        }
+    }
+
+    /// Asks for a run back, if it has not begun. Its end tells.
+    pub(crate) fn recall(&self, lane: usize, run: u64) {
+        if let Some(running) = self.places[lane].runs.get(&run) {
+            running.channel.endpoint().recall();
         }
     }
 
@@ -245,11 +328,12 @@ impl Ground {
 
     /// What is known about the end of a lane's worker.
     pub(crate) fn loss(&self, lane: usize) -> WorkerLoss {
+        let name = self.places[lane].name.to_string();
         let known = self
             .gateway(lane)
             .and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
-        known.unwrap_or_else(|| WorkerLoss {
-            gateway: self.gateway(lane).map(|gateway| gateway.id().to_owned()).unwrap_or_default(),
+        known.map(|loss| WorkerLoss { gateway: name.clone(), ..loss }).unwrap_or_else(|| WorkerLoss {
+            gateway: name,
             pid: self.gateway(lane).and_then(Gateway::pid),
             cause: LossCause::Unknown { message: "its connection ended".to_owned() },
             stderr_tail: String::new(),
@@ -263,9 +347,11 @@ impl Ground {
             (place.runs, place.session) = (HashMap::new(), None);
             gateways.extend(place.made.as_ref().map(|made| made.gateway.clone()));
         }
+        gateways.extend(self.spares.ready.iter().map(|made| made.gateway.clone()));
         crate::termination::terminate_all(&gateways, deadline);
         drop(gateways);
         self.places.iter_mut().for_each(|place| drop(place.made.take().and_then(|made| made.group)));
+        self.spares.ready.clear();
     }
 }
 
@@ -289,8 +375,8 @@ fn program(gateway: &str, outcome: Outcome, output: CapturedOutput) -> Verdict<R
 fn verdict(gateway: &str, outcome: Outcome, last: Option<Message>) -> Verdict<RawValue> {
     match outcome {
         Outcome::Returned => Verdict::Value(RawValue::Message(last)),
-        Outcome::WorkerLost { loss } => Verdict::Lost(loss),
-        Outcome::Killed { by: KilledBy::Kill, .. } => Verdict::Stopped,
+        Outcome::WorkerLost { loss } => Verdict::Lost(WorkerLoss { gateway: gateway.to_owned(), ..loss }),
+        Outcome::Killed { by: KilledBy::Kill | KilledBy::Recall, .. } => Verdict::Stopped,
         outcome @ Outcome::Killed { .. } => {
             let cause = LossCause::Unresponsive { message: outcome.to_string() };
             Verdict::Lost(WorkerLoss { gateway: gateway.to_owned(), pid: None, cause, stderr_tail: String::new() })

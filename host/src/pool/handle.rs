@@ -62,7 +62,7 @@ impl<T> TaskHandle<T> {
 
     fn through(&mut self, result: Option<RawResult>) -> TaskResult<T> {
         self.notes = None;
-        let gone = || RawResult::refused(self.id, TaskError::Cancelled, Duration::ZERO);
+        let gone = || RawResult::cancelled(self.id, self.id, Duration::ZERO);
         result.unwrap_or_else(gone).typed(self.decode)
     }
 }

@@ -13,6 +13,8 @@ use super::core::{Rules, TaskId};
 const AHEAD: Duration = Duration::from_millis(2);
 /// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
 const MOST_AHEAD: Duration = Duration::from_millis(50);
+/// A run takes long if nothing has ended on its lane for this time, in which all that is ahead there should have.
+const LONG: Duration = Duration::from_millis(4);
 /// Runs that a lane has at least: one that runs and one that waits.
 const MIN_WINDOW: usize = 2;
 /// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
@@ -57,6 +59,10 @@ pub(super) struct Lane {
     pub(super) stops: usize,
     /// Its worker was killed for a run that did not stop, so the others are not to blame.
     pub(super) innocent: bool,
+    /// Its worker was killed, and is not gone yet.
+    pub(super) killed: bool,
+    /// It was told to stop something, and has not said yet that it has.
+    pub(super) stop_is_under_way: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +72,14 @@ pub(super) struct Flight {
     pub(super) started: Instant,
     /// When its worker is killed because it was told to stop and did not.
     pub(super) stop_by: Option<Instant>,
+    /// It was asked for, to be run elsewhere.
+    pub(super) recalled: bool,
+}
+
+impl Flight {
+    pub(super) fn can_be_recalled(&self) -> bool {
+        self.stop_by.is_none() && !self.recalled
+    }
 }
 
 impl Lane {
@@ -84,6 +98,8 @@ impl Lane {
             generation: 0,
             stops: 0,
             innocent: false,
+            killed: false,
+            stop_is_under_way: false,
         }
     }
 
@@ -118,6 +134,14 @@ impl Lane {
             let (window, most) = (self.window(most) as f64, most as f64);
             self.enough = (window * 2.0).min(most);
         }
+    }
+
+    pub(super) fn takes_long_from(&self) -> Instant {
+        self.progress + LONG
+    }
+
+    pub(super) fn is_at_a_long_run(&self, now: Instant) -> bool {
+        !self.flights.is_empty() && self.takes_long_from() <= now
     }
 
     pub(super) fn window(&self, most: usize) -> usize {

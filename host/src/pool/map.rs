@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::builder::Pool;
@@ -121,7 +122,7 @@ where
         let mut ended = false;
         for _ in 0..self.batch {
             match inputs.next() {
-                Some(input) => batch.tasks.extend(self.work(&input)),
+                Some(input) => batch.tasks.push(self.work(&input)),
                 None => ended = true,
             }
             if ended || self.bytes >= self.pool.buffer_bytes || self.outstanding >= self.pool.window {
@@ -136,22 +137,16 @@ where
         }
     }
 
-    fn work(&mut self, input: &I::Item) -> Option<(TaskId, Work)> {
+    /// An input as the pool gets it. One that cannot be encoded is told there as well: it has its number and its result.
+    fn work(&mut self, input: &I::Item) -> (TaskId, Work) {
         let index = self.pulled;
         let encoded = (self.codec.encode)(input);
         self.pulled += 1;
         self.outstanding += 1;
-        match encoded {
-            Ok(input) => {
-                self.bytes += input.len();
-                let results = self.sender.clone();
-                Some((self.pool.next_task(), Work { owner: self.owner, index, input, results }))
-            }
-            Err(error) => {
-                let _ = self.sender.send(RawResult::refused(index, error, self.pool.age()));
-                None
-            }
-        }
+        let (owner, results) = (self.owner, self.sender.clone());
+        let (input, refused) = encoded.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
+        self.bytes += input.len();
+        (self.pool.next_task(), Work { owner, index, input, results, refused })
     }
 
     fn give(&mut self, result: RawResult) -> TaskResult<T> {

@@ -8,7 +8,7 @@
 //! | `work`, `result` | values in and out; how a task can end |
 //! | `core`, `lane` | every decision, without a thread or clock |
 //! | `driver` | the one thread, between notes and gateways |
-//! | `ground` | the gateways: starting them, giving them tasks |
+//! | `ground`, `maker` | the gateways: starting them, keeping spares, giving them tasks |
 //! | `event`, `stats` | what can be seen of it |
 
 mod builder;
@@ -19,12 +19,15 @@ mod feed;
 mod ground;
 mod handle;
 mod lane;
+mod maker;
 mod map;
 mod result;
 mod stats;
 mod work;
 
-pub use builder::{DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_WINDOW, Pool, PoolBuilder};
+pub use builder::{
+    DEFAULT_BUFFER_BYTES, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_SPARES, DEFAULT_WINDOW, Pool, PoolBuilder,
+};
 pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
 pub use feed::{FeedEnded, TaskFeed, TaskResults};
@@ -33,8 +36,6 @@ pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
 pub use stats::{GatewayStats, Histogram, PoolStats};
 
+pub(crate) use self::core::{Action, Core, Rules, Verdict};
 #[cfg(test)]
-pub(crate) use self::{
-    core::{Action, Core, Rules, Verdict},
-    ground::{Made, Maker},
-};
+pub(crate) use self::ground::{Made, Maker};

@@ -13,8 +13,11 @@ use crate::error::{CodecError, ExecError, GatewayError};
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TaskResult<T> {
-    /// The input's position in its iterator, from 0. For a submitted task, its number in the pool.
+    /// The input's position in its iterator or feed, from 0. For a submitted task, its number in the pool.
     pub index: u64,
+    /// Its number in the pool, by which events name it, whatever became of it. Inputs have one each, in the order in which
+    /// they were pulled, so that it is the index as long as a pool serves one iterator or feed.
+    pub task: u64,
     /// The task's value, or why there is none.
     pub value: Result<T, TaskError>,
     /// How many runs of it ended, or were alone on a worker that was lost.

@@ -112,9 +112,10 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn finished(&mut self, kind: OutcomeKind, duration: Duration) {
+    /// A task is through, after a run of this duration if there was one.
+    pub(crate) fn finished(&mut self, kind: OutcomeKind, ran: Option<Duration>) {
         self.kinds[kind as usize] += 1;
-        self.run_times.record(duration);
+        ran.into_iter().for_each(|ran| self.run_times.record(ran));
     }
 }
 
@@ -134,6 +135,8 @@ pub struct PoolStats {
     pub lost_workers: u64,
     /// Tasks that wait or run.
     pub unfinished: usize,
+    /// Workers that are ready to take the place of one that is lost: see [`spares`](super::PoolBuilder::spares).
+    pub spares: usize,
     /// How long tasks ran, as [`Timing::run_time`](super::Timing::run_time) tells it.
     pub run_times: Histogram,
     /// One for each place that a gateway has, in order.

@@ -22,6 +22,8 @@ pub(crate) struct Work {
     pub(crate) index: u64,
     pub(crate) input: Bytes,
     pub(crate) results: Sender<RawResult>,
+    /// It cannot be run: its result is this.
+    pub(crate) refused: Option<TaskError>,
 }
 
 /// What a run brought.
@@ -54,6 +56,7 @@ impl<I: AsRef<[u8]>> Codec<I, ProgramOutput> {
 #[derive(Debug)]
 pub(crate) struct RawResult {
     pub(crate) index: u64,
+    pub(crate) task: u64,
     pub(crate) value: Result<RawValue, TaskError>,
     pub(crate) attempts: u32,
     pub(crate) gateway: Option<Arc<str>>,
@@ -73,23 +76,25 @@ pub(crate) fn encode<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, TaskErro
 
 /// Hands a result to whoever waits for it, if anybody does.
 pub(crate) fn deliver(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant) {
-    let Finished { payload, value, attempts, queued, started, finished, .. } = finished;
+    let Finished { task, payload, value, attempts, queued, started, finished, .. } = finished;
     let since = |instant: Instant| instant.saturating_duration_since(epoch);
     let timing = Timing { queued: since(queued), started: started.map(since), finished: since(finished) };
     let input_bytes = payload.input.len();
-    let _ = payload.results.send(RawResult { index: payload.index, value, attempts, gateway, timing, input_bytes });
+    let index = payload.index;
+    let _ = payload.results.send(RawResult { index, task, value, attempts, gateway, timing, input_bytes });
 }
 
 impl RawResult {
-    /// The result of an input that never reached the pool.
-    pub(crate) fn refused(index: u64, error: TaskError, at: Duration) -> RawResult {
+    /// The result of an input that the pool does not hear of.
+    pub(crate) fn cancelled(index: u64, task: u64, at: Duration) -> RawResult {
         let timing = Timing { queued: at, started: None, finished: at };
-        RawResult { index, value: Err(error), attempts: 0, gateway: None, timing, input_bytes: 0 }
+        let value = Err(TaskError::Cancelled);
+        RawResult { index, task, value, attempts: 0, gateway: None, timing, input_bytes: 0 }
     }
 
     pub(crate) fn typed<T>(self, decode: fn(RawValue) -> Result<T, TaskError>) -> TaskResult<T> {
-        let RawResult { index, value, attempts, gateway, timing, .. } = self;
-        TaskResult { index, value: value.and_then(decode), attempts, gateway, timing }
+        let RawResult { index, task, value, attempts, gateway, timing, .. } = self;
+        TaskResult { index, task, value: value.and_then(decode), attempts, gateway, timing }
     }
 }
 

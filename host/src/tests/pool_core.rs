@@ -1,17 +1,16 @@
-//! The decisions of a pool, without threads: tables of what happens and what follows, and schedules at random.
+//! The decisions of a pool, without threads: tables of what happens and what follows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
 use sandgate_wire::Outcome;
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
-use crate::pool::{Action, Core, OutcomeKind, PoolError, RetryOn, Rules, TaskError, Verdict};
+use crate::pool::{Action, Core, OutcomeKind, PoolError, PoolEvent, RetryOn, Rules, TaskError, Verdict};
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn rules() -> Rules {
+pub(super) fn rules() -> Rules {
     Rules {
         max_losses: 3,
         max_in_flight: 8,
@@ -22,38 +21,39 @@ fn rules() -> Rules {
         grace: SECOND,
         sessions: false,
         watched_deadline: None,
+        executions: 1,
     }
 }
 
-fn loss() -> WorkerLoss {
+pub(super) fn loss() -> WorkerLoss {
     let cause = LossCause::Signaled { signal: 9 };
     WorkerLoss { gateway: "gw0".to_owned(), pid: Some(1), cause, stderr_tail: String::new() }
 }
 
-fn no_gateway() -> PoolError {
+pub(super) fn no_gateway() -> PoolError {
     PoolError::Thread(std::io::Error::other("none"))
 }
 
 /// A core and a clock that stands until it is moved.
-struct Table {
-    core: Core<u32, u32>,
-    now: Instant,
+pub(super) struct Table {
+    pub(super) core: Core<u32, u32>,
+    pub(super) now: Instant,
 }
 
 impl Table {
-    fn new(rules: Rules, lanes: usize) -> Table {
+    pub(super) fn new(rules: Rules, lanes: usize) -> Table {
         let now = Instant::now();
         let mut core = Core::new(rules, lanes, now, true);
         (0..lanes).for_each(|lane| core.lane_up(lane, now));
         Table { core, now }
     }
 
-    fn submit(&mut self, ids: std::ops::Range<u64>) {
+    pub(super) fn submit(&mut self, ids: std::ops::Range<u64>) {
         ids.for_each(|id| self.core.submit(id, u32::try_from(id).unwrap(), self.now));
     }
 
     /// Dispatches, and returns what is to be done.
-    fn actions(&mut self) -> Vec<Action> {
+    pub(super) fn actions(&mut self) -> Vec<Action> {
         self.core.tick(self.now);
         self.core.dispatch(self.now);
         std::mem::take(&mut self.core.actions)
@@ -68,12 +68,12 @@ impl Table {
         self.actions().into_iter().filter_map(run).collect()
     }
 
-    fn ended(&mut self, lane: usize, run: u64, verdict: Verdict<u32>) {
+    pub(super) fn ended(&mut self, lane: usize, run: u64, verdict: Verdict<u32>) {
         self.core.ended(lane, run, verdict, self.now);
     }
 
     /// Tasks that are through since the last time, with how they ended and their attempts.
-    fn finished(&mut self) -> Vec<(u64, OutcomeKind, u32)> {
+    pub(super) fn finished(&mut self) -> Vec<(u64, OutcomeKind, u32)> {
         let kind =
             |value: &Result<u32, TaskError>| value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
         let finished = std::mem::take(&mut self.core.finished);
@@ -303,8 +303,8 @@ fn a_run_that_has_not_begun_is_not_counted() {
     let mut table = Table::new(rules(), 1);
     table.submit(0..2);
     let runs = table.runs();
-    table.core.not_begun(0, runs[0].2);
-    table.core.not_begun(0, runs[1].2);
+    table.core.not_begun(0, runs[0].2, table.now);
+    table.core.not_begun(0, runs[1].2, table.now);
     assert_eq!(table.actions(), [], "its gateway is about to go");
     table.core.lane_gone(0, loss(), table.now);
     assert_eq!(table.actions(), [Action::Start { lane: 0 }]);
@@ -315,167 +315,126 @@ fn a_run_that_has_not_begun_is_not_counted() {
     assert!(table.finished().iter().all(|it| it.2 == 1));
 }
 
-/// What happens next to a pool.
-#[derive(Debug, Clone)]
-enum Step {
-    Submit(u8),
-    /// A run of a lane ends well, or fails.
-    End(u8, u8, bool),
-    /// A run's news comes again.
-    Late(u8),
-    Lose(u8),
-    /// A gateway refuses a run and is found to be gone.
-    Refuse(u8, u8),
-    Start(u8, bool),
-    Cancel(u8),
-    Pass(u16),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (1..8_u8).prop_map(Step::Submit),
-        8 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.9)).prop_map(|(lane, run, well)| Step::End(lane, run, well)),
-        2 => any::<u8>().prop_map(Step::Late),
-        3 => any::<u8>().prop_map(Step::Lose),
-        1 => (any::<u8>(), any::<u8>()).prop_map(|(lane, run)| Step::Refuse(lane, run)),
-        6 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(lane, well)| Step::Start(lane, well)),
-        1 => any::<u8>().prop_map(Step::Cancel),
-        3 => (0..2000_u16).prop_map(Step::Pass),
-    ]
-}
-
-/// The world around a core: which runs fly, and which lanes are being started.
-struct World {
-    table: Table,
-    flying: Vec<Vec<u64>>,
-    past: Vec<(usize, u64)>,
-    starting: Vec<bool>,
-    submitted: u64,
-    results: BTreeMap<u64, u32>,
-}
-
-impl World {
-    fn settle(&mut self) {
-        for action in self.table.actions() {
-            match action {
-                Action::Run { lane, run, .. } => self.flying[lane].push(run),
-                Action::Start { lane } => {
-                    assert!(!self.starting[lane], "a lane is started once");
-                    assert!(self.flying[lane].is_empty(), "nothing flies on a lane that starts");
-                    self.starting[lane] = true;
-                }
-                Action::Stop { lane, run } => {
-                    self.flying[lane].retain(|&other| other != run);
-                    self.table.ended(lane, run, Verdict::Stopped);
-                }
-                Action::KillWorker { lane } => self.lose(lane),
-            }
-        }
-        for (id, _, _) in self.table.finished() {
-            *self.results.entry(id).or_default() += 1;
-        }
-        for (id, count) in &self.results {
-            assert_eq!(*count, 1, "task {id} has {count} results");
-        }
+/// Two lanes with two tasks each, of which the second has ended both: the first is at a long run, with one behind it. Those
+/// two runs.
+fn straggler() -> (Table, u64, u64) {
+    let mut table = Table::new(rules(), 2);
+    table.submit(0..4);
+    let runs = table.runs();
+    let on = |lane: usize| runs.iter().filter(|run| run.0 == lane).map(|run| run.2).collect::<Vec<u64>>();
+    for run in on(1) {
+        table.now += Duration::from_millis(1);
+        table.ended(1, run, Verdict::Value(0));
     }
+    assert_eq!(table.finished().len(), 2);
+    (table, on(0)[0], on(0)[1])
+}
 
-    fn lose(&mut self, lane: usize) {
-        for run in std::mem::take(&mut self.flying[lane]) {
-            self.table.ended(lane, run, Verdict::Lost(loss()));
-            self.past.push((lane, run));
-        }
-    }
+#[test]
+fn what_waits_behind_a_long_run_is_moved_to_an_idle_lane() {
+    let (mut table, long, waits) = straggler();
+    assert_eq!(table.actions(), [], "it may be over in a moment");
+    table.now = table.core.next_timer().expect("a time at which it has taken long");
+    assert_eq!(table.actions(), [Action::Recall { lane: 0, run: waits }]);
+    table.now += SECOND;
+    assert_eq!((table.actions(), table.core.next_timer()), (vec![], None), "it is asked for once");
+    // More inputs go where they are run at once.
+    table.submit(4..5);
+    assert_eq!(table.runs().iter().map(|run| (run.0, run.1)).collect::<Vec<_>>(), [(1, 4)]);
+    table.ended(0, waits, Verdict::Stopped);
+    let moved = table.runs();
+    assert_eq!(moved.iter().map(|run| (run.0, run.1)).collect::<Vec<_>>(), [(1, 2)]);
+    table.ended(0, waits, Verdict::Value(9));
+    assert_eq!(table.finished(), [], "what is late is nobody's");
+    table.ended(1, moved[0].2, Verdict::Value(0));
+    table.ended(0, long, Verdict::Value(0));
+    assert_eq!(table.finished(), [(2, OutcomeKind::Returned, 1), (0, OutcomeKind::Returned, 1)]);
+}
 
-    fn step(&mut self, step: &Step) {
-        let lanes = self.flying.len();
-        let lane_of = |lane: u8| usize::from(lane) % lanes;
-        match *step {
-            Step::Submit(count) => {
-                self.table.submit(self.submitted..self.submitted + u64::from(count));
-                self.submitted += u64::from(count);
-            }
-            Step::End(lane, position, well) => {
-                let lane = lane_of(lane);
-                if !self.flying[lane].is_empty() {
-                    let position = usize::from(position) % self.flying[lane].len();
-                    let run = self.flying[lane].remove(position);
-                    let failed = TaskError::Ended(Outcome::Exited { code: 1 });
-                    self.table.ended(lane, run, if well { Verdict::Value(0) } else { Verdict::Failed(failed) });
-                    self.past.push((lane, run));
-                }
-            }
-            Step::Late(which) => {
-                if !self.past.is_empty() {
-                    let (lane, run) = self.past[usize::from(which) % self.past.len()];
-                    self.table.ended(lane, run, Verdict::Value(9));
-                    self.table.ended(lane, run, Verdict::Lost(loss()));
-                }
-            }
-            Step::Lose(lane) => self.lose(lane_of(lane)),
-            Step::Refuse(lane, position) => {
-                let lane = lane_of(lane);
-                if !self.flying[lane].is_empty() {
-                    let position = usize::from(position) % self.flying[lane].len();
-                    let run = self.flying[lane].remove(position);
-                    self.table.core.not_begun(lane, run);
-                    self.lose(lane);
-                    self.table.core.lane_gone(lane, loss(), self.table.now);
-                }
-            }
-            Step::Start(lane, well) => {
-                let lane = lane_of(lane);
-                if std::mem::take(&mut self.starting[lane]) {
-                    match well {
-                        true => self.table.core.lane_up(lane, self.table.now),
-                        false => self.table.core.lane_failed(lane, no_gateway(), self.table.now),
-                    }
-                }
-            }
-            Step::Cancel(which) => {
-                if self.submitted > 0 {
-                    self.table.core.cancel(u64::from(which) % self.submitted, self.table.now);
-                }
-            }
-            Step::Pass(millis) => self.table.now += Duration::from_millis(u64::from(millis)),
+#[test]
+fn what_has_begun_before_it_could_be_taken_back_goes_on() {
+    let (mut table, long, waits) = straggler();
+    table.now += SECOND;
+    assert_eq!(table.actions(), [Action::Recall { lane: 0, run: waits }]);
+    table.ended(0, long, Verdict::Value(0));
+    assert_eq!(table.actions(), [], "nobody runs it a second time");
+    table.ended(0, waits, Verdict::Value(0));
+    assert_eq!(table.finished(), [(0, OutcomeKind::Returned, 1), (2, OutcomeKind::Returned, 1)]);
+    // Cancelled or lost while it is asked for, it is as any other.
+    for lost in [false, true] {
+        let (mut table, long, waits) = straggler();
+        table.now += SECOND;
+        table.actions();
+        if lost {
+            table.ended(0, long, Verdict::Lost(loss()));
+            table.ended(0, waits, Verdict::Stopped);
+            assert_eq!(table.runs().iter().map(|run| (run.0, run.1)).collect::<Vec<_>>(), [(1, 0)], "alone");
+        } else {
+            table.core.cancel(2, table.now);
+            assert_eq!(table.actions(), [Action::Stop { lane: 0, run: waits }]);
+            table.ended(0, waits, Verdict::Stopped);
+            assert_eq!((table.runs(), table.finished()), (vec![], vec![(2, OutcomeKind::Cancelled, 0)]));
         }
-        self.settle();
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+#[test]
+fn a_stop_that_nobody_has_ordered_costs_the_worker() {
+    let mut table = Table::new(Rules { max_losses: 1, ..rules() }, 1);
+    table.submit(0..1);
+    let runs = table.runs();
+    table.ended(0, runs[0].2, Verdict::Stopped);
+    assert_eq!(table.finished(), [(0, OutcomeKind::WorkerLost, 1)]);
+    // In a session as well, unless one was stopped there.
+    let mut table = Table::new(Rules { sessions: true, max_losses: 1, ..rules() }, 1);
+    table.submit(0..2);
+    table.runs();
+    table.core.cancel(0, table.now);
+    let head = table.core.head(0).unwrap();
+    table.ended(0, head, Verdict::Value(0));
+    table.core.session_ended(0, Verdict::Stopped, table.now);
+    assert_eq!(table.runs().len(), 1, "it ran in vain, and runs again");
+    table.core.session_ended(0, Verdict::Stopped, table.now);
+    assert_eq!(table.finished(), [(0, OutcomeKind::Cancelled, 0), (1, OutcomeKind::WorkerLost, 1)]);
+}
 
-    #[test]
-    fn whatever_happens_each_task_has_one_result(
-        lanes in 1..4_usize,
-        retries in 0..2_u32,
-        steps in prop::collection::vec(step(), 0..300),
-    ) {
-        let on = RetryOn::any_failure();
-        let patience = Some(3 * SECOND);
-        let table = Table::new(Rules { retries, retry_on: on, patience, start_attempts: 6, ..rules() }, lanes);
-        let mut world = World {
-            table,
-            flying: vec![Vec::new(); lanes],
-            past: Vec::new(),
-            starting: vec![false; lanes],
-            submitted: 0,
-            results: BTreeMap::new(),
-        };
-        steps.iter().for_each(|step| world.step(step));
-        // From here on all goes well, and all must come to its end.
-        for _ in 0..10_000 {
-            if world.table.core.unfinished() == 0 {
-                break;
-            }
-            world.step(&Step::Pass(1000));
-            for lane in 0..lanes {
-                let number = u8::try_from(lane).unwrap();
-                world.step(&Step::Start(number, true));
-                world.step(&Step::End(number, 0, true));
-            }
-        }
-        prop_assert_eq!(world.table.core.unfinished(), 0);
-        prop_assert_eq!(world.results.len() as u64, world.submitted);
+#[test]
+fn an_input_that_is_refused_is_counted_and_told_like_any_other() {
+    let mut table = Table::new(rules(), 1);
+    table.submit(7..8);
+    table.core.refuse(7, TaskError::NoValue, table.now);
+    assert_eq!(table.finished(), [(7, OutcomeKind::NoValue, 0)]);
+    assert_eq!((table.runs(), table.core.counts.queued), (vec![], 1));
+    let told: Vec<_> = table.core.events.take().unwrap().into_iter().map(|(_, event)| event).collect();
+    assert!(
+        matches!(told[..], [PoolEvent::TaskQueued { task: 7 }, PoolEvent::TaskFinished { task: 7, .. }]),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn what_cannot_have_begun_on_a_lost_worker_is_no_suspect() {
+    let mut table = Table::new(rules(), 1);
+    table.submit(0..100);
+    // Short tasks, so that as many are given ahead as may be.
+    while table.core.in_flight(0) < 8 {
+        table.actions();
+        table.now += Duration::from_micros(1);
+        let head = table.core.head(0).unwrap();
+        table.ended(0, head, Verdict::Value(0));
+        table.actions();
     }
+    let first = table.finished().len() as u64;
+    let head = table.core.head(0).unwrap();
+    table.ended(0, head, Verdict::Lost(loss()));
+    table.actions();
+    table.core.lane_up(0, table.now);
+    // Four are tried alone, and then the others go on in order, together.
+    for suspect in first..first + 4 {
+        let runs = table.runs();
+        assert_eq!(runs.iter().map(|run| run.1).collect::<Vec<_>>(), [suspect]);
+        table.ended(0, runs[0].2, Verdict::Value(0));
+    }
+    let tasks: Vec<u64> = table.runs().iter().map(|run| run.1).collect();
+    assert!(tasks.len() > 1 && tasks[0] == first + 4 && tasks.is_sorted(), "{tasks:?}");
 }

@@ -23,12 +23,20 @@ impl Maker for Scripted {
         self.stages.send(stage).expect("the test waits for it");
         Ok(made)
     }
+
+    fn make_spare(&self, _number: u64) -> Result<Made, PoolError> {
+        self.make(0)
+    }
 }
 
 /// A pool of one gateway, and its workers, the first of which is there.
 fn pool(max_losses: u32) -> (Pool, Stage, Receiver<Stage>) {
+    pool_with_spares(max_losses, 0)
+}
+
+fn pool_with_spares(max_losses: u32, spares: usize) -> (Pool, Stage, Receiver<Stage>) {
     let (stages, workers) = unbounded();
-    let builder = Pool::builder(&module()).max_losses(max_losses);
+    let builder = Pool::builder(&module()).max_losses(max_losses).spares(spares);
     let pool = builder.build_over(vec![Spec::popen()], Arc::new(Scripted { stages })).unwrap();
     let first = next(&workers);
     (pool, first, workers)
@@ -152,7 +160,8 @@ fn a_cancelled_run_is_told_to_end_and_its_answer_is_dropped() {
 fn a_run_that_does_not_end_when_it_is_told_costs_its_worker() {
     let (stages, workers) = unbounded();
     let spec = Spec::popen().with_grace(Duration::from_millis(20));
-    let pool = Pool::builder(&module()).build_over(vec![spec], Arc::new(Scripted { stages })).unwrap();
+    let builder = Pool::builder(&module()).spares(0);
+    let pool = builder.build_over(vec![spec], Arc::new(Scripted { stages })).unwrap();
     let mut first = next(&workers);
     let (deaf, waiting) = (pool.submit::<u8>(&1_u8), pool.submit::<u8>(&2_u8));
     first.begins();
@@ -165,4 +174,51 @@ fn a_run_that_does_not_end_when_it_is_told_costs_its_worker() {
     let result = waiting.wait_timeout(PATIENCE).expect("a result in time");
     assert_eq!((result.value.unwrap(), result.attempts), (2, 1));
     end(pool, vec![first, second]);
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_lost_worker_and_is_replaced_itself() {
+    let (pool, mut first, workers) = pool_with_spares(3, 1);
+    // It is started without being needed, and nothing is run on it.
+    let mut second = next(&workers);
+    let handle = pool.submit::<u8>(&1_u8);
+    first.begins();
+    first.worker.hang_up();
+    let channel = second.begins();
+    second.returns(channel, 7);
+    let result = handle.wait_timeout(PATIENCE).expect("a result in time");
+    assert_eq!(result.value.unwrap(), 7);
+    // The next spare dies before it is needed: the lane gets one that is started then.
+    let mut third = next(&workers);
+    third.worker.hang_up();
+    third.loss();
+    second.worker.hang_up();
+    second.loss();
+    let handle = pool.submit::<u8>(&1_u8);
+    let mut fourth = next(&workers);
+    let channel = fourth.begins();
+    fourth.returns(channel, 8);
+    assert_eq!(value(handle).unwrap(), 8);
+    let fifth = next(&workers);
+    assert_eq!(pool.stats().gateways[0].workers, 3);
+    end(pool, vec![first, second, third, fourth, fifth]);
+}
+
+#[test]
+fn a_worker_that_takes_back_what_nobody_asked_for_is_lost() {
+    let (pool, mut worker, workers) = pool(1);
+    let handle = pool.submit::<u8>(&1_u8);
+    let channel = worker.begins();
+    worker.worker.send(&done(channel, Outcome::Killed { by: KilledBy::Recall, started: false }));
+    let loss = match value(handle) {
+        Err(TaskError::Poisonous { loss, .. }) => loss,
+        other => panic!("{other:?}"),
+    };
+    assert!(loss.to_string().contains("ended a run that nobody had stopped"), "{loss}");
+    let mut second = next(&workers);
+    let other = pool.submit::<u8>(&1_u8);
+    let channel = second.begins();
+    second.returns(channel, 5);
+    assert_eq!(value(other).unwrap(), 5);
+    end(pool, vec![worker, second]);
 }

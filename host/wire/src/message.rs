@@ -24,7 +24,7 @@ use crate::profile::Profile;
 pub const MAGIC: [u8; 8] = *b"SANDGATE";
 
 /// Version of everything in this crate that crosses the wire.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Numbers of the messages. A number is never used for something else later.
 pub mod kind {

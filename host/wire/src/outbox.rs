@@ -29,16 +29,14 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::batch::Batch;
 use self::queues::{Item, State};
 use crate::assembly::Message;
 use crate::flow::Credit;
-use crate::frame::HEADER_BYTES;
 use crate::ids::ChannelId;
-use crate::message::{Encoded, ToWorker, kind};
+use crate::message::{Encoded, kind};
 use crate::transport::SendHalf;
 
 mod batch;

@@ -5,9 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::batch::COPY_BYTES;
+use bytes::Bytes;
+
 use super::*;
 use crate::assembly::{Assembly, Chunk};
-use crate::frame::{CHUNK_BYTES, FrameReader};
+use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
+use crate::message::ToWorker;
 use crate::transport::testing::Scripted;
 
 #[derive(Debug, Default)]

@@ -95,6 +95,8 @@ pub enum KilledBy {
     Kill,
     /// `gateway.exit()`, `gateway.terminate()`, `group.terminate()` or their drop.
     Terminate,
+    /// A pool that has another worker for the task. It ends nothing that has begun.
+    Recall,
 }
 
 /// What a guest did to trap.
@@ -289,6 +291,7 @@ impl fmt::Display for Outcome {
                 let by = match by {
                     KilledBy::Kill => "killed",
                     KilledBy::Terminate => "ended by the termination of its gateway",
+                    KilledBy::Recall => "taken back",
                 };
                 write!(f, "task was {by}{}", if *started { "" } else { " before it started" })
             }

@@ -96,20 +96,21 @@ impl Engines {
 
 impl Serving {
     fn new(codegen: Codegen, max_executions: usize, stack_bytes: usize) -> wasmtime::Result<Serving> {
-        let mut config = config(codegen);
-        // Nothing runs on a stack of the engine's own, but it checks that its guests would fit there.
-        config.max_wasm_stack(stack_bytes).async_stack_size(stack_bytes.max(2 << 20));
-        let on_demand = config.clone();
-        let engine = match pool(max_executions) {
-            None => Engine::new(&config)?,
-            Some(pool) => {
-                config.allocation_strategy(pool);
-                // So many instances that there is no room for all of them: then each is made when it is needed.
-                Engine::new(&config).or_else(|_| Engine::new(&on_demand))?
-            }
-        };
+        let engine = pooled(codegen, max_executions, stack_bytes)?;
         Ok(Serving { linker: imports::linker(&engine)?, engine })
     }
+}
+
+/// The engine of a worker, with a pool for so many instances.
+pub(crate) fn pooled(codegen: Codegen, max_executions: usize, stack_bytes: usize) -> wasmtime::Result<Engine> {
+    let mut config = config(codegen);
+    // Nothing runs on a stack of the engine's own, but it checks that its guests would fit there.
+    config.max_wasm_stack(stack_bytes).async_stack_size(stack_bytes.max(2 << 20));
+    let on_demand = config.clone();
+    let Some(pool) = pool(max_executions) else { return Engine::new(&config) };
+    config.allocation_strategy(pool);
+    // So many instances that there is no room for all of them: then each is made when it is needed.
+    Engine::new(&config).or_else(|_| Engine::new(&on_demand))
 }
 
 /// The stack that a guest which asks for so much is given.

@@ -302,10 +302,11 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends an execution that has not begun; one that runs is returned and is to be stopped.
+    /// Ends an execution that has not begun; one that runs is returned and is to be stopped, unless it was only to be
+    /// taken back before it begins.
     pub(crate) fn kill(&mut self, channel: ChannelId, by: KilledBy) -> Result<Option<Arc<Execution>>, Violation> {
         if let Some(running) = self.running.get(&channel) {
-            return Ok(Some(Arc::clone(&running.execution)));
+            return Ok((by != KilledBy::Recall).then(|| Arc::clone(&running.execution)));
         }
         let queued = self.queue.iter().position(|job| job.execution.id == channel);
         if let Some(job) = queued.and_then(|position| self.queue.remove(position)) {

@@ -179,7 +179,10 @@ impl Collector {
     ) -> Result<Option<Emission>> {
         let Some(mut meta) = self.ledger.take(result.index) else { return Ok(None) };
         let (rendered, is_new) = match std::mem::replace(&mut meta.fate, Fate::Runs) {
-            Fate::Known(record) => (Some(Rendered::of(record)), false),
+            Fate::Known(record) => {
+                self.observer.known(record.success);
+                (Some(Rendered::of(record)), false)
+            }
             Fate::Bad { error, for_ever } => {
                 self.observer.rejected(&meta.name(), meta.index, &error);
                 (Some(render::bad(self.format, &meta, &error)), for_ever)
@@ -189,12 +192,18 @@ impl Collector {
                 match result.value.as_ref().err().map(|error| (error, error.kind())) {
                     Some((_, OutcomeKind::Cancelled)) => (None, false),
                     Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
-                    _ => (Some(render(&meta, result)), true),
+                    _ => {
+                        let rendered = render(&meta, result);
+                        if let Some((kind, message)) = &rendered.spoiled {
+                            self.observer.spoiled(&meta.name(), meta.index, *kind, message);
+                        }
+                        (Some(rendered), true)
+                    }
                 }
             }
         };
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
-            let Rendered { success, text } = rendered;
+            let Rendered { success, text, .. } = rendered;
             let record = Record { index: meta.index, input: meta.digest, success: *success, result: text.clone() };
             journal.lock().unwrap_or_else(PoisonError::into_inner).append(&record)?;
         }
@@ -205,11 +214,11 @@ impl Collector {
         let bytes = emission.bytes();
         match &emission.rendered {
             None => summary.left_out += 1,
-            Some(Rendered { success: true, text }) => {
+            Some(Rendered { success: true, text, .. }) => {
                 summary.succeeded += 1;
                 self.output.write(&emission.meta, text)?;
             }
-            Some(Rendered { success: false, text }) => {
+            Some(Rendered { success: false, text, .. }) => {
                 summary.failed += 1;
                 match self.format {
                     Format::Json => self.output.write(&emission.meta, text)?,

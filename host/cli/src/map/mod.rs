@@ -59,11 +59,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let spec = arguments.sandbox.spec(&more)?;
     let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
-    let journal = journal(arguments, &module)?;
+    let prepared = see::Prepared::check(&arguments.see)?;
     let group = Group::builder();
     let described = options::describe(&module, &group, &spec)?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
+    let journal = journal(arguments, &module)?;
     let gateways = arguments.jobs.unwrap_or_else(cores);
     let builder = Pool::builder(&module)
         .spec(spec)
@@ -76,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
         prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
     };
-    let observer = Arc::new(see::Observer::start(&arguments.see, facts)?);
+    let observer = Arc::new(see::Observer::start(&arguments.see, prepared, facts)?);
     let builder = builder.group(group.output(observer.guest_output())).events(observer.sink());
     let builder = match &*job {
         Job::Program => builder.program(),

@@ -112,7 +112,8 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     let mut file = tempfile::Builder::new().prefix(".sandgate-").permissions(ordinary()).tempfile_in(directory)?;
-    file.write_all(content)?;
+    // Not by the temporary file itself, whose errors name it: nobody knows that name.
+    file.as_file_mut().write_all(content)?;
     file.persist(path)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use sandgate::text::printable;
-use sandgate::{ProgramOutput, TaskError, TaskResult};
+use sandgate::{OutcomeKind, ProgramOutput, TaskError, TaskResult};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,11 +22,13 @@ pub(super) struct Rendered {
     pub(super) success: bool,
     /// What is written, or for a failure whose format has none, what is told of it.
     pub(super) text: Vec<u8>,
+    /// Why a task that returned has failed nevertheless.
+    pub(super) spoiled: Option<(OutcomeKind, String)>,
 }
 
 impl Rendered {
     pub(super) fn of(record: Record) -> Rendered {
-        Rendered { success: record.success, text: record.result }
+        Rendered { success: record.success, text: record.result, spoiled: None }
     }
 }
 
@@ -56,6 +58,7 @@ struct Came {
     milliseconds: f64,
     gateway: Option<Arc<str>>,
     error: Option<String>,
+    spoiled: Option<(OutcomeKind, String)>,
 }
 
 impl Came {
@@ -63,11 +66,13 @@ impl Came {
         let outcome = result.value.as_ref().map_or_else(|error| error.kind().to_string(), |_| "returned".to_owned());
         let milliseconds = (result.timing.run_time().as_secs_f64() * 1e6).round() / 1e3;
         let error = result.value.as_ref().err().map(message);
-        Came { outcome, attempts: result.attempts, milliseconds, gateway: result.gateway.clone(), error }
+        let (attempts, gateway) = (result.attempts, result.gateway.clone());
+        Came { outcome, attempts, milliseconds, gateway, error, spoiled: None }
     }
 
-    fn fail(&mut self, outcome: &str, error: String) {
-        (self.outcome, self.error) = (outcome.to_owned(), Some(error));
+    fn spoil(&mut self, kind: OutcomeKind, error: String) {
+        (self.outcome, self.error) = (kind.to_string(), Some(error.clone()));
+        self.spoiled = Some((kind, error));
     }
 
     fn row(&self, meta: &Meta) -> Row<'_> {
@@ -104,8 +109,8 @@ pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOut
         Err(_) => ProgramOutput::default(),
     };
     if came.error.is_none() && output.truncated {
-        came.fail(
-            "limit exceeded",
+        came.spoil(
+            OutcomeKind::LimitExceeded,
             "program printed more than its limit (setting `output=`, here `--max-output`)".to_owned(),
         );
     }
@@ -123,7 +128,7 @@ pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOut
         (Format::Lines, None) => output.stdout,
         (Format::Lines, Some(error)) => told(meta, error, &output.stderr),
     };
-    Rendered { success, text }
+    Rendered { success, text, spoiled: came.spoiled }
 }
 
 /// What a task gave.
@@ -133,7 +138,7 @@ pub(super) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<
     if let Ok(bytes) = &result.value {
         match task.decode(bytes) {
             Ok(decoded) => value = decoded,
-            Err(error) => came.fail("no value", format!("{error:#}")),
+            Err(error) => came.spoil(OutcomeKind::NoValue, format!("{error:#}")),
         }
     }
     let success = came.error.is_none();
@@ -146,7 +151,7 @@ pub(super) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<
         (Format::Lines, None) => value.map(|value| task.line(&value) + "\n").unwrap_or_default().into_bytes(),
         (Format::Lines, Some(error)) => told(meta, error, &[]),
     };
-    Rendered { success, text }
+    Rendered { success, text, spoiled: came.spoiled }
 }
 
 /// An input that no task was given.
@@ -155,11 +160,11 @@ pub(super) fn bad(format: Format, meta: &Meta, error: &str) -> Rendered {
         Format::Lines => told(meta, error, &[]),
         Format::Json => {
             let (outcome, error) = ("bad input".to_owned(), Some(error.to_owned()));
-            let came = Came { outcome, attempts: 0, milliseconds: 0.0, gateway: None, error };
+            let came = Came { outcome, attempts: 0, milliseconds: 0.0, gateway: None, error, spoiled: None };
             line(&came.row(meta))
         }
     };
-    Rendered { success: false, text }
+    Rendered { success: false, text, spoiled: None }
 }
 
 fn line(row: &Row<'_>) -> Vec<u8> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sandgate::{Outcome, OutcomeKind, TaskError, TaskResult, Timing};
 
+use super::numbers::without_numbers;
 use super::text;
 
 /// Causes that are told apart; the rest is put together by kind.
@@ -62,17 +63,37 @@ pub(super) struct Failures {
     by_text: HashMap<(OutcomeKind, String), usize>,
     kept: usize,
     pub(super) count: u64,
+    /// Inputs whose results are not as the pool's own counts have them.
+    pub(super) apart: Apart,
     /// Longest first.
     pub(super) slowest: Vec<(Duration, u64, String)>,
 }
 
+/// Inputs whose results are not as the pool's own counts have them. With these, each input is counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Apart {
+    /// The pool did not get them, for they are nothing that the task takes, or cannot be read.
+    pub(super) bad: u64,
+    /// They returned, but not what they have to.
+    pub(super) spoiled: u64,
+    /// The journal had their results: a value, or a failure.
+    pub(super) known_done: u64,
+    pub(super) known_failed: u64,
+}
+
+impl Apart {
+    pub(super) fn known(self) -> u64 {
+        self.known_done + self.known_failed
+    }
+}
+
 impl Failures {
     pub(super) fn take<T>(&mut self, name: &str, result: &TaskResult<T>) {
-        let TaskResult { index, value, attempts, gateway, timing, .. } = result;
+        let TaskResult { task, value, attempts, gateway, timing, .. } = result;
         let gateway = gateway.as_deref();
         self.note(
             name,
-            &Seen { index: *index, error: value.as_ref().err(), attempts: *attempts, gateway, timing: *timing },
+            &Seen { index: *task, error: value.as_ref().err(), attempts: *attempts, gateway, timing: *timing },
         );
     }
 
@@ -102,12 +123,24 @@ impl Failures {
         self.add(failure);
     }
 
-    /// A failure of which the pool knows nothing.
+    /// An input that the pool did not get.
     pub(super) fn rejected(&mut self, name: &str, task: u64, message: &str) {
+        self.apart.bad += 1;
+        self.unknown(name, task, OutcomeKind::Rejected, message);
+    }
+
+    /// A task that has returned, but not what it has to.
+    pub(super) fn spoiled(&mut self, name: &str, task: u64, kind: OutcomeKind, message: &str) {
+        self.apart.spoiled += 1;
+        self.unknown(name, task, kind, message);
+    }
+
+    /// A failure of which the pool knows nothing.
+    fn unknown(&mut self, name: &str, task: u64, kind: OutcomeKind, message: &str) {
         self.add(Failure {
             task,
             name: text::one_line(name, MOST_NAME),
-            kind: OutcomeKind::Rejected,
+            kind,
             message: message.to_owned(),
             location: None,
             backtrace: Vec::new(),
@@ -191,34 +224,9 @@ fn details(error: &TaskError) -> (Option<&str>, &[String], String) {
     }
 }
 
-/// A line with `N` for each number, so that messages that differ in those alone are one cause.
-fn without_numbers(line: &str) -> String {
-    let mut cause = String::with_capacity(line.len());
-    let mut before = ' ';
-    for c in line.chars() {
-        match c {
-            // Part of a name, as in `i32` or `gw0`.
-            '0'..='9' if before.is_alphabetic() || before == '_' => {
-                cause.push(c);
-                continue;
-            }
-            '0'..='9' if before == '0' => continue,
-            '0'..='9' => cause.push('N'),
-            c => cause.push(c),
-        }
-        before = if c.is_ascii_digit() { '0' } else { c };
-    }
-    cause
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_that_differ_in_numbers_are_one_cause() {
-        assert_eq!(without_numbers("index 12 of 7 in f32x4 at a.rs:10:2"), "index N of N in f32x4 at a.rs:N:N");
-    }
 
     #[test]
     fn causes_are_bounded() {

@@ -1,4 +1,5 @@
-//! The metrics: a text file in Prometheus' format, for the text file collector of its node exporter. Replaced as a whole.
+//! The metrics, as text in Prometheus' format: for a file that the text file collector of its node exporter reads, and for
+//! the endpoint.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use sandgate::OutcomeKind;
 use super::options::Facts;
 use super::tally::{BOUNDS, Tally};
 
-/// The whole file.
+/// All of it.
 pub(super) fn text(facts: &Facts, tally: &Tally, elapsed: Duration, dropped: u64) -> String {
     let mut page = Page::default();
     page.family("sandgate_info", "gauge", "What runs.");
@@ -19,6 +20,13 @@ pub(super) fn text(facts: &Facts, tally: &Tally, elapsed: Duration, dropped: u64
         page.family("sandgate_inputs", "gauge", "Inputs of the run.");
         page.count("sandgate_inputs", &[], inputs);
     }
+    page.family(
+        "sandgate_inputs_total",
+        "counter",
+        "Inputs that have a result, those included that the pool never got.",
+    );
+    page.count("sandgate_inputs_total", &[("result", "done")], tally.done());
+    page.count("sandgate_inputs_total", &[("result", "failed")], tally.failed());
     page.family("sandgate_tasks_queued_total", "counter", "Tasks that the pool was given.");
     page.count("sandgate_tasks_queued_total", &[], tally.queued);
     page.family("sandgate_tasks_total", "counter", "Tasks that have ended, by outcome.");
@@ -129,6 +137,7 @@ mod tests {
     fn metrics_have_conventional_names_and_escaped_labels() {
         let facts = Facts { module: "a\"b\\\n".to_owned(), inputs: Some(9), ..Facts::default() };
         let mut tally = Tally::new(1);
+        (tally.apart.known_done, tally.apart.bad) = (2, 1);
         let (gateway, outcome, attempts) = (Some(0), OutcomeKind::TimedOut, 1);
         for (task, ms) in [(0, 2), (1, 400), (2, 100_000)] {
             tally.take(&TimedEvent { at: Duration::ZERO, event: PoolEvent::TaskQueued { task } });
@@ -141,6 +150,8 @@ mod tests {
             r#"sandgate_info{module="a\"b\\\n",version="0.1.0"} 1"#,
             "sandgate_elapsed_seconds 1.5",
             "# TYPE sandgate_tasks_total counter",
+            r#"sandgate_inputs_total{result="done"} 2"#,
+            r#"sandgate_inputs_total{result="failed"} 4"#,
             r#"sandgate_tasks_total{outcome="returned"} 0"#,
             r#"sandgate_tasks_total{outcome="timed_out"} 3"#,
             r#"sandgate_task_seconds_bucket{le="0.0025"} 1"#,

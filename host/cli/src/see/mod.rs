@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pool ──EventSink──► queue ──► Observer's thread ──► Tally ──► Progress   a terminal's bars, or lines
-//!                                                         │ Run  ├► Metrics    a file for Prometheus, every few seconds
+//!                                                         │ Run  ├► Metrics    for Prometheus: a file, and an endpoint over HTTP
 //!  map ───result()──► Failures (names, errors, stderr) ─┐ ├─────►├► Trace      a file for trace viewers, as it happens
 //!                                                       └─┴─────►└► Summary, Report   at the end
 //! ```
@@ -12,10 +12,12 @@
 
 #[cfg(test)]
 mod cost;
+mod endpoint;
 mod failures;
 mod files;
 mod metrics;
 mod names;
+mod numbers;
 mod observer;
 mod options;
 mod progress;
@@ -28,6 +30,6 @@ mod text;
 mod trace;
 
 pub(crate) use self::{
-    observer::Observer,
+    observer::{Observer, Prepared},
     options::{Facts, Options},
 };

@@ -1,14 +1,16 @@
 //! [`Observer`]: the handle that a command has, and the one thread that takes a pool's events and feeds all consumers.
 //!
-//! 1. `start` checks that all files can be written, and starts the thread.
+//! 1. [`Prepared::check`] checks that all files can be written and opens the port; `start` starts the thread.
 //! 2. Twenty times a second the thread takes what events there are, and gives each run that has ended to the trace and the
 //!    report. Being woken for each event would cost the pool more than telling of it.
-//! 3. At its own pace each, it draws progress, asks for memory, writes metrics, flushes the trace.
+//! 3. At its own pace each, it draws progress, asks for memory, writes metrics and lays them out for the endpoint, flushes
+//!    the trace.
 //! 4. `finish` lets it take what is left and write what is written at the end. Dropping the observer instead ends progress
 //!    and trace, and writes neither report nor summary.
 
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use sandgate::{EventSink, EventStream, OutputSink, PoolStats, TaskResult};
+use sandgate::{EventSink, EventStream, OutcomeKind, OutputSink, PoolStats, TaskResult};
 
+use super::endpoint::{Board, Endpoint, Listen};
 use super::failures::Failures;
 use super::names::{Lock, Names};
 use super::options::{Facts, Options, When};
@@ -28,11 +31,13 @@ use super::report::{self, Recorder};
 use super::tally::Tally;
 use super::trace::Trace;
 use super::{files, metrics, summary};
+use crate::print;
 
 /// Events that wait to be taken: of over a second at a million tasks a minute, twenty times what there is to take at once.
 const QUEUE: usize = 1 << 16;
 const TICK: Duration = Duration::from_millis(50);
 const METRICS_EVERY: Duration = Duration::from_secs(5);
+const BOARD_EVERY: Duration = Duration::from_millis(250);
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at a gateway's memory, and between those at two gateways.
 const MEMORY_EVERY: Duration = Duration::from_millis(200);
@@ -51,10 +56,23 @@ pub(crate) struct Observer {
     thread: Lock<Option<JoinHandle<anyhow::Result<()>>>>,
 }
 
-impl Observer {
-    /// Starts to observe. Fails before any work if one of the files cannot be written.
-    pub(crate) fn start(options: &Options, facts: Facts) -> anyhow::Result<Observer> {
+/// What is known to be there before any work: files that can be written, a port that is ours.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    listener: Option<TcpListener>,
+}
+
+impl Prepared {
+    /// Fails if one of the files cannot be written, or the port is in use. Changes no file.
+    pub(crate) fn check(options: &Options) -> anyhow::Result<Prepared> {
         check_files(options)?;
+        Ok(Prepared { listener: options.metrics_listen.as_ref().map(Listen::bind).transpose()? })
+    }
+}
+
+impl Observer {
+    /// Starts to observe.
+    pub(crate) fn start(options: &Options, prepared: Prepared, facts: Facts) -> anyhow::Result<Observer> {
         let (sink, events) = EventSink::bounded(QUEUE);
         let progress = progress(options, &facts);
         let trace = match &options.trace {
@@ -70,6 +88,15 @@ impl Observer {
         let failures = Arc::new(Lock::new(Failures::default()));
         let mut watch = Watch::new(options, facts, events, names.clone(), Arc::clone(&failures));
         (watch.progress, watch.trace) = (progress, trace);
+        if let Some(listener) = prepared.listener {
+            let endpoint = Endpoint::start(listener, watch.board.insert(Board::default()).clone())?;
+            watch.lay_out(Duration::ZERO);
+            // Nobody else can tell which port it is.
+            if !options.quiet || options.metrics_listen.as_ref().is_some_and(Listen::is_any_port) {
+                print::complain(&format!("metrics are at http://{}/metrics", endpoint.address()));
+            }
+            watch.endpoint = Some(endpoint);
+        }
         let (end, ended) = mpsc::channel();
         let thread = thread::Builder::new().name("observer".to_owned()).spawn(move || watch.run(&ended))?;
         Ok(Observer {
@@ -107,9 +134,20 @@ impl Observer {
         self.floor.store(floor, Ordering::Relaxed);
     }
 
-    /// An input was not given to the pool, since it is nothing that the task takes, or a result is not what it has to be.
+    /// An input was not given to the pool, since it is nothing that the task takes.
     pub(crate) fn rejected(&self, name: &str, task: u64, message: &str) {
         self.failures.lock().rejected(name, task, message);
+    }
+
+    /// A task has returned, but not what it has to.
+    pub(crate) fn spoiled(&self, name: &str, task: u64, kind: OutcomeKind, message: &str) {
+        self.failures.lock().spoiled(name, task, kind, message);
+    }
+
+    /// An input has a result from before this run: a value, or a failure.
+    pub(crate) fn known(&self, success: bool) {
+        let apart = &mut self.failures.lock().apart;
+        *(if success { &mut apart.known_done } else { &mut apart.known_failed }) += 1;
     }
 
     /// Does something with the terminal while the bars are away: prints results.
@@ -193,6 +231,8 @@ pub(super) struct Watch {
     pub(super) report: Option<PathBuf>,
     pub(super) trace: Option<Trace<BufWriter<File>>>,
     pub(super) metrics: Option<PathBuf>,
+    pub(super) board: Option<Board>,
+    pub(super) endpoint: Option<Endpoint>,
     pub(super) summary: bool,
     /// The first file that could not be written; it is not tried again.
     pub(super) error: Option<anyhow::Error>,
@@ -206,6 +246,7 @@ pub(super) struct Watch {
 pub(super) struct Due {
     memory: Option<Instant>,
     metrics: Option<Instant>,
+    board: Option<Instant>,
     flush: Option<Instant>,
 }
 
@@ -237,6 +278,8 @@ impl Watch {
             report: options.report.clone(),
             trace: None,
             metrics: options.metrics.clone(),
+            board: None,
+            endpoint: None,
             summary: !options.quiet && !options.no_summary,
             error: None,
             epoch: Instant::now(),
@@ -268,6 +311,9 @@ impl Watch {
         if self.metrics.is_some() && is_due(&mut self.due.metrics, now, METRICS_EVERY) {
             self.write_metrics(at);
         }
+        if self.board.is_some() && is_due(&mut self.due.board, now, BOARD_EVERY) {
+            self.lay_out(at);
+        }
         if self.trace.is_some() && is_due(&mut self.due.flush, now, FLUSH_EVERY) {
             self.with_trace(|trace, tally| trace.catch_up(at, tally).and_then(|()| trace.flush()));
         }
@@ -275,6 +321,7 @@ impl Watch {
 
     fn take_events(&mut self) {
         let now = Instant::now();
+        self.tally.apart = self.failures.lock().apart;
         let mut last = None;
         let wants_runs = self.trace.is_some() || self.recorder.is_some();
         let wants_names = wants_runs || self.progress.is_some();
@@ -304,6 +351,13 @@ impl Watch {
         for place in &mut self.tally.gateways {
             let memory = place.pid.and_then(resident_bytes);
             place.memory_is(at, memory);
+        }
+    }
+
+    /// What the endpoint answers from now on.
+    fn lay_out(&self, at: Duration) {
+        if let Some(board) = &self.board {
+            board.put(&metrics::text(&self.facts, &self.tally, at, self.events.dropped()));
         }
     }
 
@@ -339,6 +393,7 @@ impl Watch {
             progress.finish();
         }
         self.write_metrics(at);
+        self.lay_out(at);
         self.with_trace(|trace, tally| trace.finish(at, tally));
         at
     }
@@ -392,6 +447,10 @@ mod tests {
         Facts { module: "m.wasm".to_owned(), gateways: 2, inputs: Some(500), ..Facts::default() }
     }
 
+    fn start(options: &Options) -> anyhow::Result<Observer> {
+        Observer::start(options, Prepared::check(options)?, facts())
+    }
+
     fn tell_all(observer: &Observer, run: &Synthetic) {
         for (task, name) in (0..).zip(&run.names) {
             observer.input(task, || name.clone());
@@ -404,7 +463,7 @@ mod tests {
     fn all_files_are_written_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let run = Synthetic::new(500, 2);
-        let observer = Observer::start(&in_dir(&dir), facts()).unwrap();
+        let observer = start(&in_dir(&dir)).unwrap();
         tell_all(&observer, &run);
         assert_eq!(observer.suspend(|| 7), 7);
         observer.finish(&run.stats).unwrap();
@@ -423,7 +482,7 @@ mod tests {
     #[test]
     fn an_observer_that_is_dropped_leaves_a_whole_trace_and_no_report() {
         let dir = tempfile::tempdir().unwrap();
-        let observer = Observer::start(&in_dir(&dir), facts()).unwrap();
+        let observer = start(&in_dir(&dir)).unwrap();
         tell_all(&observer, &Synthetic::new(100, 2));
         drop(observer);
         let trace = std::fs::read_to_string(dir.path().join("t.json")).unwrap();
@@ -437,7 +496,7 @@ mod tests {
         let check = |change: &dyn Fn(&mut Options), expected: &str| {
             let mut options = in_dir(&dir);
             change(&mut options);
-            let error = format!("{:#}", Observer::start(&options, facts()).unwrap_err());
+            let error = format!("{:#}", start(&options).unwrap_err());
             assert!(error.contains(expected), "{error}");
         };
         let place = dir.path().to_owned();
@@ -463,7 +522,7 @@ mod tests {
         ] {
             let run = Synthetic::new(100, 2);
             // A trace is begun at once.
-            let result = Observer::start(&options, facts()).and_then(|observer| {
+            let result = start(&options).and_then(|observer| {
                 tell_all(&observer, &run);
                 observer.finish(&run.stats)
             });

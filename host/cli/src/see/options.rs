@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::endpoint::Listen;
+
 /// Options of `sandgate map` about what is shown; to be flattened into its own.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Seeing")]
@@ -26,6 +28,9 @@ pub(crate) struct Options {
     /// Write metrics in Prometheus' text format, every few seconds and at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) metrics: Option<PathBuf>,
+    /// Answer `GET /metrics` over HTTP while it runs: of this machine alone if there is only a port, any free one if that is 0
+    #[arg(long, value_name = "[HOST:]PORT", value_parser = Listen::parse)]
+    pub(crate) metrics_listen: Option<Listen>,
 }
 
 /// Whether progress is shown.

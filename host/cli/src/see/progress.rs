@@ -80,7 +80,7 @@ impl Progress {
             None if matches!(self.shape, Shape::Lines) => return self.next = Some(now + every),
             _ => self.next = Some(now + every),
         }
-        self.rate.update(at, tally.finished());
+        self.rate.update(at, tally.ended());
         let line = main_line(at, tally, self.inputs, self.rate.per_second());
         match &self.shape {
             Shape::Lines => {
@@ -96,7 +96,7 @@ impl Progress {
                     let busy = tally.gateways.iter().skip(gateways.len()).filter(|place| !place.tasks.is_empty());
                     rest.set_message(format!("and {more} more, {} busy", busy.count()));
                 }
-                main.set_position(tally.finished());
+                main.set_position(tally.ended());
                 main.set_message(line);
             }
         }
@@ -114,8 +114,8 @@ impl Progress {
 
 fn main_line(at: Duration, tally: &Tally, inputs: Option<u64>, rate: f64) -> String {
     let mut line = match inputs {
-        Some(inputs) => format!("{} of {}", count(tally.finished()), count(inputs)),
-        None => format!("{} ended", count(tally.finished())),
+        Some(inputs) => format!("{} of {}", count(tally.ended()), count(inputs)),
+        None => format!("{} ended", count(tally.ended())),
     };
     let _ = write!(line, ", {} done, {} failed", count(tally.done()), count(tally.failed()));
     if tally.retried() > 0 {
@@ -125,7 +125,7 @@ fn main_line(at: Duration, tally: &Tally, inputs: Option<u64>, rate: f64) -> Str
         let _ = write!(line, ", {} lost", text::many(tally.lost(), "worker"));
     }
     let _ = write!(line, ", {}, {}", text::rate(rate), time(at));
-    if let Some(left) = inputs.and_then(|inputs| left(inputs, tally.finished(), rate)) {
+    if let Some(left) = inputs.and_then(|inputs| left(inputs, tally.ended(), rate)) {
         let _ = write!(line, ", {} left", time(left));
     }
     line

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sandgate::{OutcomeKind, PoolStats};
 
-use super::failures::Failures;
+use super::failures::{Apart, Failures};
 use super::tally::Tally;
 use super::text::{self, bytes, count, many, time};
 
@@ -18,14 +18,11 @@ const MOST_NAME: usize = 60;
 /// All of it.
 pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> String {
     let mut page = String::new();
-    // The pool's own counts are exact also when events were dropped. What a pool refuses is not among its tasks.
-    let ended = stats.done + stats.failed() - cancelled(stats);
-    let (cancelled, failed) = (cancelled(stats), failed(stats, failures));
+    let Totals { ended, done, failed, cancelled, ran } = Totals::new(stats, failures.apart);
     let wall = tally.last_end;
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let rate = ended as f64 / wall.as_secs_f64().max(1e-9);
-    let _ =
-        write!(page, "{} in {}: {} done, {} failed", many(ended, "task"), time(wall), count(stats.done), count(failed));
+    let rate = ran as f64 / wall.as_secs_f64().max(1e-9);
+    let _ = write!(page, "{} in {}: {} done, {} failed", many(ended, "task"), time(wall), count(done), count(failed));
     if stats.retried > 0 {
         let _ = write!(page, ", {} retried", count(stats.retried));
     }
@@ -35,10 +32,13 @@ pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> Str
     if stats.unfinished > 0 {
         let _ = write!(page, ", {} not finished", count(stats.unfinished as u64));
     }
-    if ended > 0 {
+    if ran > 0 {
         let _ = write!(page, "; {}", text::rate(rate));
     }
     page.push('\n');
+    if failures.apart.known() > 0 {
+        let _ = writeln!(page, "  {} of them had their result in the journal", count(failures.apart.known()));
+    }
     if stats.dropped_events > 0 {
         let _ =
             writeln!(page, "  {} came too fast and were left out of what follows", many(stats.dropped_events, "event"));
@@ -50,14 +50,28 @@ pub(super) fn text(tally: &Tally, failures: &Failures, stats: &PoolStats) -> Str
     page
 }
 
-/// Tasks that nobody wanted any more.
-pub(super) fn cancelled(stats: &PoolStats) -> u64 {
-    stats.failed.iter().filter(|(kind, _)| *kind == OutcomeKind::Cancelled).map(|(_, count)| count).sum()
+/// How many inputs came to what, each counted once: those of the pool, which counts exactly also when events were dropped,
+/// and those apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Inputs that have a result: done and failed.
+    pub(super) ended: u64,
+    pub(super) done: u64,
+    pub(super) failed: u64,
+    /// Inputs that nobody wanted any more.
+    pub(super) cancelled: u64,
+    /// Tasks that this run has brought to an end.
+    pub(super) ran: u64,
 }
 
-/// Inputs without a value, those that the pool never got among them.
-pub(super) fn failed(stats: &PoolStats, failures: &Failures) -> u64 {
-    failures.count.max(stats.failed() - cancelled(stats))
+impl Totals {
+    pub(super) fn new(stats: &PoolStats, apart: Apart) -> Totals {
+        let is_cancelled = |(kind, _): &&(OutcomeKind, u64)| *kind == OutcomeKind::Cancelled;
+        let cancelled = stats.failed.iter().filter(is_cancelled).map(|(_, count)| count).sum();
+        let done = (stats.done + apart.known_done).saturating_sub(apart.spoiled);
+        let failed = stats.failed() - cancelled + apart.bad + apart.spoiled + apart.known_failed;
+        Totals { ended: done + failed, done, failed, cancelled, ran: stats.done + stats.failed() - cancelled }
+    }
 }
 
 fn times(page: &mut String, tally: &Tally) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sandgate::{OutcomeKind, PoolEvent, TimedEvent};
 
+use super::failures::Apart;
 use super::text;
 
 /// Bounds of the histogram of task times that metrics show, in seconds.
@@ -123,6 +124,8 @@ impl Place {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     pub(super) queued: u64,
+    /// What events do not tell.
+    pub(super) apart: Apart,
     pub(super) outcomes: [u64; KINDS],
     pub(super) retried: [u64; KINDS],
     /// Times of tasks' last runs, one more than there are [`BOUNDS`].
@@ -141,17 +144,26 @@ impl Tally {
         Tally { gateways: vec![Place::default(); gateways], ..Tally::default() }
     }
 
+    /// Inputs that have what they were to bring, as far as events tell.
     pub(super) fn done(&self) -> u64 {
-        self.outcomes[OutcomeKind::Returned as usize]
+        (self.outcomes[OutcomeKind::Returned as usize] + self.apart.known_done).saturating_sub(self.apart.spoiled)
     }
 
+    /// Tasks of the pool that have ended.
     pub(super) fn finished(&self) -> u64 {
         self.outcomes.iter().sum()
     }
 
-    /// Without those that were cancelled.
+    /// Inputs that have not, without those that were cancelled.
     pub(super) fn failed(&self) -> u64 {
-        self.finished() - self.done() - self.outcomes[OutcomeKind::Cancelled as usize]
+        let kinds = [OutcomeKind::Returned, OutcomeKind::Cancelled].map(|kind| self.outcomes[kind as usize]);
+        let Apart { bad, spoiled, known_failed, .. } = self.apart;
+        self.finished() - kinds.iter().sum::<u64>() + bad + spoiled + known_failed
+    }
+
+    /// Inputs that have a result.
+    pub(super) fn ended(&self) -> u64 {
+        self.done() + self.failed()
     }
 
     pub(super) fn retried(&self) -> u64 {
@@ -191,6 +203,9 @@ impl Tally {
             PoolEvent::TaskQueued { .. } => self.queued += 1,
             PoolEvent::TaskStarted { task, gateway, attempt } => {
                 self.place(*gateway).tasks.push_back((*task, at, *attempt));
+            }
+            PoolEvent::TaskTakenBack { task, gateway } => {
+                self.place(*gateway).leave(*task);
             }
             PoolEvent::TaskRetried { task, gateway, cause, attempts } => {
                 self.retried[*cause as usize] += 1;

@@ -265,8 +265,11 @@ impl Host {
     }
 
     pub(super) fn kill(&self, channel: ChannelId) {
-        let message = ToWorker::Kill(channel, KilledBy::Kill);
-        self.outbox.push_urgent(message.encode()).unwrap();
+        self.kill_by(channel, KilledBy::Kill);
+    }
+
+    pub(super) fn kill_by(&self, channel: ChannelId, by: KilledBy) {
+        self.outbox.push_urgent(ToWorker::Kill(channel, by).encode()).unwrap();
     }
 
     pub(super) fn close(&self, channel: ChannelId, error: Option<&str>, sending_only: bool) {

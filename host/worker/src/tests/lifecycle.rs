@@ -189,6 +189,25 @@ fn executions_wait_in_order() {
 }
 
 #[test]
+fn what_waits_can_be_taken_back_and_what_runs_goes_on() {
+    let mut host = Host::new(1);
+    let module = host.load(&guest(&format!("(drop {RECEIVE}) (drop {SEND_1})")));
+    let [runs, waits] = [(); 2].map(|()| host.execute(module, Call::default()));
+    host.wait_status("one to run and one to wait", |status| (status.running, status.queued) == (1, 1));
+    host.kill_by(runs, KilledBy::Recall);
+    host.kill_by(waits, KilledBy::Recall);
+    assert_eq!(host.done(waits), unstarted(KilledBy::Recall));
+    host.data(runs, b"", &[]);
+    assert_eq!(host.done(runs), Outcome::Returned);
+    // It may overtake what it takes back, as any kill; for one that has ended it is late.
+    host.kill_by(runs, KilledBy::Recall);
+    let next = waits.next();
+    host.kill_by(next, KilledBy::Recall);
+    assert_eq!(host.execute(module, Call::default()), next);
+    assert_eq!(host.done(next), unstarted(KilledBy::Recall));
+}
+
+#[test]
 fn a_kill_may_overtake_what_it_kills() {
     let mut host = Host::new(1);
     let module = host.load(&guest("unreachable"));

@@ -27,7 +27,7 @@ use self::runs::micros;
 pub(super) use self::runs::{Recorder, Runs};
 use super::failures::{Cause, Failure, Failures};
 use super::options::Facts;
-use super::summary::{cancelled, failed, utilisation};
+use super::summary::{Totals, utilisation};
 use super::tally::{Place, Tally};
 use super::text::{self, bytes, count, many, time};
 
@@ -68,10 +68,9 @@ impl Page<'_> {
     /// The numbers at the top.
     fn tiles(&self) -> String {
         let (tally, stats) = (self.tally, self.stats);
-        let ended = stats.done + stats.failed() - cancelled(stats);
-        let failed = failed(stats, self.failures);
+        let Totals { ended, done, failed, ran, .. } = Totals::new(stats, self.failures.apart);
         #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-        let rate = ended as f64 / tally.last_end.as_secs_f64().max(1e-9);
+        let rate = ran as f64 / tally.last_end.as_secs_f64().max(1e-9);
         let exact = self.exact_times();
         let quantile = |part| match exact.is_empty() {
             true => tally.times.quantile(part).map_or_else(|| "–".to_owned(), time),
@@ -80,7 +79,7 @@ impl Page<'_> {
         let speed_up = tally.speed_up().map_or_else(|| "–".to_owned(), |factor| format!("{factor:.2}×"));
         let tiles: [(&str, &str, String, &str); 10] = [
             ("tasks", "tasks", count(ended), "tasks that ended"),
-            ("done", "done", count(stats.done), "tasks that have a value"),
+            ("done", "done", count(done), "tasks that have a value"),
             ("failed", "failed", count(failed), "tasks that have none"),
             ("retried", "runs repeated", count(stats.retried), "runs that were repeated"),
             ("lost", "workers lost", count(stats.lost_workers), "workers that were lost"),
@@ -122,7 +121,8 @@ impl Page<'_> {
             }
         };
         note(self.stats.unfinished as u64, "task", "had not ended when this page was written");
-        note(cancelled(self.stats), "task", "were cancelled");
+        note(self.failures.apart.known(), "result", "came from the journal");
+        note(Totals::new(self.stats, self.failures.apart).cancelled, "task", "were cancelled");
         note(self.stats.dropped_events, "event", "came too fast and are missing from timeline and distribution");
         note(self.runs.left_out, "run", "beyond the first million are left out of the timeline");
         note(self.tally.marks_left_out, "event", "of gateways are left out of the timeline");

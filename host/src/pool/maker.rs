@@ -1,0 +1,36 @@
+//! Real gateways for a pool: each in a group of its own, with the module loaded.
+
+use super::ground::{Made, Maker};
+use super::result::PoolError;
+use crate::call::Call;
+use crate::group::GroupBuilder;
+use crate::module::Module;
+use crate::spec::Spec;
+
+/// Makes real gateways.
+#[derive(Debug)]
+pub(super) struct GroupMaker {
+    pub(super) group: GroupBuilder,
+    pub(super) specs: Vec<Spec>,
+    pub(super) module: Module,
+    pub(super) call: Call,
+}
+
+impl GroupMaker {
+    fn make_of(&self, spec: Spec) -> Result<Made, PoolError> {
+        let group = self.group.clone().build();
+        let gateway = group.make_gateway(spec).map_err(PoolError::Gateway)?;
+        gateway.connection().prepare(&self.module, &self.call).map_err(PoolError::Module)?;
+        Ok(Made { gateway, group: Some(group) })
+    }
+}
+
+impl Maker for GroupMaker {
+    fn make(&self, lane: usize) -> Result<Made, PoolError> {
+        self.make_of(self.specs[lane].clone())
+    }
+
+    fn make_spare(&self, number: u64) -> Result<Made, PoolError> {
+        self.make_of(self.specs[0].clone().id(format!("spare{number}")))
+    }
+}
