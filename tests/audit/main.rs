@@ -104,10 +104,10 @@ fn the_command_counts_what_this_process_counts() {
 
 /// The file of a result of `sandgate map`, which is the native one.
 fn audited_natively(line: &str) -> PathBuf {
-    let mut line: Value = serde_json::from_str(line).unwrap();
-    let path = PathBuf::from(line["input"].as_str().unwrap());
-    let report: Report = serde_json::from_value(line["result"].take()).unwrap();
-    assert_eq!(report, audit_bytes(&std::fs::read(&path).unwrap()), "{}", path.display());
+    let mut line: Value = serde_json::from_str(line).expect("JSON");
+    let path = PathBuf::from(line["input"].as_str().expect("text"));
+    let report: Report = serde_json::from_value(line["result"].take()).expect("a report");
+    assert_eq!(report, audit_bytes(&std::fs::read(&path).expect("a file")), "{}", path.display());
     path
 }
 

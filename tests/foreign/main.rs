@@ -9,7 +9,7 @@
 //!
 //! The files are the READMEs of this workspace's dependencies. `SANDGATE_FOREIGN_INPUTS` says how many; 10 are the default.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn flite_says_what_it_says_in_another_engine() {
 /// Maps the module over the inputs, and runs the reference for each of them.
 #[track_caller]
 fn compare(module: &Path, arguments: &[&str], reference: &str, reference_arguments: &[&str]) {
-    let (inputs, directory) = (inputs(), tempfile::tempdir().unwrap());
+    let (inputs, directory) = (inputs(), tempfile::tempdir().expect("a directory"));
     let mut words = vec!["map", "--quiet", "--output-dir", text(directory.path())];
     words.extend(arguments.iter().flat_map(|argument| ["--arg", argument]));
     words.extend([text(module), "--files"]);
@@ -63,10 +63,10 @@ fn compare(module: &Path, arguments: &[&str], reference: &str, reference_argumen
     assert_eq!((mapped.status.code(), &*String::from_utf8_lossy(&mapped.stderr)), (Some(0), ""));
 
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let home = std::env::var_os("HOME").unwrap_or_else(OsString::new);
+    let home = std::env::var_os("HOME").unwrap_or_default();
     let variables: [(&str, &OsStr); 2] = [("PATH", &path), ("HOME", &home)];
     for input in &inputs {
-        let expected = feed(reference, reference_arguments, &fs::read(input).unwrap(), &variables, LIMIT);
+        let expected = feed(reference, reference_arguments, &fs::read(input).expect("an input"), &variables, LIMIT);
         let complaint = String::from_utf8_lossy(&expected.stderr).into_owned();
         assert!(expected.status.success(), "{reference}, {}: {complaint}", input.display());
         let result = directory.path().join(format!("{}.out", text(input).trim_start_matches('/')));
