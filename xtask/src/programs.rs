@@ -28,8 +28,8 @@ pub(crate) fn bench(workspace: &Workspace, args: &[String]) -> Result<()> {
     if let Some(python) = peers::install(workspace) {
         step = step.env("SANDGATE_BENCH_PYTHON", python);
     }
-    if let Some(cpython) = guests.cpython {
-        step = step.env("SANDGATE_CPYTHON", cpython);
+    for (variable, program) in guests.foreign {
+        step = step.env(variable, program);
     }
     step.run()
 }
