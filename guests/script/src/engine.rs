@@ -60,7 +60,9 @@ impl Prepared {
         scope.push_constant("channel", Host { channel: channel() });
         let program = self.prelude.merge(&script);
         let value = self.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &program);
-        value.map_err(|error| error.to_string()).and_then(|value| to_host(value).map_err(|what| format!("the script ends with a {what}, which cannot be sent")))
+        value.map_err(|error| error.to_string()).and_then(|value| {
+            to_host(value).map_err(|what| format!("the script ends with a {what}, which cannot be sent"))
+        })
     }
 }
 
