@@ -64,7 +64,7 @@ fn ends(how: InitEnd) -> Result {
             println!("{}", "x".repeat(1000));
         },
         InitEnd::Keep(bytes) => {
-            let _ = KEPT.set((0..bytes).map(|byte| byte as u8 | 1).collect());
+            let _ = KEPT.set((0..bytes).map(|byte| byte.to_le_bytes()[0] | 1).collect());
         }
     }
     Ok(())
