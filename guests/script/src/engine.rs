@@ -16,7 +16,7 @@ struct Prepared {
 
 thread_local! {
     /// Made once: by the init function, and then it is part of the snapshot, or by the first script.
-    static PREPARED: OnceCell<Prepared> = const { OnceCell::new() };
+    static PREPARED: OnceCell<Box<Prepared>> = const { OnceCell::new() };
 }
 
 /// The channel of the task, as scripts have it.
@@ -27,7 +27,7 @@ struct Host {
 
 /// Makes the engine and compiles the prelude.
 pub(crate) fn prepare(prelude: &str) -> Result<(), String> {
-    let prepared = Prepared::new(prelude)?;
+    let prepared = Box::new(Prepared::new(prelude)?);
     PREPARED.with(|cell| cell.set(prepared)).map_err(|_| "the engine was made before".to_owned())
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn prepare(prelude: &str) -> Result<(), String> {
 pub(crate) fn run(source: &str) -> Result<ScriptValue, String> {
     PREPARED.with(|cell| {
         if cell.get().is_none() {
-            let _ = cell.set(Prepared::new("")?);
+            let _ = cell.set(Box::new(Prepared::new("")?));
         }
         cell.get().map_or_else(|| Err("there is no engine".to_owned()), |prepared| prepared.run(source))
     })
