@@ -80,7 +80,7 @@ fn step(workspace: &Workspace, target: &Target, sanitizer: &str, seconds: u32) -
         step = step.arg("--no-default-features");
     }
     // What is freed is kept for a while, to be recognised: of that little, so that the bound is one of what is held.
-    step.env("RUSTC_BOOTSTRAP", "1").env("ASAN_OPTIONS", "quarantine_size_mb=16").arg("--").args([
+    step.env("RUSTC_BOOTSTRAP", "1").env("ASAN_OPTIONS", "quarantine_size_mb=16:detect_leaks=0").arg("--").args([
         format!("-max_total_time={seconds}"),
         format!("-max_len={}", target.max_input_bytes),
         format!("-malloc_limit_mb={}", target.allocation_mib),
@@ -88,7 +88,8 @@ fn step(workspace: &Workspace, target: &Target, sanitizer: &str, seconds: u32) -
         format!("-timeout={INPUT_SECONDS}"),
         // Scripts are long from the beginning.
         "-len_control=0".to_owned(),
-        // Threads that start or end while it looks are leaks to it. The targets check what is left themselves.
+        // Threads that start or end while it looks are leaks to it, here and, by the variable above, at the exit. The targets
+        // check what is left themselves.
         "-detect_leaks=0".to_owned(),
         "-print_final_stats=1".to_owned(),
     ])
