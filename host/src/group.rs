@@ -64,6 +64,7 @@ pub struct GroupBuilder {
     cache: Option<PathBuf>,
     drop_timeout: Duration,
     tenant: Option<Arc<str>>,
+    pub(crate) launcher: Arc<dyn Launcher>,
 }
 
 impl Default for GroupBuilder {
@@ -75,6 +76,7 @@ impl Default for GroupBuilder {
             cache: cache::default_directory(),
             drop_timeout: DEFAULT_DROP_TIMEOUT,
             tenant: None,
+            launcher: Arc::new(Popen),
         }
     }
 }
@@ -265,8 +267,9 @@ impl Group {
         let id = spec.given_id().unwrap_or_default().to_owned();
         let output = OutputRouter::new(id, self.options.output.clone());
         let common = Common::new(output, Arc::clone(&self.artefacts), self.options.tenant.clone());
-        let first = Popen.launch(spec, &common)?;
-        Ok(Gateway::new(Workers::new(first, Arc::new(Popen), common)))
+        let launcher = &self.options.launcher;
+        let first = launcher.launch(spec, &common)?;
+        Ok(Gateway::new(Workers::new(first, Arc::clone(launcher), common)))
     }
 
     /// Whom the group works for, if [`GroupBuilder::tenant`] said so.
