@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Request, Response, audit_bytes};
+use rustix::time::{ClockId, clock_gettime};
 use sandgate::measuring::workers_in_threads;
 use sandgate::{Call, Channel, Gateway, Limits, Module, Outcome};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
@@ -121,8 +122,9 @@ fn taken(gateway: &Gateway, count: u32, body: impl FnOnce() -> Result<()>) -> Re
     // A worker in a thread has none.
     let worker = gateway.pid().map(|pid| pid.to_string());
     let processor = || {
+        let own = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime))?.as_secs_f64();
         let of_worker = worker.as_ref().map_or(Ok(0.0), |worker| processor_seconds(worker));
-        anyhow::Ok(processor_seconds("self")? + of_worker?)
+        anyhow::Ok(own + of_worker?)
     };
     let (before, start) = (processor()?, Instant::now());
     body()?;
@@ -131,7 +133,7 @@ fn taken(gateway: &Gateway, count: u32, body: impl FnOnce() -> Result<()>) -> Re
     Ok(Taken { seconds: seconds / count, processor_seconds: processor_seconds / count })
 }
 
-/// What a process has had of processors, all of its threads together.
+/// What a worker has had of processors, all of its threads together; they live as long as it does.
 fn processor_seconds(process: &str) -> Result<f64> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
