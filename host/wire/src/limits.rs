@@ -26,6 +26,10 @@ pub const MAX_GUEST_CHANNELS: usize = 65_536;
 /// The limits of one execution, sent with it to the worker.
 ///
 /// A default is meant to let ordinary programs through and to stop a runaway one before it hurts its neighbours.
+///
+/// Instances need no limit here: an execution has one, with one linear memory and two tables at most, and nothing that a guest
+/// can do makes another. How many there are at once in a worker is its gateway's to say: `executions=`. Default: 64, and 1 for
+/// the workers of a pool; more executions wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of the whole task; `memory=`. Default: 1 GiB.
