@@ -50,7 +50,7 @@ pub struct Limits {
     /// beyond it does not: the guest is told so and goes on.
     pub table_elements: u64,
     /// Bytes of the guest's stack, rounded up to a power of two from 64 KiB to 8 MiB; `stack=`. Default: 1 MiB. A guest
-    /// that needs more traps with a stack overflow.
+    /// that needs more traps with a stack overflow, and its outcome has this value with it.
     ///
     /// A gateway sizes its worker by this, so a call cannot ask for more than its gateway has.
     pub stack_bytes: u64,
