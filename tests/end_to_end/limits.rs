@@ -193,7 +193,8 @@ fn each_limit_is_set_in_three_places_and_says_so() {
             );
         },
     );
-    let settings: [(&str, fn(&mut Limits), usize); 2] =
+    type Window = (&'static str, fn(&mut Limits), usize);
+    let settings: [Window; 2] =
         [("window=4K", |it| it.window_bytes = 4 << 10, 4), ("window-messages=3", |it| it.window_messages = 3, 3)];
     for (setting, set, most) in settings {
         in_three_places(setting, set, &endless(), |case, channel, _| {
