@@ -55,11 +55,12 @@ pub struct Limits {
     /// A gateway sizes its worker by this, so a call cannot ask for more than its gateway has.
     pub stack_bytes: u64,
     /// Bytes of one message; `message=`. Default: 64 MiB. A guest or host that sends a larger one is told so.
+    /// If the guest then fails, its error has the limit with it.
     ///
     /// A channel that the host makes has the gateway's, whatever the call says that it is given to.
     pub message_bytes: u64,
     /// Channels open at once, the execution's own one included; `channels=`. Default: 1024. A guest that makes more, or is
-    /// sent more, is told so.
+    /// sent more, is told so. If it then fails, its error has the limit with it.
     pub channels: u32,
     /// Bytes of unread messages that each of its channels may have under way, per direction; `window=`. Default: 1 MiB.
     /// Who sends more waits. A message larger than the window goes alone.
