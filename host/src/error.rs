@@ -45,7 +45,9 @@ pub enum SendError {
     #[error("cannot send to a channel that was closed here")]
     Closed,
     /// No credit came within the time; nothing was sent.
-    #[error("peer took nothing for {0:?}, and the channel's window is full")]
+    #[error(
+        "peer took nothing for {0:?}, and the channel's window is full (settings `window=` and `window-messages=`)"
+    )]
     Timeout(Duration),
     /// The message is larger than the execution's limit.
     #[error("message of {length} bytes is larger than the limit of {limit} bytes (setting `message=`)")]

@@ -36,16 +36,19 @@ pub struct OutputLine {
     pub text: String,
     /// Whether the execution reached its limit here (setting `output=`) and all that followed was dropped.
     pub truncated: bool,
+    /// The limit in bytes, if it is reached here.
+    pub limit: Option<u64>,
 }
 
 impl fmt::Display for OutputLine {
     /// The line with a prefix, safe to print on a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} #{} {}] {}", self.gateway, self.channel, self.stream, printable(&self.text))?;
-        if self.truncated {
-            f.write_str(" [output limit reached, the rest is dropped; setting `output=`]")
-        } else {
-            Ok(())
+        match self.limit {
+            Some(bytes) => {
+                write!(f, " [output limit of {bytes} bytes reached, the rest is dropped; setting `output=`]")
+            }
+            None => Ok(()),
         }
     }
 }
@@ -105,8 +108,8 @@ impl OutputSink {
         OutputSink::Pieces(Arc::new(sink))
     }
 
-    /// Hands on all that something printed which is no execution of a gateway, but has a name.
-    pub(crate) fn put_all(&self, name: &str, printed: &[(Stream, Vec<u8>, bool)]) {
+    /// Hands on all that something printed which is no execution of a gateway, but has a name, and its limit in bytes.
+    pub(crate) fn put_all(&self, name: &str, printed: &[(Stream, Vec<u8>, bool)], limit: u64) {
         let channel = ChannelId(0);
         if let OutputSink::Pieces(sink) = self {
             for (stream, bytes, truncated) in printed {
@@ -121,10 +124,10 @@ impl OutputSink {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let (mut line, mut complete) = (Vec::new(), true);
             for (_, bytes, truncated) in printed.iter().filter(|(of, ..)| *of == stream) {
-                complete = router.add(channel, stream, &mut line, bytes, *truncated);
+                complete = router.add(channel, stream, &mut line, bytes, truncated.then_some(limit));
             }
             if !complete {
-                router.put(channel, stream, &line, false);
+                router.put(channel, stream, &line, None);
             }
         }
     }
@@ -283,7 +286,8 @@ impl OutputRouter {
                 }
                 Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } } => {
                     let line = unfinished.entry((endpoint.id, stream)).or_default();
-                    let complete = self.add(endpoint.id, stream, line, &bytes, truncated);
+                    let limit = truncated.then_some(endpoint.limits.output_bytes);
+                    let complete = self.add(endpoint.id, stream, line, &bytes, limit);
                     if complete {
                         unfinished.remove(&(endpoint.id, stream));
                     }
@@ -292,7 +296,7 @@ impl OutputRouter {
                 Piece { endpoint, part: Part::End } => {
                     for stream in [Stream::Stdout, Stream::Stderr] {
                         if let Some(line) = unfinished.remove(&(endpoint.id, stream)) {
-                            self.put(endpoint.id, stream, &line, false);
+                            self.put(endpoint.id, stream, &line, None);
                         }
                     }
                 }
@@ -300,31 +304,32 @@ impl OutputRouter {
         }
     }
 
-    /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept.
-    fn add(&self, channel: ChannelId, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], truncated: bool) -> bool {
+    /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept. A limit is reached at
+    /// their end.
+    fn add(&self, channel: ChannelId, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], limit: Option<u64>) -> bool {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let text = part.strip_suffix(b"\n").unwrap_or(part);
             line.extend_from_slice(text);
             while line.len() > MAX_LINE_BYTES {
                 let rest = line.split_off(cut(line));
-                self.put(channel, stream, line, false);
+                self.put(channel, stream, line, None);
                 *line = rest;
             }
             if text.len() < part.len() {
-                self.put(channel, stream, line, false);
+                self.put(channel, stream, line, None);
                 line.clear();
             }
         }
-        if truncated {
-            self.put(channel, stream, line, true);
+        if limit.is_some() {
+            self.put(channel, stream, line, limit);
             line.clear();
         }
         line.is_empty()
     }
 
-    fn put(&self, channel: ChannelId, stream: Stream, line: &[u8], truncated: bool) {
-        let text = String::from_utf8_lossy(line).into_owned();
-        self.sink.put(OutputLine { gateway: self.gateway.clone(), channel: channel.0, stream, text, truncated });
+    fn put(&self, channel: ChannelId, stream: Stream, line: &[u8], limit: Option<u64>) {
+        let (gateway, text) = (self.gateway.clone(), String::from_utf8_lossy(line).into_owned());
+        self.sink.put(OutputLine { gateway, channel: channel.0, stream, text, truncated: limit.is_some(), limit });
     }
 }
 

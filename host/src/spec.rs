@@ -28,7 +28,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `nice=N` | added to the worker's nice value | 0 |
 /// | `chdir=PATH` | the directory in which the worker process starts, which must exist; guests do not see it, and a worker that is locked in leaves it | the host's |
 /// | `worker=PATH` | the executable that becomes the worker | see [`LaunchError`](crate::LaunchError) |
-/// | `executions=N` | executions at once; more wait, first come first served | 64 |
+/// | `executions=N` | executions at once, and so instances, of which each has one; more wait, first come first served | 64; 1 in a pool |
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |
 /// | `hello=TIME` | time that a worker has to start | 10s |
 /// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |

@@ -23,3 +23,4 @@ mod recycling;
 mod schemas;
 mod scripts;
 mod termination;
+mod traced;

@@ -231,7 +231,7 @@ impl Host {
             }
             "ends-with-a-long-backtrace" => {
                 let backtrace = vec!["\u{1b}[2J".to_owned(); 40_000];
-                self.say(&ToHost::Done(task, Outcome::Trapped { kind: TrapKind::Other, backtrace }));
+                self.say(&ToHost::Done(task, Outcome::Trapped { kind: TrapKind::Other, backtrace, stack_bytes: None }));
             }
             "ends-with-many-tasks" => {
                 let available = vec!["\u{1b}[2J".to_owned(); 40_000];

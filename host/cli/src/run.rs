@@ -244,7 +244,7 @@ mod tests {
         check(Outcome::Exited { code: -1 }, 255);
         check(Outcome::Failed { message: String::new() }, 1);
         check(Outcome::TimedOut { after: Duration::from_secs(1) }, 124);
-        check(Outcome::Trapped { kind: sandgate::TrapKind::Unreachable, backtrace: vec![] }, 134);
+        check(Outcome::Trapped { kind: sandgate::TrapKind::Unreachable, backtrace: vec![], stack_bytes: None }, 134);
         check(Outcome::LimitExceeded { limit: sandgate::LimitName::Fuel, value: 1 }, 137);
     }
 }

@@ -181,7 +181,7 @@ const COMMON: &[Entry] = &[
     allow(Sysno::restart_syscall, "a wait that was interrupted by SIGSTOP and SIGCONT goes on"),
     allow(Sysno::fstat, "the size of an artefact"),
     allow_if(
-        Sysno::newfstatat,
+        machine::FSTATAT,
         &[int(3, libc::AT_EMPTY_PATH)],
         "how some C libraries spell fstat; with an empty root directory there is no path to ask for",
     ),
@@ -209,7 +209,7 @@ const COMMON: &[Entry] = &[
     deny(Sysno::readlinkat, "as openat"),
     deny(Sysno::faccessat, "as openat"),
     deny(Sysno::faccessat2, "as openat"),
-    entry(Answer::Denied, Sysno::newfstatat, &[not_int(3, libc::AT_EMPTY_PATH)], "as openat"),
+    entry(Answer::Denied, machine::FSTATAT, &[not_int(3, libc::AT_EMPTY_PATH)], "as openat"),
     deny(Sysno::getcwd, "panics with a backtrace shorten their paths"),
     deny(Sysno::ioctl, "is this a terminal? No"),
     deny(Sysno::prlimit64, "the C library asks for the size of stacks, and has a default"),
@@ -239,7 +239,7 @@ const BEFORE_SECOND_STAGE: &[Entry] = &[
 const DIRECTORIES: &[Entry] = &[
     allow(Sysno::openat, "files of guests"),
     allow(Sysno::openat2, "files of guests, beneath their directory"),
-    allow(Sysno::newfstatat, "files of guests"),
+    allow(machine::FSTATAT, "files of guests"),
     allow(Sysno::statx, "files of guests"),
     allow(Sysno::read, "files of guests"),
     allow(Sysno::write, "files of guests"),
