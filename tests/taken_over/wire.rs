@@ -20,6 +20,8 @@ use sandgate_wire::ring::{Accepted, accept};
 use sandgate_wire::transport::{Descriptors, SendHalf, unix_socket};
 use sandgate_wire::{ChannelId, Outcome, ToHost, ToWorker};
 
+use crate::rings::{self, Rings};
+
 /// The engine that this worker says it has. Its own compiler says so, too.
 pub(crate) const ENGINE: &str = "taken over";
 
@@ -37,6 +39,7 @@ struct Host {
 /// Serves in the way that the gateway's id says.
 pub(crate) fn run(id: &str) {
     let own = || stdin().try_clone_to_owned().unwrap();
+    let rings = Rings::of_this_process();
     let Accepted { send, receive, .. } = accept(own()).unwrap();
     let mut frames = FrameReader::new(receive);
     let Some(Ok(ToWorker::Hello(_))) = frames.read_frame().unwrap().map(ToWorker::decode) else { exit(2) };
@@ -79,6 +82,11 @@ pub(crate) fn run(id: &str) {
         }
         _ => {
             host.say(&host.hello_message());
+            if id.starts_with(rings::PREFIX) {
+                host.listens();
+                assert!(rings.is_some_and(|rings| rings.spoil(id)), "no way to spoil rings is called `{id}`");
+                rest();
+            }
             host.goes_on(id);
         }
     }

@@ -37,6 +37,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod profile;
 pub mod ring;
+mod spin;
 pub mod text;
 pub mod transport;
 

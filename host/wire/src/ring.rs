@@ -24,6 +24,9 @@
 
 mod bell;
 mod consumer;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod halves;
 mod handover;
 mod layout;
@@ -33,15 +36,10 @@ mod layout;
 )]
 mod memory;
 mod producer;
-mod spin;
 
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::consumer::Consumer;
 pub use self::halves::{RingReceiveHalf, RingSendHalf};
 pub use self::handover::{Accepted, accept, offer, peek};
 pub use self::layout::CAPACITY_BYTES;
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::producer::Producer;
 
 /// What the peer has written into the shared memory cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

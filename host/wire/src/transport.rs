@@ -52,10 +52,12 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// The oldest descriptor that arrived and was not taken yet.
     fn take_descriptor(&mut self) -> Option<OwnedFd>;
 
-    /// What becomes readable when there may be something to read, or the end, for whoever waits for several of these. It is
-    /// waited for after [`about_to_wait`](Self::about_to_wait) has said so, and silenced by the next
-    /// [`read`](Self::read).
-    fn bell(&self) -> Option<BorrowedFd<'_>>;
+    /// What becomes readable when there may be something to read, or the end, once
+    /// [`about_to_wait`](Self::about_to_wait) has returned true; the next [`read`](Self::read) silences it. `None` if only
+    /// [`read`](Self::read) can wait.
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// Has the peer ring the bell for what comes next. False if there may be something already: then read first.
     fn about_to_wait(&mut self) -> bool {
@@ -226,10 +228,6 @@ pub(crate) mod testing {
         }
 
         fn take_descriptor(&mut self) -> Option<OwnedFd> {
-            None
-        }
-
-        fn bell(&self) -> Option<BorrowedFd<'_>> {
             None
         }
     }

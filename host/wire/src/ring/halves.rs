@@ -16,7 +16,7 @@ use super::bell::{Bells, Heard, WaitFor};
 use super::consumer::Consumer;
 use super::layout::Ring;
 use super::producer::Producer;
-use super::spin::Spin;
+use crate::spin::Spin;
 use crate::transport::{Descriptors, ReceiveHalf, SendHalf};
 
 /// Descriptors that may wait for the message that announces them.

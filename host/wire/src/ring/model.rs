@@ -10,8 +10,10 @@ use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof};
 use rustix::event::PollFlags;
 use rustix::fs::memfd_create;
 
+use super::consumer::Consumer;
 use super::layout::{Memory, Place, Ring, total_bytes};
 use super::memory::Mapping;
+use super::producer::Producer;
 use super::*;
 use crate::transport::{ReceiveHalf, SendHalf, socket_pair, wait};
 
