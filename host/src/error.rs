@@ -338,6 +338,9 @@ pub enum LaunchError {
     /// Descriptors or threads could not be had.
     #[error("cannot set up the connection of a worker")]
     Resources(#[source] io::Error),
+    /// Shared memory was asked for and could not be had.
+    #[error("cannot share memory with a worker; `transport=socket` does without")]
+    Ring(#[source] io::Error),
 }
 
 /// Why a gateway was not made. Nothing of it is left running.

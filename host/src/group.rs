@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sandgate_wire::outcome::WorkerLoss;
-use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use serde::Serialize;
 
 use crate::artefact::ArtefactStore;
@@ -28,6 +27,7 @@ use crate::recycle::Recycle;
 use crate::schema::{DescribeError, ModuleDescription};
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
+use crate::transport::{self, Connected};
 use crate::workers::{Launcher, Workers, end_now};
 use crate::{cache, worker_binary};
 
@@ -391,13 +391,11 @@ impl Launcher for Popen {
         let failed = |source| GatewayError::Launch { id: id.clone(), source };
         let resources = |error| failed(LaunchError::Resources(error));
         let program = worker_binary::find(spec.worker_path()).map_err(failed)?;
-        let (ours, theirs) = socket_pair().map_err(resources)?;
+        let Connected { ours, theirs } = transport::connect(spec.asked_for_transport()).map_err(failed)?;
         let directory = spec.directory().map(ToOwned::to_owned);
         let argument = sandgate_wire::launch::WORKER_ARGUMENT;
         let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
-        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-        let transport = (Box::new(send) as _, Box::new(receive) as _);
-        Connection::start(id.clone(), spec.clone(), transport, Some(process), common.clone()).map_err(resources)
+        Connection::start(id.clone(), spec.clone(), ours, Some(process), common.clone()).map_err(resources)
     }
 }
 

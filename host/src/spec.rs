@@ -11,6 +11,7 @@ use sandgate_wire::{Limits, ModuleLimits, Profile};
 
 use crate::error::SpecError;
 use crate::recycle::Recycle;
+use crate::transport::Transport;
 
 mod text;
 
@@ -42,6 +43,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `deterministic=SEED` | the same output for the same input: [`ExecutionGrants::deterministic`] | off |
 /// | `sandbox=DEMAND`, `sandbox:LAYER=DEMAND` | `require`, `prefer` or `off`, for all [`Layer`]s or one | `prefer` |
 /// | `modules=one` | the worker takes one module, and can make no native code afterwards | `many` |
+/// | `transport=ring`, `transport=socket` | what carries the bytes to and from the worker: [`Transport`] | a ring, and a socket where memory cannot be shared; or what `SANDGATE_TRANSPORT` says |
 /// | `recycle=WHEN` | when the worker is replaced, as in `loss,executions:1000,memory:256M`: [`Recycle`] | `off` |
 ///
 /// Sizes are bytes, or take `K`, `M` or `G`; times are as in `1s 500ms`. `cpu=off` and `timeout=off` take a limit away.
@@ -78,6 +80,7 @@ struct Settings {
     policy: Policy,
     one_module: bool,
     recycle: Recycle,
+    transport: Option<Transport>,
 }
 
 impl Default for Spec {
@@ -99,7 +102,7 @@ impl Eq for Spec {}
 type Copy = fn(&mut Settings, &Settings);
 
 /// Every key, with how a gateway that does not say it gets it from its group.
-const COMMON: [(&str, Copy); 39] = [
+const COMMON: [(&str, Copy); 40] = [
     ("nice", |to, from| to.nice = from.nice),
     ("chdir", |to, from| to.directory.clone_from(&from.directory)),
     ("worker", |to, from| to.worker.clone_from(&from.worker)),
@@ -137,6 +140,7 @@ const COMMON: [(&str, Copy); 39] = [
     ("sandbox", |to, from| to.policy = from.policy.clone()),
     ("modules", |to, from| to.one_module = from.one_module),
     ("recycle", |to, from| to.recycle = from.recycle),
+    ("transport", |to, from| to.transport = from.transport),
     // Each gateway says these itself.
     ("popen", |_, _| {}),
     ("id", |_, _| {}),
@@ -161,6 +165,7 @@ impl Spec {
             policy: Policy::default(),
             one_module: false,
             recycle: Recycle::default(),
+            transport: None,
         };
         Spec { settings, given: BTreeSet::new() }
     }
@@ -348,6 +353,12 @@ impl Spec {
         self.setting("recycle", |it| it.recycle = recycle)
     }
 
+    /// What carries the bytes to and from the worker. A gateway is not made without it.
+    #[must_use]
+    pub fn transport(self, transport: Transport) -> Spec {
+        self.setting("transport", |it| it.transport = Some(transport))
+    }
+
     /// The id, if one was given.
     pub fn given_id(&self) -> Option<&str> {
         self.settings.id.as_deref()
@@ -391,6 +402,11 @@ impl Spec {
     /// When the worker is replaced.
     pub fn recycling(&self) -> Recycle {
         self.settings.recycle
+    }
+
+    /// The transport, if one was asked for.
+    pub fn asked_for_transport(&self) -> Option<Transport> {
+        self.settings.transport
     }
 
     /// Most executions at once.

@@ -14,6 +14,7 @@ mod isolation;
 mod kill;
 mod launch;
 mod limits;
+mod order;
 mod outcomes;
 mod output;
 mod payloads;

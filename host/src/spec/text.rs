@@ -18,13 +18,14 @@ use sandgate_wire::isolation::{Demand, Layer};
 use super::{COMMON, Settings, Spec};
 use crate::error::SpecError;
 use crate::recycle::Recycle;
+use crate::transport::Transport;
 
 const KNOWN: &str = "`popen`, `id=`, `nice=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, `memory=`, `table=`, \
                      `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, \
                      `fuel=`, `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, \
                      `compile-time=`, `compile-memory=`, `cache=`, `profile=`, `epochs=`, `env:NAME=`, `dir:GUEST=`, \
                      `dir-rw:GUEST=`, `clock=`, `random=`, `deterministic=`, `sandbox=`, `sandbox:LAYER=`, `modules=`, \
-                     `recycle=`";
+                     `recycle=`, `transport=`";
 
 /// Sets what `key` says and returns the name under which it counts as given.
 fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<&'static str, Problem> {
@@ -69,6 +70,7 @@ fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<&'static str, 
             }
         }
         "recycle" => settings.recycle = recycle(text(value)?)?,
+        "transport" => settings.transport = Some(one_of(value, Transport::ALL.map(|it| (it.name(), it)))?),
         _ => return Err(Problem::UnknownKey),
     }
     Ok(known)
@@ -335,6 +337,8 @@ mod tests {
         let recycle = Recycle { after_loss: true, executions: Some(5), memory_bytes: Some(1 << 20) };
         check("popen//recycle=loss,executions:5,memory:1M", Spec::popen().recycle(recycle));
         check("popen//recycle=off", Spec::popen());
+        check("popen//transport=ring", Spec::popen().transport(Transport::Ring));
+        check("popen//transport=socket", Spec::popen().transport(Transport::Socket));
     }
 
     #[test]
@@ -379,6 +383,7 @@ mod tests {
             ("popen//epochs=maybe", "has value `maybe`, which is not `on` or `off`"),
             ("popen//sandbox:seccmop=off", "names no layer; there are `descriptors`"),
             ("popen//sandbox=must", "which is not `require` or `prefer` or `off`"),
+            ("popen//transport=pigeon", "has value `pigeon`, which is not `ring` or `socket`"),
             ("popen//recycle=often", "has value `often`"),
             ("popen//dir:=x", "needs what guests call the directory"),
         ] {

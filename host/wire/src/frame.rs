@@ -68,6 +68,9 @@ pub enum FrameError {
         /// The header.
         header: [u8; HEADER_BYTES],
     },
+    /// What carries the stream is not as its peer must leave it.
+    #[error("{0}")]
+    Spoiled(io::Error),
     /// The stream ended inside a frame.
     #[error("connection ended inside a frame, {got} bytes after its start")]
     Truncated {
@@ -201,6 +204,7 @@ impl FrameReader {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // A peer that dies with unread data makes the kernel answer so; for us it is the end of the stream.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(0)),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(FrameError::Spoiled(error)),
                 Err(error) => return Err(FrameError::Io(error)),
             }
         }

@@ -1,6 +1,6 @@
 //! The stream between host and worker, behind one small interface: two halves, bytes, and (locally) descriptors.
 //!
-//! Today there is one transport, a Unix socket pair. Whatever follows (an ssh client's pipes, shared-memory rings)
+//! There are two: a Unix socket, here, and shared memory ([`ring`](crate::ring)). Whatever follows (an ssh client's pipes)
 //! implements the same two traits and nothing above notices.
 
 use std::collections::VecDeque;
@@ -51,6 +51,23 @@ pub trait ReceiveHalf: Send + fmt::Debug {
 
     /// The oldest descriptor that arrived and was not taken yet.
     fn take_descriptor(&mut self) -> Option<OwnedFd>;
+
+    /// What becomes readable when there may be something to read, or the end, once
+    /// [`about_to_wait`](Self::about_to_wait) has returned true; the next [`read`](Self::read) silences it. `None` if only
+    /// [`read`](Self::read) can wait.
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Has the peer ring the bell for what comes next. False if there may be something already: then read first.
+    fn about_to_wait(&mut self) -> bool {
+        true
+    }
+
+    /// Whether [`read`](Self::read) would return something now; `None` if that cannot be told without a system call.
+    fn look(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// A connected pair of stream sockets, both closed on exec.
@@ -142,6 +159,10 @@ impl ReceiveHalf for UnixReceiveHalf {
 
     fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.waiting.pop_front()
+    }
+
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 

@@ -125,8 +125,8 @@ const MAPPING: i32 = libc::MAP_PRIVATE
 
 /// Of all roles.
 const COMMON: &[Entry] = &[
-    allow(Sysno::recvmsg, "the connection: what the host says, and its descriptors"),
-    allow(Sysno::sendmsg, "the connection: what the host is told"),
+    allow(Sysno::recvmsg, "the connection: what the host says or that it has said something, and its descriptors"),
+    allow(Sysno::sendmsg, "the connection: what the host is told, or that it is told something"),
     allow(Sysno::ppoll, "the writer waits for room in the connection"),
     allow(Sysno::shutdown, "the end of the connection"),
     allow(Sysno::close, "artefacts that are loaded"),
@@ -159,7 +159,7 @@ const COMMON: &[Entry] = &[
     allow(Sysno::clock_gettime, "clocks without the vdso, and those of processor time"),
     allow(Sysno::clock_getres, "clocks without the vdso"),
     allow(Sysno::clock_nanosleep, "waiting for a moment"),
-    allow(Sysno::sched_yield, "locks that spin for a moment"),
+    allow(Sysno::sched_yield, "locks, and whoever waits for the host, spin for a moment"),
     allow(Sysno::getrandom, "guests' randomness, seeds of hash maps"),
     allow(Sysno::gettid, "locks of the C library, panics"),
     allow(Sysno::getpid, "abort, and the C library"),
