@@ -49,6 +49,23 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// the connection is gone.
     fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
 
+    /// What becomes readable when there is something to read, once [`about_to_wait`](Self::about_to_wait) has returned
+    /// true. `None` if only [`read`](Self::read) can wait.
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Has the bell rung from here on, until the next read. False if there may be something already, so that reading again
+    /// is right, and waiting is not.
+    fn about_to_wait(&mut self) -> bool {
+        true
+    }
+
+    /// Whether [`read`](Self::read) would return something now, if that can be seen without a system call.
+    fn look(&self) -> Option<bool> {
+        None
+    }
+
     /// The oldest descriptor that arrived and was not taken yet.
     fn take_descriptor(&mut self) -> Option<OwnedFd>;
 }
@@ -138,6 +155,10 @@ impl ReceiveHalf for UnixReceiveHalf {
             return Err(io::Error::other("peer attaches descriptors that nothing announces"));
         }
         Ok(received.bytes)
+    }
+
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 
     fn take_descriptor(&mut self) -> Option<OwnedFd> {
