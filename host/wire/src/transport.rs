@@ -49,25 +49,25 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// the connection is gone.
     fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
 
-    /// The oldest descriptor that arrived and was not taken yet.
-    fn take_descriptor(&mut self) -> Option<OwnedFd>;
-
-    /// What becomes readable when there may be something to read, or the end, once
-    /// [`about_to_wait`](Self::about_to_wait) has returned true; the next [`read`](Self::read) silences it. `None` if only
-    /// [`read`](Self::read) can wait.
+    /// What becomes readable when there is something to read, once [`about_to_wait`](Self::about_to_wait) has returned
+    /// true. `None` if only [`read`](Self::read) can wait.
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// Has the peer ring the bell for what comes next. False if there may be something already: then read first.
+    /// Has the bell rung from here on, until the next read. False if there may be something already, so that reading again
+    /// is right, and waiting is not.
     fn about_to_wait(&mut self) -> bool {
         true
     }
 
-    /// Whether [`read`](Self::read) would return something now; `None` if that cannot be told without a system call.
+    /// Whether [`read`](Self::read) would return something now, if that can be seen without a system call.
     fn look(&self) -> Option<bool> {
         None
     }
+
+    /// The oldest descriptor that arrived and was not taken yet.
+    fn take_descriptor(&mut self) -> Option<OwnedFd>;
 }
 
 /// A connected pair of stream sockets, both closed on exec.
@@ -157,12 +157,12 @@ impl ReceiveHalf for UnixReceiveHalf {
         Ok(received.bytes)
     }
 
-    fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        self.waiting.pop_front()
-    }
-
     fn bell(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.as_fd())
+    }
+
+    fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.waiting.pop_front()
     }
 }
 

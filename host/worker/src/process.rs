@@ -90,9 +90,9 @@ pub(crate) fn abort(message: &str) -> ! {
 }
 
 fn serve() -> Result<(), WorkerError> {
-    let (worker, mut reader) = start_worker()?;
+    let (worker, reader) = start_worker()?;
     // The process exits next; nothing is joined or freed.
-    main_loop::run(&worker, &mut reader).map(drop)
+    main_loop::run(&worker, reader).map(drop)
 }
 
 /// The worker of this process, locked in, once it has said hello.
