@@ -42,6 +42,10 @@ fn what_is_no_module_is_told_so() {
         check(&["run", &path(name)], code, part);
         check(&["map", &path(name)], 3, part);
     }
+    // A file without an end is not read to it.
+    let part = "module `zero` is refused: it has more than 67108864 bytes (setting `module=`";
+    check(&["run", "/dev/zero"], 126, part);
+    check(&["map", "/dev/zero"], 3, part);
 }
 
 #[test]

@@ -49,13 +49,13 @@ use crate::{options, print, see};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let module = options::module(&arguments.module)?;
     let more = [
         ("timeout", arguments.timeout.as_deref()),
         ("output", arguments.max_output.as_deref()),
         ("message", arguments.max_input.as_deref()),
     ];
     let spec = arguments.sandbox.spec(&more)?;
+    let module = options::module(&arguments.module, &spec)?;
     // A signal ends this as it ends any command.
     let module = arguments.sandbox.prepared(module, &spec)?;
     let interrupt = Interrupt::install()?;
