@@ -115,7 +115,7 @@ fn a_file_that_cannot_be_read_is_counted_as_failed() {
     // It is there, it can be opened, and nothing can be read at its start.
     let unreadable = "/proc/self/mem";
     let words = ["@wasi_filter", "--files", &file, unreadable];
-    assert_counted(&words, b"", (1, 1), &["input `/proc/self/mem` cannot be read"]);
+    assert_counted(&words, b"", (1, 1), &["`/proc/self/mem`: it cannot be read: "]);
 }
 
 #[test]

@@ -131,7 +131,7 @@ const TABLE: &[Row] = &[
         input: "abc\nabcd\nx\n",
         code: 1,
         stdout: "ABC\nX\n",
-        stderr: "sandgate: input 1: input 1 is larger than 3 bytes (setting `--max-input`)\nsandgate: 1 of 3 inputs failed\n",
+        stderr: "sandgate: input 1: it is larger than 3 bytes (setting `--max-input`)\nsandgate: 1 of 3 inputs failed\n",
     },
     Row { words: &["map", "--task", "number", "@typed"], input: "1\n-2\n", code: 0, stdout: "1\n-2\n", stderr: "" },
     Row {

@@ -184,18 +184,18 @@ impl Collector {
                 (Some(Rendered::of(record)), false)
             }
             Fate::Bad { error, for_ever } => {
-                self.observer.rejected(&meta.name(), meta.index, &error);
+                self.observer.rejected(&meta.plain_name(), meta.index, &error);
                 (Some(render::bad(self.format, &meta, &error)), for_ever)
             }
             Fate::Runs => {
-                self.observer.result(|| meta.name(), &result);
+                self.observer.result(|| meta.plain_name(), &result);
                 match result.value.as_ref().err().map(|error| (error, error.kind())) {
                     Some((_, OutcomeKind::Cancelled)) => (None, false),
                     Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
                     _ => {
                         let rendered = render(&meta, result);
                         if let Some((kind, message)) = &rendered.spoiled {
-                            self.observer.spoiled(&meta.name(), meta.index, *kind, message);
+                            self.observer.spoiled(&meta.plain_name(), meta.index, *kind, message);
                         }
                         (Some(rendered), true)
                     }

@@ -60,7 +60,7 @@ impl Feeder<'_> {
                 Err(error) => return Err(error.into()),
             };
             if payload.is_some() {
-                self.observer.input(index, || meta.name());
+                self.observer.input(index, || meta.plain_name());
             }
             if !self.ledger.add(meta) {
                 return Ok(());
@@ -105,6 +105,11 @@ fn unreadable(index: u64, error: InputError) -> Meta {
         InputError::File { path, .. } => Some(path.clone()),
         _ => None,
     };
-    let error = format!("{:#}", anyhow::Error::from(error));
+    // Whoever tells it says first which input it is.
+    let error = match error {
+        InputError::File { source, .. } => format!("it cannot be read: {source}"),
+        InputError::TooLarge { limit, .. } => format!("it is larger than {limit} bytes (setting `--max-input`)"),
+        error => format!("{:#}", anyhow::Error::from(error)),
+    };
     Meta { index, path, digest: [0; 16], bytes: 0, fate: Fate::Bad { error, for_ever: false } }
 }
