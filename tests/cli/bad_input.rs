@@ -82,6 +82,8 @@ fn what_cannot_be_written_is_told_before_anything_runs() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "x", "it is left alone");
     check(&["map", "@wasi_filter", "--files", "no/such"], 3, "there is no file `no/such`");
     check(&["map", "@wasi_filter", "--files", "no/such/*"], 3, "no file matches `no/such/*`");
+    let journal = ["map", "@wasi_filter", "--journal", &format!("{file}.j"), "--trace", &format!("{file}.j")];
+    check(&journal, 3, "journal and trace cannot both be");
     let twice = ["map", "@wasi_filter", "--output-dir", &format!("{file}.d"), "--files", &file, &file];
     check(&twice, 3, "would be the same file");
 }

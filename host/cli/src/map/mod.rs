@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let interrupt = Interrupt::install()?;
     let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
-    let prepared = see::Prepared::check(&arguments.see)?;
+    let prepared = see::Prepared::check(&arguments.see, arguments.journal.as_deref())?;
     let group = Group::builder();
     let described = options::describe(&module, &group, &spec)?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;

@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -63,9 +63,9 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Fails if one of the files cannot be written, or the port is in use. Changes no file.
-    pub(crate) fn check(options: &Options) -> anyhow::Result<Prepared> {
-        check_files(options)?;
+    /// Fails if one of the files cannot be written or is also the `journal`, or the port is in use. Changes no file.
+    pub(crate) fn check(options: &Options, journal: Option<&Path>) -> anyhow::Result<Prepared> {
+        check_files(options, journal)?;
         Ok(Prepared { listener: options.metrics_listen.as_ref().map(Listen::bind).transpose()? })
     }
 }
@@ -192,12 +192,14 @@ impl Drop for Observer {
     }
 }
 
-fn check_files(options: &Options) -> anyhow::Result<()> {
+fn check_files(options: &Options, journal: Option<&Path>) -> anyhow::Result<()> {
     let named = [("report", &options.report), ("trace", &options.trace), ("metrics", &options.metrics)];
-    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+    let absolute =
+        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into());
+    let mut seen: Vec<(&str, PathBuf)> = journal.map(|path| ("journal", absolute(path))).into_iter().collect();
     for (what, path) in named.into_iter().filter_map(|(what, path)| path.as_ref().map(|path| (what, path))) {
         files::check(what, path)?;
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let absolute = absolute(path);
         let is_file = std::fs::metadata(path).map_or(true, |found| found.is_file());
         if let Some((other, _)) = seen.iter().find(|(_, other)| is_file && *other == absolute) {
             bail!("{other} and {what} cannot both be `{}`", path.display());
@@ -448,7 +450,7 @@ mod tests {
     }
 
     fn start(options: &Options) -> anyhow::Result<Observer> {
-        Observer::start(options, Prepared::check(options)?, facts())
+        Observer::start(options, Prepared::check(options, None)?, facts())
     }
 
     fn tell_all(observer: &Observer, run: &Synthetic) {
