@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
     /// Results as soon as they are there
     #[arg(long, help_heading = "Execution")]
     pub(super) unordered: bool,
-    /// Stop at the first input that fails
+    /// Stop as soon as an input fails: what runs then is cancelled
     #[arg(long, help_heading = "Execution")]
     pub(super) fail_fast: bool,
     /// Go on when inputs fail; the default

@@ -1,7 +1,8 @@
 //! The command's thread: from results to what is written, until there are no more.
 //!
 //! For each result: it is rendered, appended to the journal, put in order, written. What is written is flushed when nothing
-//! has come for a moment, ten times a second otherwise, and at once on a terminal. While nothing comes, signals and the reader of the output are looked at.
+//! has come for a moment, ten times a second otherwise, and at once on a terminal. While nothing comes, signals and the
+//! reader of the output are looked at.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -202,6 +203,10 @@ impl Collector {
                 }
             }
         };
+        if self.fail_fast && rendered.as_ref().is_some_and(|rendered| !rendered.success) {
+            // Not when its turn to be written comes: what is before it may take long.
+            self.stop();
+        }
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
             let Rendered { success, text, .. } = rendered;
             let record = Record { index: meta.index, input: meta.digest, success: *success, result: text.clone() };
@@ -231,9 +236,6 @@ impl Collector {
                         });
                     }
                     Format::Lines => {}
-                }
-                if self.fail_fast {
-                    self.stop();
                 }
             }
         }
