@@ -1,6 +1,7 @@
 //! The command line of `sandgate map`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -50,7 +51,7 @@ pub(crate) struct Arguments {
 
     /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Inputs", conflicts_with = "nul")]
-    pub(super) files: Vec<String>,
+    pub(super) files: Vec<OsString>,
     /// Inputs end with NUL bytes, not with line breaks
     #[arg(long, help_heading = "Inputs")]
     pub(super) nul: bool,
