@@ -26,7 +26,7 @@ use super::endpoint::{Board, Endpoint, Listen};
 use super::failures::Failures;
 use super::names::{Lock, Names};
 use super::options::{Facts, Options, When};
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::report::{self, Recorder};
 use super::tally::Tally;
 use super::trace::Trace;
@@ -74,7 +74,7 @@ impl Observer {
     /// Starts to observe.
     pub(crate) fn start(options: &Options, prepared: Prepared, facts: Facts) -> anyhow::Result<Observer> {
         let (sink, events) = EventSink::bounded(QUEUE);
-        let progress = progress(options, &facts);
+        let progress = progress_of(options, &facts);
         let trace = match &options.trace {
             Some(path) => Some(
                 Trace::create(path, &facts.module)
@@ -209,14 +209,16 @@ fn check_files(options: &Options, journal: Option<&Path>) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn progress(options: &Options, facts: &Facts) -> Option<Progress> {
+fn progress_of(options: &Options, facts: &Facts) -> Option<Progress> {
     let is_terminal = std::io::stderr().is_terminal();
     let bars = || Progress::bars(facts, ProgressDrawTarget::stderr_with_hz(10));
     match options.progress {
         _ if options.quiet => None,
         When::Never => None,
-        When::Auto => (is_terminal && !facts.prints_to_terminal).then(bars),
-        When::Always => Some(if is_terminal { bars() } else { Progress::lines(facts) }),
+        // Where lines of progress are not looked at as they come, few of them will do.
+        When::Auto if !is_terminal => Some(Progress::lines(facts, progress::QUIET_LINE_EVERY)),
+        When::Auto => (!facts.prints_to_terminal).then(bars),
+        When::Always => Some(if is_terminal { bars() } else { Progress::lines(facts, progress::LINE_EVERY) }),
     }
 }
 
@@ -459,6 +461,14 @@ mod tests {
         }
         let sink = observer.sink();
         run.events.iter().for_each(|event| sink.tell(event.clone()));
+    }
+
+    #[test]
+    fn progress_is_shown_unless_nobody_wants_it() {
+        let shown = |options: &Options| progress_of(options, &facts()).is_some();
+        assert!(shown(&Options::default()), "lines, where there is no terminal");
+        assert!(!shown(&Options { quiet: true, ..Options::default() }));
+        assert!(!shown(&Options { progress: When::Never, ..Options::default() }));
     }
 
     #[test]
