@@ -49,6 +49,14 @@ fn a_run_can_be_looked_at_afterwards() {
 }
 
 #[test]
+fn what_a_guest_prints_bears_the_name_of_its_input() {
+    let came = sandgate(&[&WORDS[..], &["--quiet"]].concat(), &inputs());
+    let lines: Vec<&str> = came.stderr.lines().filter(|line| line.ends_with(" stderr] as told")).collect();
+    assert_eq!(lines.len(), 1, "{}", came.stderr);
+    assert!(lines[0].starts_with("[gw") && lines[0].contains(" input 19 stderr] "), "{}", came.stderr);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_told_before_anything_runs() {
     for option in ["--report", "--trace", "--metrics"] {
         let came = sandgate(&[&WORDS[..], &[option, "missing/directory/file"]].concat(), &inputs());

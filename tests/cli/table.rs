@@ -242,6 +242,22 @@ fn files_have_files_as_results() {
 }
 
 #[test]
+fn a_program_can_be_told_the_name_of_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a {} b").to_str().unwrap().to_owned();
+    fs::write(&path, "x").unwrap();
+    let words =
+        ["map", "-I", "{}", "--arg", "--name={}:{}", "--arg", "exit", "--output", "json", "@wasi_filter", "--files"];
+    let came = sandgate(&[&words[..], &[&path]].concat(), b"");
+    let row: serde_json::Value = serde_json::from_str(&came.stdout).expect("one line of JSON");
+    let told = format!("[\"--name={path}:{path}\", \"exit\"] []");
+    assert_eq!((row["result"].as_str(), row["stderr"].as_str()), (Some("X"), Some(&*told)), "{came:?}");
+    let came = sandgate(&["map", "--arg", "{}", "@wasi_filter", "--output", "json", "--files", &path], b"");
+    assert!(came.stdout.contains("[\\\"{}\\\"] []"), "nothing is replaced that nobody asked for: {came:?}");
+    assert_eq!(sandgate(&["map", "-I", "{}", "--arg", "{}", "@wasi_filter"], b"x").code, Some(2), "lines have no name");
+}
+
+#[test]
 fn a_program_has_the_directories_that_it_is_given() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();

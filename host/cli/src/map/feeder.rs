@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use sandgate::TaskFeed;
 
+use super::arguments::Template;
 use super::input::{Input, InputError, Inputs};
 use super::job::Job;
 use super::journal::Journal;
@@ -21,12 +22,13 @@ pub(super) fn start(
     feed: TaskFeed,
     ledger: &Arc<Ledger>,
     job: &Arc<Job>,
+    template: Option<Template>,
     journal: Option<Arc<Mutex<Journal>>>,
     observer: &Arc<Observer>,
 ) -> Result<()> {
     let (ledger, job, observer) = (Arc::clone(ledger), Arc::clone(job), Arc::clone(observer));
     let body = move || {
-        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, journal, observer }).run() {
+        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, template, journal, observer }).run() {
             ledger.fail(error);
         }
     };
@@ -34,11 +36,15 @@ pub(super) fn start(
     Ok(())
 }
 
+/// What the pool gets of an input: its bytes, and arguments of its own.
+type Payload = (Vec<u8>, Option<Vec<String>>);
+
 struct Feeder<'a> {
     inputs: Inputs,
     feed: TaskFeed,
     ledger: &'a Ledger,
     job: &'a Job,
+    template: Option<Template>,
     journal: Option<Arc<Mutex<Journal>>>,
     observer: Arc<Observer>,
 }
@@ -66,7 +72,8 @@ impl Feeder<'_> {
                 return Ok(());
             }
             match payload {
-                Some(payload) => self.feed.push(payload),
+                Some((payload, Some(argv))) => self.feed.push_with_argv(payload, argv),
+                Some((payload, None)) => self.feed.push(payload),
                 None => self.feed.skip(),
             };
             index += 1;
@@ -74,7 +81,7 @@ impl Feeder<'_> {
     }
 
     /// What becomes of an input, and what the pool gets of it.
-    fn prepare(&self, input: Input) -> Result<(Meta, Option<Vec<u8>>)> {
+    fn prepare(&self, input: Input) -> Result<(Meta, Option<Payload>)> {
         let mut meta = Meta { index: input.index, path: None, digest: [0; 16], bytes: 0, fate: Fate::Runs };
         if let Some(journal) = &self.journal {
             meta.digest = input.digest();
@@ -85,9 +92,10 @@ impl Feeder<'_> {
             }
         }
         meta.path = input.path;
-        let payload = match self.job.encode(input.bytes) {
+        let argv = self.template.as_ref().map(|template| template.filled(meta.path.as_deref())).transpose();
+        let payload = match argv.and_then(|argv| Ok((self.job.encode(input.bytes)?, argv))) {
             Ok(payload) => {
-                meta.bytes = payload.len();
+                meta.bytes = payload.0.len();
                 Some(payload)
             }
             Err(error) => {

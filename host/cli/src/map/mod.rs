@@ -103,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         interrupt,
         observer: Arc::clone(&observer),
     };
-    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &observer);
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, arguments.template(), journal, &observer);
     let format = arguments.output;
     let summary = match &*job {
         Job::Program => {

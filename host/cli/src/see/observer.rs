@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use sandgate::{EventSink, EventStream, OutcomeKind, OutputSink, PoolStats, TaskResult};
+use sandgate::{EventSink, EventStream, OutcomeKind, OutputSink, PoolStats, Stream, TaskResult};
 
 use super::endpoint::{Board, Endpoint, Listen};
 use super::failures::Failures;
@@ -47,7 +47,7 @@ const MEMORY_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Observer {
     sink: EventSink,
-    names: Option<Names>,
+    names: Names,
     failures: Arc<Lock<Failures>>,
     /// Nanoseconds that a task must have taken to be among the slowest.
     floor: AtomicU64,
@@ -83,7 +83,6 @@ impl Observer {
             None => None,
         };
         let terminal = progress.as_ref().and_then(Progress::terminal);
-        let wants_names = terminal.is_some() || trace.is_some() || options.report.is_some();
         let names = Names::default();
         let failures = Arc::new(Lock::new(Failures::default()));
         let mut watch = Watch::new(options, facts, events, names.clone(), Arc::clone(&failures));
@@ -101,7 +100,7 @@ impl Observer {
         let thread = thread::Builder::new().name("observer".to_owned()).spawn(move || watch.run(&ended))?;
         Ok(Observer {
             sink,
-            names: wants_names.then_some(names),
+            names,
             failures,
             floor: AtomicU64::new(0),
             terminal,
@@ -117,9 +116,7 @@ impl Observer {
 
     /// The input with this number, from 0, is called that. To be told before the pool gets it. Results bear the same number.
     pub(crate) fn input(&self, task: u64, name: impl FnOnce() -> String) {
-        if let Some(names) = &self.names {
-            names.put(task, &name());
-        }
+        self.names.put(task, &name());
     }
 
     /// A result has come. To be told of each, before it is taken apart: this is where errors and what tasks printed are from.
@@ -158,12 +155,22 @@ impl Observer {
         }
     }
 
-    /// Where lines that guests print go: to standard error, past the bars if there are any.
+    /// Where lines that guests print go: to standard error, past the bars if there are any, with the name of the input.
     pub(crate) fn guest_output(&self) -> OutputSink {
-        let Some(terminal) = self.terminal.clone() else { return OutputSink::Stderr };
+        let (terminal, names, failures) = (self.terminal.clone(), self.names.clone(), Arc::clone(&self.failures));
         OutputSink::callback(move |line| {
+            if let (Some(task), Stream::Stderr) = (line.task, line.stream) {
+                failures.lock().printed(task, &line.text);
+            }
+            // What comes late finds no name.
+            let name = |task| names.get(task).map_or_else(|| format!("input {task}"), |name| name.to_string());
+            let line = line.task.map_or_else(|| line.to_string(), |task| line.named(&name(task)));
             // Nobody is left to tell when standard error is closed.
-            terminal.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+            let print = || drop(writeln!(std::io::stderr().lock(), "{line}"));
+            match &terminal {
+                Some(terminal) => terminal.suspend(print),
+                None => print(),
+            }
         })
     }
 
@@ -328,13 +335,12 @@ impl Watch {
         self.tally.apart = self.failures.lock().apart;
         let mut last = None;
         let wants_runs = self.trace.is_some() || self.recorder.is_some();
-        let wants_names = wants_runs || self.progress.is_some();
         let events: Vec<_> = self.events.drain().take(QUEUE).collect();
         for timed in &events {
             last = Some(timed.at);
             let run = self.tally.take(timed);
             let name = match &timed.event {
-                sandgate::PoolEvent::TaskFinished { task, .. } if wants_names => self.names.take(*task),
+                sandgate::PoolEvent::TaskFinished { task, .. } => self.names.take(*task),
                 sandgate::PoolEvent::TaskRetried { task, .. } if run.is_some() && wants_runs => self.names.get(*task),
                 _ => None,
             };
@@ -404,7 +410,8 @@ impl Watch {
 
     pub(super) fn finish(mut self, stats: &PoolStats) -> anyhow::Result<()> {
         self.end_files();
-        let failures = self.failures.lock();
+        let mut failures = self.failures.lock();
+        failures.complete();
         if self.summary {
             let text = summary::text(&self.tally, &failures, stats);
             // Whoever has closed standard error does not want to know.
