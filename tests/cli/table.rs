@@ -255,6 +255,8 @@ fn a_program_can_be_told_the_name_of_its_file() {
     let came = sandgate(&["map", "--arg", "{}", "@wasi_filter", "--output", "json", "--files", &path], b"");
     assert!(came.stdout.contains("[\\\"{}\\\"] []"), "nothing is replaced that nobody asked for: {came:?}");
     assert_eq!(sandgate(&["map", "-I", "{}", "--arg", "{}", "@wasi_filter"], b"x").code, Some(2), "lines have no name");
+    let nothing = ["map", "-I", "", "--arg", "x", "@wasi_filter", "--files", &path];
+    assert_eq!(sandgate(&nothing, b"").code, Some(2), "nothing is at every place");
 }
 
 #[test]

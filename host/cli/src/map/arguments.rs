@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::options::{Sandbox, setting};
@@ -50,7 +51,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(super) arg: Vec<String>,
     /// Put the file's name in the place of this text in each --arg, as in `--replace {} --arg --name={}`
-    #[arg(long, short = 'I', value_name = "TEXT", requires = "files", requires = "arg", conflicts_with = "task")]
+    #[arg(long, short = 'I', value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(requires = "files", requires = "arg", conflicts_with = "task")]
     pub(super) replace: Option<String>,
 
     /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
