@@ -381,6 +381,9 @@ impl Connection {
         if call.capture {
             endpoint.capture_output();
         }
+        if let Some(origin) = &call.origin {
+            endpoint.set_origin(origin.clone());
+        }
         let channel = Channel::new(&endpoint);
         // If the worker goes away from here on, the channel's outcome says so.
         if let Some(arguments) = arguments {

@@ -27,7 +27,7 @@ use crate::callback::Callback;
 use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::output::CapturedOutput;
+use crate::output::{CapturedOutput, Origin};
 use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
@@ -114,6 +114,8 @@ struct State {
     output_truncated: bool,
     /// What was printed, if it is kept for the caller.
     captured: Option<Box<CapturedOutput>>,
+    /// What it is of, for one of a pool.
+    origin: Option<Origin>,
     /// The user's handle, so that a channel that comes back is the same one.
     handle: Weak<Handle>,
     /// Whether a user ever had a handle.

@@ -180,6 +180,14 @@ pub enum ModuleError {
         /// The file, or `<bytes>`.
         name: String,
     },
+    /// It is larger than its reader allows.
+    #[error("module `{name}` has more than {maximum} bytes")]
+    TooLarge {
+        /// The file.
+        name: String,
+        /// The most bytes that were allowed.
+        maximum: u64,
+    },
 }
 
 /// Why an execution was not accepted. None of its code has run.

@@ -89,10 +89,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 fn execute(arguments: &Arguments) -> Result<Exit> {
-    let module = options::module(&arguments.module)?;
     let broken = Arc::new(Mutex::new(None));
     let more = [("timeout", arguments.timeout.as_deref()), ("output", Some(OUTPUT_BYTES))];
     let spec = arguments.sandbox.spec(&more)?.executions(1);
+    let module = options::module(&arguments.module, &spec)?;
     // A signal ends this as it ends any command.
     let module = arguments.sandbox.prepared(module, &spec)?;
     let interrupt = Interrupt::install()?;

@@ -14,7 +14,7 @@ use crate::callback::{self, Callback};
 use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
-use crate::output::CapturedOutput;
+use crate::output::{CapturedOutput, Origin};
 use crate::pool::Note;
 use crate::queue::Tokens;
 
@@ -232,6 +232,15 @@ impl Endpoint {
     /// From here on output is kept.
     pub(crate) fn capture_output(&self) {
         self.state.lock().captured = Some(Box::default());
+    }
+
+    /// From here on what it prints is told to be of that.
+    pub(crate) fn set_origin(&self, origin: Origin) {
+        self.state.lock().origin = Some(origin);
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.state.lock().origin.clone()
     }
 
     pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
