@@ -167,9 +167,7 @@ impl Connection {
             id,
             spec,
         });
-        let writing = Arc::clone(&connection);
-        connection.spawn("writer", move || writing.outbox.run_writer())?;
-        let started = connection.watch_exit().and_then(|()| connection.begin_reading(FrameReader::new(receive)));
+        let started = connection.watch_exit().and_then(|()| connection.begin(FrameReader::new(receive)));
         if let Err(error) = started {
             connection.outbox.shutdown();
             connection.join();
@@ -180,13 +178,17 @@ impl Connection {
         Ok(connection)
     }
 
-    fn begin_reading(self: &Arc<Self>, frames: FrameReader) -> std::io::Result<()> {
+    /// Has it written and read from here on: by the service, or by threads of its own if only those can wait for its stream.
+    fn begin(self: &Arc<Self>, frames: FrameReader) -> std::io::Result<()> {
         if frames.bell().is_none() {
-            let reading = Arc::clone(self);
+            let (writing, reading) = (Arc::clone(self), Arc::clone(self));
+            self.spawn("writer", move || writing.outbox.run_writer())?;
             return self.spawn("reader", move || Reader::new(frames).run(&reading));
         }
         let place = service::place(self)?;
         let place = self.place.get_or_init(|| place);
+        let writing = place.clone();
+        self.outbox.serve_by(move || writing.poke_to_write());
         self.reading.begin(frames, place.clone()).inspect_err(|_| place.give_back())
     }
 

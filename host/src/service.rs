@@ -1,6 +1,7 @@
-//! The threads that read all connections which nobody else reads at the moment: one for every two processors.
+//! The threads that read and write all connections when nobody else does: one for every two processors.
 //!
-//! Each waits for the bells of its connections, reads the one that rings for a few turns, then the next. With each tick it
+//! Each waits for the bells of its connections, reads the one that rings for a few turns, then the next; and writes what
+//! senders have left, when there is room or has been gathered for long enough ([`writing`]). With each tick it
 //! looks at connections that callers have read and left, and there are no ticks while there is none ([`reading`]). It also
 //! ends connections: the worker's process gets half a second for its own end and is killed then. Nothing here waits for
 //! anything else, and what panics costs one connection.
@@ -16,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::reading::Ringer;
@@ -25,6 +26,10 @@ use sandgate_wire::reading::Ringer;
 use crate::callback::panic_message;
 use crate::connection::{Connection, REAP_PATIENCE};
 use crate::reading::{Reading, Visited};
+
+mod writing;
+
+use writing::Writing;
 
 /// Between two looks at connections that callers read.
 const TICK: Duration = Duration::from_millis(1);
@@ -34,6 +39,8 @@ const MAX_EVENTS: usize = 64;
 const MAX_THREADS: usize = 8;
 /// The key of the thread's own ringer.
 const OWN_KEY: u64 = 0;
+/// The key of what says that there is room to write.
+const ROOM_KEY: u64 = u64::MAX;
 
 /// One of the threads.
 #[derive(Debug)]
@@ -49,6 +56,8 @@ struct State {
     connections: HashMap<u64, Arc<Connection>>,
     /// Those to look at now.
     pokes: Vec<u64>,
+    /// Those whose senders have left something, or that are shut down.
+    to_write: Vec<u64>,
     /// Those to look at with each tick from now on.
     listed: Vec<Arc<Connection>>,
     /// The thread ticks anyway.
@@ -127,6 +136,12 @@ impl Place {
         self.service.ringer.ring();
     }
 
+    /// Has the thread write what senders have left.
+    pub(crate) fn poke_to_write(&self) {
+        self.service.state.lock().to_write.push(self.key);
+        self.service.ringer.ring();
+    }
+
     /// Has the thread look at the connection with each tick.
     pub(crate) fn list(&self, connection: &Arc<Connection>) {
         let mut state = self.service.state.lock();
@@ -139,10 +154,10 @@ impl Place {
 }
 
 /// What only the thread itself has.
-#[derive(Default)]
 struct Rounds {
     /// Connections that may have more to read.
     again: VecDeque<u64>,
+    writing: Writing,
     /// Connections that callers read, and how often somebody had led at the last tick.
     listed: Vec<(Arc<Connection>, u64)>,
     last_tick: Option<Instant>,
@@ -163,34 +178,59 @@ impl Service {
         let ringer = Ringer::event()?;
         epoll::add(&epoll, ringer.ear(), EventData::new_u64(OWN_KEY), EventFlags::IN)?;
         let service = Arc::new(Service { epoll, ringer, state: Mutex::default() });
+        let writing = Writing::new()?;
+        epoll::add(&service.epoll, writing.room(), EventData::new_u64(ROOM_KEY), EventFlags::IN)?;
         let of_thread = Arc::clone(&service);
-        std::thread::Builder::new().name(format!("sandgate-io-{number}")).spawn(move || of_thread.run())?;
+        let run = move || of_thread.run(Rounds::new(writing));
+        std::thread::Builder::new().name(format!("sandgate-io-{number}")).spawn(run)?;
         Ok(service)
     }
 
-    fn run(&self) {
-        let mut rounds = Rounds::default();
+    fn run(&self, mut rounds: Rounds) {
         let mut events = Vec::with_capacity(MAX_EVENTS);
         loop {
             self.take_listed(&mut rounds);
-            let timeout = rounds.timeout();
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return tracing::error!("workers are not read any more: {error}"),
+            if let Err(error) = self.wait(rounds.timeout(), &mut events) {
+                return tracing::error!("workers are not read any more: {error}");
             }
             let again = std::mem::take(&mut rounds.again);
             for event in events.drain(..) {
                 match event.data.u64() {
                     OWN_KEY => self.ringer.hush(),
+                    ROOM_KEY => rounds.writing.room_is_there(),
                     key => self.visit(&mut rounds, key),
                 }
             }
-            let pokes = std::mem::take(&mut self.state.lock().pokes);
+            let (pokes, to_write) = {
+                let mut state = self.state.lock();
+                (std::mem::take(&mut state.pokes), std::mem::take(&mut state.to_write))
+            };
             for key in pokes.into_iter().chain(again) {
                 self.visit(&mut rounds, key);
             }
+            for key in rounds.writing.due(to_write) {
+                let connection = self.state.lock().connections.get(&key).map(Arc::clone);
+                rounds.writing.serve(key, connection.as_ref());
+            }
             self.tick(&mut rounds);
             rounds.kill_late();
+        }
+    }
+
+    fn wait(&self, timeout: Option<Duration>, events: &mut Vec<Event>) -> Result<(), Errno> {
+        // What gathers in an outbox is not worth a millisecond, and epoll has no shorter times everywhere.
+        let is_short = |timeout: Duration| !timeout.is_zero() && timeout < TICK;
+        let timespec = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let waited = if timeout.is_some_and(is_short) {
+            let mut polled = [PollFd::new(&self.epoll, PollFlags::IN)];
+            poll(&mut polled, timespec.as_ref())
+                .and_then(|_| epoll::wait(&self.epoll, spare_capacity(events), Some(&Timespec::default())))
+        } else {
+            epoll::wait(&self.epoll, spare_capacity(events), timespec.as_ref())
+        };
+        match waited {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -246,6 +286,7 @@ impl Service {
             return;
         }
         self.state.lock().connections.remove(&key);
+        rounds.writing.forget(key);
         if let Some(Dying { connection, violation, .. }) = rounds.dying.remove(&key)
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| connection.finish(violation)))
         {
@@ -286,17 +327,19 @@ impl Service {
 }
 
 impl Rounds {
+    fn new(writing: Writing) -> Rounds {
+        Rounds { again: VecDeque::new(), writing, listed: Vec::new(), last_tick: None, dying: HashMap::new() }
+    }
+
     /// How long nothing has to be looked at.
-    fn timeout(&self) -> Option<Timespec> {
-        if !self.again.is_empty() {
-            return Some(Timespec::default());
+    fn timeout(&self) -> Option<Duration> {
+        if !self.again.is_empty() || self.writing.has_more() {
+            return Some(Duration::ZERO);
         }
         let kill_at = self.dying.values().filter_map(|dying| dying.kill_at).min();
-        let now = Instant::now();
-        let left = kill_at.map(|at| at.saturating_duration_since(now));
-        let tick = (!self.listed.is_empty()).then_some(TICK);
-        let left = left.into_iter().chain(tick).min()?;
-        Timespec::try_from(left).ok()
+        let at = kill_at.into_iter().chain(self.writing.next()).min();
+        let left = at.map(|at| at.saturating_duration_since(Instant::now()));
+        left.into_iter().chain((!self.listed.is_empty()).then_some(TICK)).min()
     }
 
     fn kill_late(&mut self) {

@@ -36,8 +36,27 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
     /// The system's.
     fn wait_writable(&self) -> io::Result<()>;
 
+    /// What to wait for when there was no room, for whoever waits for several of these.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn room(&self) -> io::Result<Room> {
+        Ok(Room::Unknown)
+    }
+
     /// Ends the connection in both directions; whoever waits on either half wakes up. Never blocks.
     fn shutdown(&self);
+}
+
+/// When there may be room again.
+#[derive(Debug)]
+pub enum Room {
+    /// At once.
+    Now,
+    /// When this is ready for that.
+    When(Arc<OwnedFd>, PollFlags),
+    /// Only [`wait_writable`](SendHalf::wait_writable) can tell.
+    Unknown,
 }
 
 /// The half that receives; it has one owner.
@@ -126,6 +145,11 @@ impl SendHalf for UnixSendHalf {
     fn wait_writable(&self) -> io::Result<()> {
         let Some(socket) = self.socket.read().as_ref().map(Arc::clone) else { return Ok(()) };
         wait(socket.as_fd(), PollFlags::OUT, None).map(drop)
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let socket = self.socket.read().as_ref().map(Arc::clone).ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Room::When(socket, PollFlags::OUT))
     }
 
     fn shutdown(&self) {
