@@ -109,8 +109,13 @@ impl Reading {
         let mut role = self.role.lock();
         let reader = Reader::new(frames);
         place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
-        *role = Some(Role { reader, place, attended: true, over: None });
+        let role_of_it = role.insert(Role { reader, place, attended: false, over: None });
+        // What is here already has rung no bell.
+        let look = (!role_of_it.attend()).then(|| role_of_it.place.clone());
         self.release(role);
+        if let Some(place) = look {
+            place.poke();
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Many small messages, none of which is lost, doubled or out of order, over each transport.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sandgate::Transport;
 use sandgate_tests::{builder, popen, run, within};
@@ -11,6 +11,7 @@ const VARIABLE: &str = "SANDGATE_ORDER_MESSAGES";
 const MESSAGES: u64 = 100_000;
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a figure for whoever asks for many messages")]
 fn messages_come_in_order_over_each_transport() {
     let messages: u64 = std::env::var(VARIABLE).map_or(MESSAGES, |number| number.parse().unwrap());
     for transport in [Transport::Ring, Transport::Socket] {
@@ -19,7 +20,7 @@ fn messages_come_in_order_over_each_transport() {
         let channel = run(&gateway, "echo");
         // Each crosses twice.
         let echoes = messages / 2;
-        let limit = std::time::Duration::from_secs(60 + messages / 100_000);
+        let limit = Duration::from_secs(60 + messages / 100_000);
         let start = Instant::now();
         within(limit, "all messages to come back", move || {
             let sending = channel.clone();

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -21,9 +22,9 @@ const TAKEN_BYTES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Bells {
     /// There are bytes to read; and descriptors; and the end.
-    pub(crate) line: OwnedFd,
+    pub(crate) line: Arc<OwnedFd>,
     /// There is room to write.
-    pub(crate) room: OwnedFd,
+    pub(crate) room: Arc<OwnedFd>,
 }
 
 /// What came of looking at the line.
@@ -45,6 +46,10 @@ pub(crate) enum WaitFor {
 }
 
 impl Bells {
+    pub(crate) fn new(line: OwnedFd, room: OwnedFd) -> Bells {
+        Bells { line: Arc::new(line), room: Arc::new(room) }
+    }
+
     /// Tells the peer that there are bytes. That the line is full of what it has not taken yet tells it as well.
     pub(crate) fn ring_bytes(&self) -> io::Result<()> {
         match send(&self.line, &mut SendAncillaryBuffer::default()) {
@@ -108,6 +113,11 @@ impl Bells {
         if polled[1].revents().is_empty() {
             return Ok(());
         }
+        self.hush_room()
+    }
+
+    /// Takes what the peer has rung for room so far.
+    pub(crate) fn hush_room(&self) -> io::Result<()> {
         let mut bytes = [0; TAKEN_BYTES];
         let mut buffers = [IoSliceMut::new(&mut bytes)];
         // Descriptors that come with it are dropped by the kernel.

@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
+use rustix::event::PollFlags;
 
 use super::Violation;
 use super::bell::{Bells, Heard, WaitFor};
@@ -17,7 +18,7 @@ use super::consumer::Consumer;
 use super::layout::Ring;
 use super::producer::Producer;
 use crate::spin::Spin;
-use crate::transport::{Descriptors, ReceiveHalf, SendHalf};
+use crate::transport::{Descriptors, ReceiveHalf, Room, SendHalf};
 
 /// Descriptors that may wait for the message that announces them.
 const MAX_WAITING_DESCRIPTORS: usize = 16;
@@ -84,6 +85,20 @@ impl RingSendHalf {
     }
 }
 
+impl RingSendHalf {
+    /// Has the peer ring for room, if there is none; nothing to wait for if there is.
+    fn about_to_wait(&self) -> io::Result<Option<WaitFor>> {
+        match self.sending.lock().as_mut() {
+            None => Ok(None),
+            Some(Sending { line_is_full: true, .. }) => Ok(Some(WaitFor::RoomInLine)),
+            Some(Sending { producer, .. }) => {
+                let waits = producer.about_to_wait().map_err(|violation| self.wrong(violation))?;
+                Ok(waits.then_some(WaitFor::RoomInRing))
+            }
+        }
+    }
+}
+
 impl SendHalf for RingSendHalf {
     fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
         let mut sending = self.sending.lock();
@@ -111,22 +126,24 @@ impl SendHalf for RingSendHalf {
 
     fn wait_writable(&self) -> io::Result<()> {
         let Some(bells) = self.bells.read().clone() else { return Ok(()) };
-        let waits_for = match self.sending.lock().as_mut() {
-            None => return Ok(()),
-            Some(Sending { line_is_full: true, .. }) => WaitFor::RoomInLine,
-            Some(Sending { producer, .. }) => {
-                if !producer.about_to_wait().map_err(|violation| self.wrong(violation))? {
-                    return Ok(());
-                }
-                WaitFor::RoomInRing
-            }
-        };
+        let Some(waits_for) = self.about_to_wait()? else { return Ok(()) };
         let waited = bells.wait_for_room(waits_for);
         if let Some(sending) = self.sending.lock().as_mut() {
             sending.producer.is_awake();
             sending.line_is_full = false;
         }
         waited
+    }
+
+    fn room(&self) -> io::Result<Room> {
+        let bells = self.bells.read().clone().ok_or(io::ErrorKind::BrokenPipe)?;
+        // What was rung for earlier room says nothing of this time's. Whoever rings after the next step rings anew.
+        bells.hush_room()?;
+        Ok(match self.about_to_wait()? {
+            None => Room::Now,
+            Some(WaitFor::RoomInLine) => Room::When(Arc::clone(&bells.line), PollFlags::OUT),
+            Some(WaitFor::RoomInRing) => Room::When(Arc::clone(&bells.room), PollFlags::IN),
+        })
     }
 
     fn shutdown(&self) {

@@ -44,7 +44,7 @@ pub fn offer(line: OwnedFd) -> Result<(RingSendHalf, RingReceiveHalf), (io::Erro
     match make(&line) {
         Ok((mapping, room)) => {
             let (to_worker, to_host) = Ring::both(mapping, CAPACITY_BYTES);
-            Ok(halves(to_worker, to_host, Bells { line, room }, Descriptors::Refuse))
+            Ok(halves(to_worker, to_host, Bells::new(line, room), Descriptors::Refuse))
         }
         Err(error) => Err((error, line)),
     }
@@ -107,7 +107,7 @@ pub fn accept(line: OwnedFd) -> io::Result<Accepted> {
     };
     let descriptors = vec![number, room.as_raw_fd()];
     let (to_worker, to_host) = Ring::both(map(&memory, capacity)?, capacity);
-    let (send, receive) = halves(to_host, to_worker, Bells { line, room }, Descriptors::Accept);
+    let (send, receive) = halves(to_host, to_worker, Bells::new(line, room), Descriptors::Accept);
     Ok(Accepted { send: Box::new(send), receive: Box::new(receive), descriptors })
 }
 
