@@ -6,6 +6,9 @@ use std::sync::atomic::Ordering;
 use super::Violation;
 use super::layout::{Memory, Place, Word, split};
 
+/// Bytes after which a consumer that is awake can begin, while the rest is still being copied.
+const PIECE_BYTES: usize = 32 * 1024;
+
 /// Writes into a ring. There is one for each ring.
 #[derive(Debug)]
 pub(crate) struct Producer<M> {
@@ -32,20 +35,22 @@ impl<M: Memory> Producer<M> {
         let mut written = 0;
         for buffer in buffers {
             let bytes = &buffer[..buffer.len().min(room - written)];
-            let position = self.tail.wrapping_add(written as u64);
-            let (offset, first) = split(self.memory.capacity(), position, bytes.len());
-            self.memory.copy_in(offset, &bytes[..first]);
-            if first < bytes.len() {
-                self.memory.copy_in(0, &bytes[first..]);
-            }
+            bytes.chunks(PIECE_BYTES).for_each(|piece| self.publish(piece));
             written += bytes.len();
         }
-        if written > 0 {
-            self.tail = self.tail.wrapping_add(written as u64);
-            // The bytes above are there for whoever sees this.
-            self.memory.word(Place::Tail).store(self.tail, Ordering::Release);
-        }
         Ok(written)
+    }
+
+    /// There is room for them.
+    fn publish(&mut self, bytes: &[u8]) {
+        let (offset, first) = split(self.memory.capacity(), self.tail, bytes.len());
+        self.memory.copy_in(offset, &bytes[..first]);
+        if first < bytes.len() {
+            self.memory.copy_in(0, &bytes[first..]);
+        }
+        self.tail = self.tail.wrapping_add(bytes.len() as u64);
+        // The bytes above are there for whoever sees this.
+        self.memory.word(Place::Tail).store(self.tail, Ordering::Release);
     }
 
     /// Whether the consumer sleeps, to be asked after each write. It is told so once: whoever is told has to ring.
