@@ -10,12 +10,12 @@
 //!
 //! 1. `tail` counts the bytes that were ever written, `head` those that were ever read. The producer alone changes the one,
 //!    the consumer the other. What lies between them is in the ring, at its count modulo the capacity.
-//! 2. A [`Producer`] copies bytes in, then moves `tail` (release). A [`Consumer`] looks at `tail` (acquire), copies bytes
+//! 2. A `Producer` copies bytes in, then moves `tail` (release). A `Consumer` looks at `tail` (acquire), copies bytes
 //!    out, then moves `head` (release); the producer looks at `head` (acquire) before it writes there again.
 //! 3. Whoever is about to sleep says so in its own word, and looks once more; whoever has moved its count looks at that
 //!    word, and if it is set takes it back and *rings*: a byte on a socket. Between the two steps of each lies a fence
 //!    (sequentially consistent), so that one of the two sees the other.
-//! 4. The *line* is the socket pair that the worker was started with. It hands the memory over ([`handover`]), it is the
+//! 4. The *line* is the socket pair that the worker was started with. It hands the memory over (`handover`), it is the
 //!    bell for "there are bytes", it carries the descriptors that belong to frames, and its end is that of the connection.
 //!    The other pair is the bell for "there is room", since the two are waited for by different threads.
 //!
