@@ -43,6 +43,7 @@ mod watchdog;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -96,6 +97,12 @@ enum Program {
         /// Runs the kinds whose name contains this
         #[arg(long)]
         only: Option<String>,
+        /// Fails unless each kind ends within this time of its deadline, as in `10ms`, and names those that do not
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        assert: Option<Duration>,
+        /// The share of its runs that has to, from 0 to 1
+        #[arg(long, value_name = "SHARE", default_value_t = 0.99, value_parser = share, requires = "assert")]
+        quantile: f64,
     },
     /// Hostile executions in a row, and what host and worker hold meanwhile
     Hostile {
@@ -129,6 +136,11 @@ Environment, all of it set by `cargo xtask bench`:
   SANDGATE_BENCH_PYTHON  a Python that has the peers
   SANDGATE_CPYTHON       the module of CPython";
 
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("it is not from 0 to 1".to_owned()) }
+}
+
 /// Where in RESULTS.md that begins which the table's run does not write.
 const REST: &str = "# The defence";
 
@@ -156,8 +168,9 @@ fn run(cli: &Cli) -> Result<bool> {
     }
     let fixtures = Fixtures::from_environment()?;
     match &cli.program {
-        Some(Program::Interruption { runs, only }) => {
-            return hostile::interruption::run(&fixtures, *runs, only.as_deref()).map(|()| true);
+        Some(Program::Interruption { runs, only, assert, quantile }) => {
+            let bound = assert.map(|time| hostile::interruption::Bound { time, quantile: *quantile });
+            return hostile::interruption::run(&fixtures, *runs, only.as_deref(), bound);
         }
         Some(Program::Hostile { count }) => return hostile::many::run(&fixtures, *count).map(|()| true),
         Some(Program::Layers { rounds, tasks }) => {

@@ -207,8 +207,12 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SendError::Closed => f.write_str("the channel to send on is closed"),
-            SendError::Timeout => f.write_str("no room to send in the time given"),
-            SendError::TooLarge => f.write_str("the message to send is larger than the limit of this execution"),
+            SendError::Timeout => {
+                f.write_str("no room to send in the time given (settings `window=` and `window-messages=`)")
+            }
+            SendError::TooLarge => {
+                f.write_str("the message to send is larger than the limit of this execution (setting `message=`)")
+            }
             SendError::Encode(_) => f.write_str("the value to send could not be encoded"),
             SendError::NotAllowed => f.write_str("sending so is not allowed, and not at all outside of a task"),
             SendError::Unexpected(code) => unexpected(f, "sending", *code),
@@ -225,9 +229,9 @@ impl fmt::Display for ReceiveError {
                 write!(f, "the host closed the channel with an error: {text}")
             }
             ReceiveError::Decode(_) => f.write_str("the message received could not be decoded"),
-            ReceiveError::TooManyChannels => {
-                f.write_str("the message to receive brings more channels than this execution may have")
-            }
+            ReceiveError::TooManyChannels => f.write_str(
+                "the message to receive brings more channels than this execution may have (setting `channels=`)",
+            ),
             ReceiveError::NotAllowed => f.write_str("receiving is not allowed outside of a task"),
             ReceiveError::Unexpected(code) => unexpected(f, "receiving", *code),
         }
@@ -246,7 +250,9 @@ impl fmt::Display for CloseError {
 impl fmt::Display for NewChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NewChannelError::TooMany => f.write_str("this execution has as many channels as it may"),
+            NewChannelError::TooMany => {
+                f.write_str("this execution has as many channels as it may (setting `channels=`)")
+            }
             NewChannelError::NotAllowed => f.write_str("making a channel is not allowed outside of a task"),
             NewChannelError::Unexpected(code) => unexpected(f, "making a channel", *code),
         }
@@ -268,7 +274,9 @@ impl fmt::Display for ArgsError {
         match self {
             ArgsError::Missing => f.write_str("no arguments were passed"),
             ArgsError::Decode(_) => f.write_str("the arguments could not be decoded"),
-            ArgsError::TooManyChannels => f.write_str("the arguments bring more channels than this execution may have"),
+            ArgsError::TooManyChannels => {
+                f.write_str("the arguments bring more channels than this execution may have (setting `channels=`)")
+            }
             ArgsError::NotAllowed => f.write_str("taking arguments is not allowed"),
             ArgsError::Unexpected(code) => unexpected(f, "taking arguments", *code),
         }

@@ -6,6 +6,7 @@ use sandgate_wire::{ExecutionGrants, Limits, ModuleLimits};
 use serde::Serialize;
 
 use crate::error::CodecError;
+use crate::output::Origin;
 use crate::schema::{self, Expected, Schema, SchemaError, TaskSchema, TypeSchema};
 use crate::value::{self, Encoded};
 
@@ -32,6 +33,8 @@ pub struct Call {
     pub(crate) expected: Option<Expected>,
     pub(crate) stdin: bool,
     pub(crate) capture: bool,
+    /// What its output is told to be of.
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Call {

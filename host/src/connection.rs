@@ -5,12 +5,12 @@
 //!      └────────────────┴── lost ─────────────┴───────► ended
 //! ```
 //!
-//! The reader thread turns frames into calls on endpoints ([`crate::reader`]); this file has what both it and the users
-//! need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
+//! Whoever reads it ([`crate::reading`]) turns frames into calls on endpoints ([`crate::reader`]); this file has what both it
+//! and the users need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,21 +34,22 @@ use crate::error::{ExecError, SendError, WaitError};
 use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
-use crate::reader;
+use crate::reader::Reader;
+use crate::reading::Reading;
 use crate::remote::Running;
 use crate::schema::{DescribeError, Mismatch, ModuleDescription};
+use crate::service::{self, Place};
 use crate::spec::Spec;
 use crate::table::Table;
 use crate::usage::Usage;
 use crate::watch::Places;
 use crate::workers::Owner;
 
+mod ending;
 mod status;
 
+pub(crate) use ending::REAP_PATIENCE;
 use status::StatusSlot;
-
-/// How long a worker may take to end after its connection has.
-const REAP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What may wait for a worker to read it. Control messages: a few for each channel there can be. Answers to channels that
 /// guests close: one for each that they can have, since the worker counts a channel until it has read the answer. A worker
@@ -70,6 +71,9 @@ pub(crate) struct Connection {
     artefacts: Arc<dyn ArtefactSource>,
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
+    pub(crate) reading: Reading,
+    /// Where the service has it; never for a stream without a bell.
+    place: OnceLock<Place>,
     pub(crate) table: Mutex<Table>,
     places: Mutex<Places>,
     life: Mutex<Life>,
@@ -120,7 +124,7 @@ struct Life {
 }
 
 impl Connection {
-    /// Connects to a worker over a transport and starts the two threads that serve it. Does not wait for its hello.
+    /// Connects to a worker over a transport and has it read and written. Does not wait for its hello.
     pub(crate) fn start(
         id: String,
         spec: Spec,
@@ -153,6 +157,8 @@ impl Connection {
             artefacts: common.artefacts,
             tenant: common.tenant,
             usage: Mutex::default(),
+            reading: Reading::default(),
+            place: OnceLock::new(),
             table: Mutex::new(Table::new()),
             places: Mutex::new(Places::new(spec.max_executions())),
             life: Mutex::default(),
@@ -165,12 +171,7 @@ impl Connection {
             id,
             spec,
         });
-        let writing = Arc::clone(&connection);
-        connection.spawn("writer", move || writing.outbox.run_writer())?;
-        let reading = Arc::clone(&connection);
-        let started = connection.watch_exit();
-        let started =
-            started.and_then(|()| connection.spawn("reader", move || reader::run(&reading, FrameReader::new(receive))));
+        let started = connection.watch_exit().and_then(|()| connection.begin(FrameReader::new(receive)));
         if let Err(error) = started {
             connection.outbox.shutdown();
             connection.join();
@@ -179,6 +180,24 @@ impl Connection {
         // If it is gone already, waiting for its hello says so.
         let _ = connection.outbox.push(hello);
         Ok(connection)
+    }
+
+    /// Has it written and read from here on: by the service, or by threads of its own if only those can wait for its stream.
+    fn begin(self: &Arc<Self>, frames: FrameReader) -> std::io::Result<()> {
+        if frames.bell().is_none() {
+            let (writing, reading) = (Arc::clone(self), Arc::clone(self));
+            self.spawn("writer", move || writing.outbox.run_writer())?;
+            return self.spawn("reader", move || Reader::new(frames).run(&reading));
+        }
+        let place = service::place(self)?;
+        let place = self.place.get_or_init(|| place);
+        let writing = place.clone();
+        self.outbox.serve_by(move || writing.poke_to_write());
+        self.reading.begin(frames, place.clone()).inspect_err(|_| place.give_back())
+    }
+
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.get()
     }
 
     /// Has the reader told when the process has ended, whoever else holds its end of the connection.
@@ -240,6 +259,7 @@ impl Connection {
 
     /// Waits until the worker is gone and all its channels have ended.
     pub(crate) fn wait_ended(&self, deadline: Deadline) -> Option<WorkerLoss> {
+        let _beside = self.reading.beside();
         let mut life = self.life.lock();
         while life.loss.is_none() {
             deadline.wait(&self.life_changed, &mut life).ok()?;
@@ -296,64 +316,6 @@ impl Connection {
             life.unresponsive.get_or_insert(message);
         }
         self.kill_and_hang_up();
-    }
-
-    /// The connection is over, for this reason if the host ended it: reap the worker, end every channel, tell everybody.
-    /// Called once, by the reader thread.
-    pub(crate) fn finish(self: &Arc<Self>, violation: Option<LossCause>) {
-        let unread = || LossCause::Unresponsive { message: "it does not read what it is sent".to_owned() };
-        let violation = violation.or_else(|| self.outbox.overflowed().then(unread));
-        let late = |message| LossCause::Unresponsive { message };
-        let violation = violation.or_else(|| self.life.lock().unresponsive.clone().map(late));
-        self.outbox.shutdown();
-        let mut stderr_tail = String::new();
-        let mut ended = LossCause::Unknown { message: "its connection ended".to_owned() };
-        if let Some(process) = &self.process {
-            if violation.is_some() {
-                process.kill();
-            }
-            ended = process.reap(REAP_PATIENCE);
-            drop(self.exit.lock().take());
-            stderr_tail = process.take_stderr_tail();
-        }
-        let cause = violation.unwrap_or(ended);
-        let loss = WorkerLoss { gateway: self.id.clone(), pid: self.pid(), cause, stderr_tail };
-        let endpoints: Vec<_> = {
-            let mut table = self.table.lock();
-            table.open = false;
-            let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
-            table.makers = HashMap::new();
-            table.made = HashMap::new();
-            table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
-            endpoints
-        };
-        let on_purpose = {
-            let mut life = self.life.lock();
-            life.over = true;
-            // A worker that was asked to end and crashed instead has not ended on purpose.
-            life.killed || (life.terminating && !is_crash(&loss.cause))
-        };
-        for endpoint in endpoints {
-            if endpoint.had_output() {
-                self.output.end(&endpoint);
-            }
-            endpoint.end_for_good(match (endpoint.role, on_purpose) {
-                (Role::Plain, true) => Outcome::Closed,
-                (Role::Execution, true) => Outcome::Killed { by: KilledBy::Terminate, started: true },
-                (_, false) => Outcome::WorkerLost { loss: loss.clone() },
-            });
-        }
-        if !on_purpose {
-            tracing::warn!("{loss}");
-        }
-        self.life.lock().loss = Some(loss);
-        self.life_changed.notify_all();
-        // Locked, so that nobody who is about to wait misses this.
-        drop(self.status.lock());
-        self.status_changed.notify_all();
-        if let Some(workers) = self.owner.get() {
-            workers.worker_ended(self);
-        }
     }
 
     /// Waits for the connection's threads; they end when the worker has.
@@ -432,6 +394,9 @@ impl Connection {
         }
         if call.capture {
             endpoint.capture_output();
+        }
+        if let Some(origin) = &call.origin {
+            endpoint.set_origin(origin.clone());
         }
         let channel = Channel::new(&endpoint);
         // If the worker goes away from here on, the channel's outcome says so.
@@ -582,8 +547,4 @@ impl Connection {
             self.kill_unresponsive(format!("execution {} did not end within {patience:?} after its kill", endpoint.id));
         }
     }
-}
-
-fn is_crash(cause: &LossCause) -> bool {
-    !matches!(cause, LossCause::Exited { code: 0 } | LossCause::Unknown { .. })
 }

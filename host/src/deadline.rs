@@ -29,6 +29,11 @@ impl Deadline {
         self.at
     }
 
+    /// Whether it has come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.at.is_some_and(|at| Instant::now() >= at)
+    }
+
     /// The time it was made with.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout

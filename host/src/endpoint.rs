@@ -6,7 +6,7 @@
 //!         └── closed here: nothing more is kept or sent ─► ended when the worker says so
 //! ```
 //!
-//! The reader thread puts messages in and never waits ([`arriving`]); users take them out ([`using`]). What the user takes
+//! Whoever reads the connection puts messages in and never waits ([`arriving`]); users take them out ([`using`]). What the user takes
 //! goes back to the worker as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that
 //! nothing is sent after the channel's close.
 
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use sandgate_wire::account::Account;
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::{Credit, ReceiveWindow, SendWindow, Window};
@@ -27,7 +27,7 @@ use crate::callback::Callback;
 use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::output::CapturedOutput;
+use crate::output::{CapturedOutput, Origin};
 use crate::pool::Note;
 use crate::queue::Tokens;
 use crate::watch;
@@ -77,6 +77,10 @@ struct State {
     queue: VecDeque<Message>,
     /// Messages that the consumer was not told of yet. Less than in the queue, or the consumer took them untold.
     untold: usize,
+    /// Callers that read the connection for what happens here, or have just ceased to.
+    leading: usize,
+    /// The consumer is told instead of waiting, so that the connection is to be attended.
+    beside: bool,
     assembly: Assembly,
     receive_window: ReceiveWindow,
     send_window: SendWindow,
@@ -110,6 +114,8 @@ struct State {
     output_truncated: bool,
     /// What was printed, if it is kept for the caller.
     captured: Option<Box<CapturedOutput>>,
+    /// What it is of, for one of a pool.
+    origin: Option<Origin>,
     /// The user's handle, so that a channel that comes back is the same one.
     handle: Weak<Handle>,
     /// Whether a user ever had a handle.
@@ -236,6 +242,7 @@ impl Endpoint {
         }
         self.end_locked(&mut state, outcome);
         self.ended.notify_all();
+        self.wake_leader(&state);
     }
 
     /// Ends the channel unless the worker has said its last; false if it has. From here on that comes too late.
@@ -297,12 +304,44 @@ impl Endpoint {
     pub(crate) fn wait_over(&self, deadline: Deadline) -> bool {
         let mut state = self.state.lock();
         while !state.over {
-            self.connection.outbox.about_to_wait();
-            if deadline.wait(&self.ended, &mut state).is_err() {
+            if self.wait(&self.ended, &mut state, deadline).is_err() {
                 return false;
             }
         }
         true
+    }
+
+    /// Waits once for something that only the worker can bring; an error is the timeout that has passed. The caller reads
+    /// the connection itself if nobody else does.
+    fn wait(&self, condition: &Condvar, state: &mut MutexGuard<'_, State>, deadline: Deadline) -> Result<(), Duration> {
+        self.connection.outbox.about_to_wait();
+        let reading = &self.connection.reading;
+        if !deadline.is_over()
+            && let Some(lead) = reading.try_lead(&self.connection)
+        {
+            state.leading += 1;
+            MutexGuard::unlocked(state, || lead.run(deadline));
+            state.leading -= 1;
+            return Ok(());
+        }
+        let _beside = reading.beside();
+        deadline.wait(condition, state)
+    }
+
+    /// Something has changed that a caller may wait for.
+    fn wake_leader(&self, state: &State) {
+        if state.leading > 0 {
+            self.connection.reading.raise();
+        }
+    }
+
+    /// The consumer is told instead of waiting, or no more.
+    fn set_beside(&self, state: &mut State, beside: bool) {
+        match (std::mem::replace(&mut state.beside, beside), beside) {
+            (false, true) => self.connection.reading.add_beside(),
+            (true, false) => self.connection.reading.end_beside(),
+            _ => {}
+        }
     }
 
     fn end_locked(self: &Arc<Self>, state: &mut State, outcome: Outcome) {
@@ -315,6 +354,8 @@ impl Endpoint {
         self.count_no_more(state);
         let untold = std::mem::take(&mut state.untold);
         self.notify(state, untold + 1);
+        self.set_beside(state, false);
+        self.wake_leader(state);
         self.readable.notify_all();
         self.writable.notify_all();
         self.ended.notify_all();
@@ -322,6 +363,7 @@ impl Endpoint {
 
     /// Tells the consumer about `count` more messages or the end.
     fn notify(self: &Arc<Self>, state: &State, count: usize) {
+        self.wake_leader(state);
         match &state.consumer {
             Consumer::Receive if count > 1 => {
                 self.readable.notify_all();
@@ -372,6 +414,9 @@ impl Drop for Endpoint {
         }
         if let Some(key) = state.watched.take() {
             watch::remove(key);
+        }
+        if state.beside {
+            self.connection.reading.end_beside();
         }
         self.connection.dropped(self.id);
         for (_, child) in self.state.get_mut().children.drain() {

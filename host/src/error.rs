@@ -46,7 +46,9 @@ pub enum SendError {
     #[error("cannot send to a channel that was closed here")]
     Closed,
     /// No credit came within the time; nothing was sent.
-    #[error("peer took nothing for {0:?}, and the channel's window is full")]
+    #[error(
+        "peer took nothing for {0:?}, and the channel's window is full (settings `window=` and `window-messages=`)"
+    )]
     Timeout(Duration),
     /// The message is larger than the execution's limit.
     #[error("message of {length} bytes is larger than the limit of {limit} bytes (setting `message=`)")]
@@ -178,6 +180,14 @@ pub enum ModuleError {
     Empty {
         /// The file, or `<bytes>`.
         name: String,
+    },
+    /// It is larger than its reader allows.
+    #[error("module `{name}` has more than {maximum} bytes")]
+    TooLarge {
+        /// The file.
+        name: String,
+        /// The most bytes that were allowed.
+        maximum: u64,
     },
 }
 
@@ -337,6 +347,9 @@ pub enum LaunchError {
     /// Descriptors or threads could not be had.
     #[error("cannot set up the connection of a worker")]
     Resources(#[source] io::Error),
+    /// Shared memory was asked for and could not be had.
+    #[error("cannot share memory with a worker; `transport=socket` does without")]
+    Ring(#[source] io::Error),
 }
 
 /// Why a gateway was not made. Nothing of it is left running.

@@ -1,9 +1,9 @@
 //! The ends of workers' processes, for readers that would not hear of them: a process can leave a child behind that keeps
 //! its end of the connection open.
 //!
-//! A reader waits for its stream and nothing else, so that a read is one system call. One thread for the whole process waits
-//! for all workers' pidfds. When one of them ends, its connection is shut down: its reader gets what has arrived, and then
-//! the end, whoever else has the other side.
+//! A reader waits for its stream and nothing else. One thread for the whole process waits for all workers' pidfds. When one of
+//! them ends, its connection is shut down: its reader gets what has arrived, and then the end, whoever else has the other
+//! side. And the connection is looked at, since one that is over already waits for this alone.
 
 use std::collections::HashMap;
 use std::io;
@@ -78,7 +78,7 @@ impl Exits {
             }
             for event in events.drain(..) {
                 if let Some(connection) = self.forget(event.data.u64()).and_then(|connection| connection.upgrade()) {
-                    connection.outbox.shutdown();
+                    connection.process_ended();
                 }
             }
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sandgate_wire::outcome::WorkerLoss;
-use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 use serde::Serialize;
 
 use crate::artefact::ArtefactStore;
@@ -29,6 +28,7 @@ use crate::remote::{Hosts, Remote, Running, ways};
 use crate::schema::{DescribeError, ModuleDescription};
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
+use crate::transport::{self, Connected};
 use crate::workers::{Launcher, Workers, end_now};
 use crate::{cache, worker_binary};
 
@@ -69,6 +69,7 @@ pub struct GroupBuilder {
     tenant: Option<Arc<str>>,
     /// Those of somebody else, who closes them.
     hosts: Option<Arc<Hosts>>,
+    pub(crate) launcher: Arc<dyn Launcher>,
 }
 
 impl Default for GroupBuilder {
@@ -81,6 +82,7 @@ impl Default for GroupBuilder {
             drop_timeout: DEFAULT_DROP_TIMEOUT,
             tenant: None,
             hosts: None,
+            launcher: Arc::new(Popen),
         }
     }
 }
@@ -299,8 +301,10 @@ impl Group {
         let id = spec.given_id().unwrap_or_default().to_owned();
         let output = OutputRouter::new(id, self.options.output.clone());
         let common = Common::new(output, self.artefacts.clone(), self.options.tenant.clone());
-        let launcher: Arc<dyn Launcher> =
-            if spec.route().is_empty() { Arc::new(Popen) } else { Arc::new(Remote { hosts: Arc::clone(&self.hosts) }) };
+        let launcher: Arc<dyn Launcher> = match spec.route() {
+            [] => Arc::clone(&self.options.launcher),
+            _ => Arc::new(Remote { hosts: Arc::clone(&self.hosts) }),
+        };
         let first = launcher.launch(spec, &common)?;
         Ok(Gateway::new(Workers::new(first, launcher, common)))
     }
@@ -431,14 +435,12 @@ impl Launcher for Popen {
         let failed = |source| GatewayError::Launch { id: id.clone(), source };
         let resources = |error| failed(LaunchError::Resources(error));
         let program = worker_binary::find(spec.worker_path()).map_err(failed)?;
-        let (ours, theirs) = socket_pair().map_err(resources)?;
+        let Connected { ours, theirs } = transport::connect(spec.asked_for_transport()).map_err(failed)?;
         let directory = spec.directory().map(ToOwned::to_owned);
         let argument = sandgate_wire::launch::WORKER_ARGUMENT;
         let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
-        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-        let transport = (Box::new(send) as _, Box::new(receive) as _);
         let process = Some(Running::Local(process));
-        Connection::start(id.clone(), spec.clone(), transport, process, common.clone()).map_err(resources)
+        Connection::start(id.clone(), spec.clone(), ours, process, common.clone()).map_err(resources)
     }
 }
 

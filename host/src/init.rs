@@ -243,7 +243,8 @@ impl Wanted<'_> {
         let mut printed = Printed::new();
         let errand = self.send(&output).map_err(|error| self.failed(error))?;
         let result = self.hear(errand, &output, &mut printed);
-        self.sink.put_all(&self.init.name, &printed);
+        let most = self.spec.limits().output_bytes.min(OUTPUT_WINDOW_BYTES);
+        self.sink.put_all(&self.init.name, &printed, most);
         result
     }
 

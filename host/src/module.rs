@@ -1,6 +1,8 @@
 //! A module: bytes and their identity. Nothing here looks into them.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,9 +33,27 @@ impl Module {
     /// # Errors
     /// [`ModuleError`] if the file cannot be read or is empty.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Module, ModuleError> {
+        Module::from_file_up_to(path, u64::MAX)
+    }
+
+    /// Reads a module from a file that has at most `maximum` bytes. No more of it than that is held, so that a file without
+    /// an end, such as a device, is an error.
+    ///
+    /// # Errors
+    /// [`ModuleError`] if the file cannot be read, is empty or has more bytes.
+    pub fn from_file_up_to(path: impl AsRef<Path>, maximum: u64) -> Result<Module, ModuleError> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| ModuleError::Read { path: path.to_owned(), source })?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let failed = |source| ModuleError::Read { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let mut bytes = Vec::new();
+        if length <= maximum {
+            file.take(maximum.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+        }
+        if length.max(bytes.len() as u64) > maximum {
+            return Err(ModuleError::TooLarge { name, maximum });
+        }
         Module::new(name, bytes.into())
     }
 
@@ -108,5 +128,9 @@ mod tests {
         assert_eq!(error.to_string(), "cannot read module `/nonexistent/x.wasm`");
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(Module::from_file(file.path()), Err(ModuleError::Empty { .. })));
+        std::fs::write(file.path(), "1234").unwrap();
+        assert_eq!(Module::from_file_up_to(file.path(), 4).unwrap().bytes(), b"1234");
+        assert!(matches!(Module::from_file_up_to(file.path(), 3), Err(ModuleError::TooLarge { maximum: 3, .. })));
+        assert!(matches!(Module::from_file_up_to("/dev/zero", 3), Err(ModuleError::TooLarge { maximum: 3, .. })));
     }
 }

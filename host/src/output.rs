@@ -25,10 +25,13 @@ pub const MAX_LINE_BYTES: usize = 8 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutputLine {
-    /// The gateway's id.
+    /// The gateway's id; in a pool, that of the place that it has.
     pub gateway: String,
     /// The number of the execution's channel.
     pub channel: u64,
+    /// The number of the pool's task that the execution runs, as its [`TaskResult`](crate::TaskResult) has it. None for what
+    /// no pool runs, and for an execution that serves many tasks.
+    pub task: Option<u64>,
     /// Standard output or error.
     pub stream: Stream,
     /// The line without its line break, as the guest wrote it: it may hold anything, escapes of a terminal included.
@@ -36,16 +39,39 @@ pub struct OutputLine {
     pub text: String,
     /// Whether the execution reached its limit here (setting `output=`) and all that followed was dropped.
     pub truncated: bool,
+    /// The limit in bytes, if it is reached here.
+    pub limit: Option<u64>,
 }
 
 impl fmt::Display for OutputLine {
     /// The line with a prefix, safe to print on a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} #{} {}] {}", self.gateway, self.channel, self.stream, printable(&self.text))?;
-        if self.truncated {
-            f.write_str(" [output limit reached, the rest is dropped; setting `output=`]")
-        } else {
-            Ok(())
+        match self.task {
+            Some(task) => self.write(f, &format_args!("task {task}")),
+            None => self.write(f, &format_args!("#{}", self.channel)),
+        }
+    }
+}
+
+impl OutputLine {
+    /// The line with a prefix that calls what printed it so, safe to print on a terminal.
+    pub fn named(&self, name: &str) -> String {
+        struct Named<'a>(&'a OutputLine, &'a str);
+        impl fmt::Display for Named<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, &self.1)
+            }
+        }
+        Named(self, name).to_string()
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, name: &dyn fmt::Display) -> fmt::Result {
+        write!(f, "[{} {name} {}] {}", self.gateway, self.stream, printable(&self.text))?;
+        match self.limit {
+            Some(bytes) => {
+                write!(f, " [output limit of {bytes} bytes reached, the rest is dropped; setting `output=`]")
+            }
+            None => Ok(()),
         }
     }
 }
@@ -66,10 +92,12 @@ pub struct CapturedOutput {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct OutputPiece<'a> {
-    /// The gateway's id.
+    /// The gateway's id; in a pool, that of the place that it has.
     pub gateway: &'a str,
     /// The number of the execution's channel.
     pub channel: u64,
+    /// The number of the pool's task, as in [`OutputLine`].
+    pub task: Option<u64>,
     /// Standard output or error.
     pub stream: Stream,
     /// What it wrote; never cut or changed.
@@ -105,12 +133,12 @@ impl OutputSink {
         OutputSink::Pieces(Arc::new(sink))
     }
 
-    /// Hands on all that something printed which is no execution of a gateway, but has a name.
-    pub(crate) fn put_all(&self, name: &str, printed: &[(Stream, Vec<u8>, bool)]) {
-        let channel = ChannelId(0);
+    /// Hands on all that something printed which is no execution of a gateway, but has a name, and its limit in bytes.
+    pub(crate) fn put_all(&self, name: &str, printed: &[(Stream, Vec<u8>, bool)], limit: u64) {
         if let OutputSink::Pieces(sink) = self {
             for (stream, bytes, truncated) in printed {
-                let piece = OutputPiece { gateway: name, channel: 0, stream: *stream, bytes, truncated: *truncated };
+                let (gateway, stream, truncated) = (name, *stream, *truncated);
+                let piece = OutputPiece { gateway, channel: 0, task: None, stream, bytes, truncated };
                 if catch_unwind(AssertUnwindSafe(|| sink(piece))).is_err() {
                     tracing::warn!("the output callback panicked");
                 }
@@ -118,13 +146,14 @@ impl OutputSink {
             return;
         }
         let router = OutputRouter::new(name.to_owned(), self.clone());
+        let source = Source { channel: ChannelId(0), gateway: name, task: None };
         for stream in [Stream::Stdout, Stream::Stderr] {
             let (mut line, mut complete) = (Vec::new(), true);
             for (_, bytes, truncated) in printed.iter().filter(|(of, ..)| *of == stream) {
-                complete = router.add(channel, stream, &mut line, bytes, *truncated);
+                complete = router.add(&source, stream, &mut line, bytes, truncated.then_some(limit));
             }
             if !complete {
-                router.put(channel, stream, &line, false);
+                router.put(&source, stream, &line, None);
             }
         }
     }
@@ -154,6 +183,20 @@ impl fmt::Debug for OutputSink {
             OutputSink::Pieces(_) => "Pieces",
         })
     }
+}
+
+/// What an execution of a pool is: what it prints is told to be of that, and not of the gateway that happens to be there.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) gateway: Arc<str>,
+    pub(crate) task: Option<u64>,
+}
+
+/// Whose output it is.
+struct Source<'a> {
+    channel: ChannelId,
+    gateway: &'a str,
+    task: Option<u64>,
 }
 
 /// The queue of one gateway's output.
@@ -270,12 +313,18 @@ impl OutputRouter {
                 };
                 piece
             };
+            let origin = piece.endpoint.origin();
+            let source = Source {
+                channel: piece.endpoint.id,
+                gateway: origin.as_ref().map_or(&self.gateway, |origin| &origin.gateway),
+                task: origin.as_ref().and_then(|origin| origin.task),
+            };
             match piece {
                 Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } }
                     if let OutputSink::Pieces(sink) = &self.sink =>
                 {
-                    let (gateway, channel) = (&*self.gateway, endpoint.id.0);
-                    let piece = OutputPiece { gateway, channel, stream, bytes: &bytes, truncated };
+                    let Source { channel: ChannelId(channel), gateway, task } = source;
+                    let piece = OutputPiece { gateway, channel, task, stream, bytes: &bytes, truncated };
                     if catch_unwind(AssertUnwindSafe(|| sink(piece))).is_err() {
                         tracing::warn!("the output callback panicked");
                     }
@@ -283,7 +332,8 @@ impl OutputRouter {
                 }
                 Piece { endpoint, part: Part::Bytes { stream, bytes, truncated } } => {
                     let line = unfinished.entry((endpoint.id, stream)).or_default();
-                    let complete = self.add(endpoint.id, stream, line, &bytes, truncated);
+                    let limit = truncated.then_some(endpoint.limits.output_bytes);
+                    let complete = self.add(&source, stream, line, &bytes, limit);
                     if complete {
                         unfinished.remove(&(endpoint.id, stream));
                     }
@@ -292,7 +342,7 @@ impl OutputRouter {
                 Piece { endpoint, part: Part::End } => {
                     for stream in [Stream::Stdout, Stream::Stderr] {
                         if let Some(line) = unfinished.remove(&(endpoint.id, stream)) {
-                            self.put(endpoint.id, stream, &line, false);
+                            self.put(&source, stream, &line, None);
                         }
                     }
                 }
@@ -300,31 +350,33 @@ impl OutputRouter {
         }
     }
 
-    /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept.
-    fn add(&self, channel: ChannelId, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], truncated: bool) -> bool {
+    /// Hands on the lines that `bytes` completes and keeps the rest; returns whether nothing is kept. A limit is reached at
+    /// their end.
+    fn add(&self, source: &Source<'_>, stream: Stream, line: &mut Vec<u8>, bytes: &[u8], limit: Option<u64>) -> bool {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let text = part.strip_suffix(b"\n").unwrap_or(part);
             line.extend_from_slice(text);
             while line.len() > MAX_LINE_BYTES {
                 let rest = line.split_off(cut(line));
-                self.put(channel, stream, line, false);
+                self.put(source, stream, line, None);
                 *line = rest;
             }
             if text.len() < part.len() {
-                self.put(channel, stream, line, false);
+                self.put(source, stream, line, None);
                 line.clear();
             }
         }
-        if truncated {
-            self.put(channel, stream, line, true);
+        if limit.is_some() {
+            self.put(source, stream, line, limit);
             line.clear();
         }
         line.is_empty()
     }
 
-    fn put(&self, channel: ChannelId, stream: Stream, line: &[u8], truncated: bool) {
+    fn put(&self, source: &Source<'_>, stream: Stream, line: &[u8], limit: Option<u64>) {
         let text = String::from_utf8_lossy(line).into_owned();
-        self.sink.put(OutputLine { gateway: self.gateway.clone(), channel: channel.0, stream, text, truncated });
+        let (gateway, channel, task) = (source.gateway.to_owned(), source.channel.0, source.task);
+        self.sink.put(OutputLine { gateway, channel, task, stream, text, truncated: limit.is_some(), limit });
     }
 }
 

@@ -163,6 +163,12 @@ impl Process {
         self.pidfd.lock().clone()
     }
 
+    /// Whether the process has ended, so that reaping it takes no time.
+    pub(crate) fn has_exited(&self) -> bool {
+        let look = |pidfd: Arc<OwnedFd>| wait(pidfd.as_fd(), PollFlags::IN, Some(Duration::ZERO));
+        self.pidfd().is_none_or(|pidfd| look(pidfd).unwrap_or(true))
+    }
+
     /// Sends SIGKILL. Never blocks, never hits another process.
     pub(crate) fn kill(&self) {
         if let Some(pidfd) = self.pidfd() {

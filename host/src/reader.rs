@@ -1,4 +1,4 @@
-//! The reader thread: frames of one worker become calls on endpoints, until the connection is over.
+//! Reading a connection: frames of one worker become calls on endpoints. Who does it, and when, is up to [`reading`].
 //!
 //! Everything that arrives is checked: an unknown id, a message in the wrong state, a chunk without credit end the
 //! connection as a protocol violation. Nothing here waits for a user or runs a user's code.
@@ -7,11 +7,13 @@
 //! not said it yet. Such a worker costs the host one frame's buffer, and nobody looks at a clock for its sake. The clocks are
 //! with those who wait: for a hello (`hello=`), for a status, for the end of an execution that was killed (`grace=`) or has
 //! reached its wall time, for the end of a gateway (the timeout of `terminate`). Each ends the process.
+//!
+//! [`reading`]: crate::reading
 
 use std::sync::Arc;
 
 use sandgate_wire::assembly::Chunk;
-use sandgate_wire::frame::{Frame, FrameError, FrameReader};
+use sandgate_wire::frame::{Arrived, Frame, FrameError, FrameReader};
 use sandgate_wire::message::{Close, Output};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::{ChannelId, Outcome, ToHost};
@@ -52,27 +54,108 @@ impl Latest {
     }
 }
 
-/// Reads until the connection is over, then ends every channel.
-pub(crate) fn run(connection: &Arc<Connection>, mut frames: FrameReader) {
-    let mut greeted = false;
-    let mut latest = Latest::default();
-    let violation = loop {
-        if !frames.has_frame() {
-            latest.set(None);
-        }
-        let result = match frames.read_frame() {
-            Ok(Some(frame)) if greeted => dispatch(connection, frame, &mut latest),
-            Ok(Some(frame)) => greet(connection, frame).map(|()| greeted = true),
-            Ok(None) => break None,
-            // A worker that dies in mid-sentence has not broken a rule.
-            Err(FrameError::Truncated { .. } | FrameError::Io(_)) => break None,
-            Err(error) => Err(error.to_string()),
+/// What one worker says, and how far it has come with it. Whoever has this reads the connection.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) frames: FrameReader,
+    greeted: bool,
+}
+
+/// What reading once has brought.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Something, and there may be more.
+    More,
+    /// All that was there.
+    Nothing,
+    /// The end of the connection, which is a violation of the protocol or none.
+    Over(Option<LossCause>),
+}
+
+impl Reader {
+    pub(crate) fn new(frames: FrameReader) -> Reader {
+        Reader { frames, greeted: false }
+    }
+
+    /// Whether the worker has said hello.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.greeted
+    }
+
+    /// Reads once, without waiting, and does all that it says. No whole frame is left lying.
+    pub(crate) fn turn(&mut self, connection: &Arc<Connection>) -> Turn {
+        let result = match self.frames.read_here() {
+            Ok(Arrived::Bytes { more }) => {
+                self.take_all(connection).map(|()| if more { Turn::More } else { Turn::Nothing })
+            }
+            Ok(Arrived::Nothing) => Ok(Turn::Nothing),
+            Ok(Arrived::End) => Ok(Turn::Over(None)),
+            Err(error) => Err(error.into()),
         };
-        if let Err(message) = result {
-            break Some(LossCause::ProtocolViolation { message });
+        result.unwrap_or_else(Turn::from)
+    }
+
+    /// Reads until the connection is over, on a thread of its own: for a stream that only a read can wait for.
+    pub(crate) fn run(mut self, connection: &Arc<Connection>) {
+        let over = loop {
+            let result = match self.frames.wait_for_frame() {
+                Ok(true) => self.take_all(connection),
+                Ok(false) => break None,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(broken) = result
+                && let Turn::Over(over) = broken.into()
+            {
+                break over;
+            }
+        };
+        connection.finish(over);
+    }
+
+    fn take_all(&mut self, connection: &Arc<Connection>) -> Result<(), Broken> {
+        let mut latest = Latest::default();
+        while let Some(frame) = self.frames.next_here()? {
+            if self.greeted {
+                dispatch(connection, frame, &mut latest)?;
+            } else {
+                greet(connection, frame)?;
+                self.greeted = true;
+            }
         }
-    };
-    connection.finish(violation);
+        latest.set(None);
+        Ok(())
+    }
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+enum Broken {
+    Stream(FrameError),
+    Rule(String),
+}
+
+impl From<FrameError> for Broken {
+    fn from(error: FrameError) -> Broken {
+        Broken::Stream(error)
+    }
+}
+
+impl From<String> for Broken {
+    fn from(message: String) -> Broken {
+        Broken::Rule(message)
+    }
+}
+
+impl From<Broken> for Turn {
+    fn from(broken: Broken) -> Turn {
+        let message = match broken {
+            // A worker that dies in mid-sentence has not broken a rule.
+            Broken::Stream(FrameError::Truncated { .. } | FrameError::Io(_)) => return Turn::Over(None),
+            Broken::Stream(error) => error.to_string(),
+            Broken::Rule(message) => message,
+        };
+        Turn::Over(Some(LossCause::ProtocolViolation { message }))
+    }
 }
 
 fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {

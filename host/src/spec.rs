@@ -13,6 +13,7 @@ use sandgate_wire::{Limits, ModuleLimits, Profile};
 use crate::error::SpecError;
 use crate::recycle::Recycle;
 use crate::remote::Step;
+use crate::transport::Transport;
 
 mod text;
 
@@ -36,7 +37,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `nice=N` | added to the worker's nice value | 0 |
 /// | `chdir=PATH` | the directory in which the worker process starts, which must exist; guests do not see it, and a worker that is locked in leaves it | the host's |
 /// | `worker=PATH` | the executable that becomes the worker | see [`LaunchError`](crate::LaunchError) |
-/// | `executions=N` | executions at once; more wait, first come first served | 64 |
+/// | `executions=N` | executions at once, and so instances, of which each has one; more wait, first come first served | 64; 1 in a pool |
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |
 /// | `hello=TIME` | time that a worker has to start, and before it each step to another machine | 10s |
 /// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |
@@ -50,6 +51,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `deterministic=SEED` | the same output for the same input: [`ExecutionGrants::deterministic`] | off |
 /// | `sandbox=DEMAND`, `sandbox:LAYER=DEMAND` | `require`, `prefer` or `off`, for all [`Layer`]s or one | `prefer` |
 /// | `modules=one` | the worker takes one module, and can make no native code afterwards | `many` |
+/// | `transport=ring`, `transport=socket` | what carries the bytes to and from the worker: [`Transport`] | a ring, and a socket where memory cannot be shared; or what `SANDGATE_TRANSPORT` says |
 /// | `recycle=WHEN` | when the worker is replaced, as in `loss,executions:1000,memory:256M`: [`Recycle`] | `off` |
 ///
 /// Sizes are bytes, or take `K`, `M` or `G`; times are as in `1s 500ms`. `cpu=off` and `timeout=off` take a limit away.
@@ -94,6 +96,7 @@ struct Settings {
     policy: Policy,
     one_module: bool,
     recycle: Recycle,
+    transport: Option<Transport>,
 }
 
 impl Default for Spec {
@@ -115,7 +118,7 @@ impl Eq for Spec {}
 type Copy = fn(&mut Settings, &Settings);
 
 /// Every key, with how a gateway that does not say it gets it from its group.
-const COMMON: [(&str, Copy); 45] = [
+const COMMON: [(&str, Copy); 46] = [
     ("heartbeat", |to, from| to.heartbeat = from.heartbeat),
     ("ssh_config", |to, from| to.ssh_config.clone_from(&from.ssh_config)),
     ("agent", |to, from| to.agent.clone_from(&from.agent)),
@@ -156,6 +159,7 @@ const COMMON: [(&str, Copy); 45] = [
     ("sandbox", |to, from| to.policy = from.policy.clone()),
     ("modules", |to, from| to.one_module = from.one_module),
     ("recycle", |to, from| to.recycle = from.recycle),
+    ("transport", |to, from| to.transport = from.transport),
     // Each gateway says these itself.
     ("popen", |_, _| {}),
     ("exec", |_, _| {}),
@@ -189,6 +193,7 @@ impl Spec {
             policy: Policy::default(),
             one_module: false,
             recycle: Recycle::default(),
+            transport: None,
         };
         Spec { settings, given: BTreeSet::new() }
     }
@@ -452,6 +457,12 @@ impl Spec {
         self.setting("recycle", |it| it.recycle = recycle)
     }
 
+    /// What carries the bytes to and from the worker. A gateway is not made without it.
+    #[must_use]
+    pub fn transport(self, transport: Transport) -> Spec {
+        self.setting("transport", |it| it.transport = Some(transport))
+    }
+
     /// The id, if one was given.
     pub fn given_id(&self) -> Option<&str> {
         self.settings.id.as_deref()
@@ -495,6 +506,11 @@ impl Spec {
     /// When the worker is replaced.
     pub fn recycling(&self) -> Recycle {
         self.settings.recycle
+    }
+
+    /// The transport, if one was asked for.
+    pub fn asked_for_transport(&self) -> Option<Transport> {
+        self.settings.transport
     }
 
     /// Most executions at once.

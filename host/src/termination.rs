@@ -6,7 +6,7 @@
 //! ```
 //!
 //! No step writes to anything that can be full: requests are queued, signals go to a pidfd, and the waiting is on the
-//! reader threads, which depend on nobody's cooperation once the process is dead.
+//! threads that read, which depend on nobody's cooperation once the process is dead.
 
 use std::sync::Arc;
 use std::time::Duration;

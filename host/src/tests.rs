@@ -5,6 +5,7 @@ mod channels;
 mod connection;
 mod hostile;
 mod inside_values;
+mod leading;
 mod output;
 mod pool_core;
 mod pool_gateways;

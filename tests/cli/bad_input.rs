@@ -42,6 +42,10 @@ fn what_is_no_module_is_told_so() {
         check(&["run", &path(name)], code, part);
         check(&["map", &path(name)], 3, part);
     }
+    // A file without an end is not read to it.
+    let part = "module `zero` is refused: it has more than 67108864 bytes (setting `module=`";
+    check(&["run", "/dev/zero"], 126, part);
+    check(&["map", "/dev/zero"], 3, part);
 }
 
 #[test]
@@ -78,6 +82,8 @@ fn what_cannot_be_written_is_told_before_anything_runs() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "x", "it is left alone");
     check(&["map", "@wasi_filter", "--files", "no/such"], 3, "there is no file `no/such`");
     check(&["map", "@wasi_filter", "--files", "no/such/*"], 3, "no file matches `no/such/*`");
+    let journal = ["map", "@wasi_filter", "--journal", &format!("{file}.j"), "--trace", &format!("{file}.j")];
+    check(&journal, 3, "journal and trace cannot both be");
     let twice = ["map", "@wasi_filter", "--output-dir", &format!("{file}.d"), "--files", &file, &file];
     check(&twice, 3, "would be the same file");
 }

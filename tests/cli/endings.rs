@@ -5,7 +5,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use sandgate_tests::{Running, Watched, children_of, eventually, guest, start, worker};
 
-use crate::{LIMIT, begin, lines};
+use crate::{LIMIT, begin, lines, sandgate};
 
 /// The worker processes of a command, once it has some.
 fn workers(running: &Running) -> Vec<Watched> {
@@ -77,6 +77,14 @@ fn ctrl_c_prints_what_is_done() {
     assert!(start.elapsed() < LIMIT / 4, "it is prompt");
     assert_eq!((code, &*stderr), (Some(130), "sandgate: interrupted after 9 results; go on with `--resume`\n"));
     workers.iter().for_each(|worker| worker.wait(LIMIT));
+}
+
+#[test]
+fn the_first_failure_ends_a_run_though_what_is_before_it_goes_on() {
+    let words = ["map", "--json", "--task", "hostile", "--timeout", "off", "--jobs", "2", "--fail-fast", "@pooled"];
+    let came = sandgate(&words, b"\"Loop\"\n\"Fail\"\n");
+    assert_eq!((came.code, &*came.stdout), (Some(1), ""), "{came:?}");
+    assert!(came.stderr.ends_with("sandgate: 1 of 1 inputs failed, and the rest was left out\n"), "{came:?}");
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub(crate) struct Came {
     pub(crate) stderr: String,
 }
 
-/// Runs the command. A word of the form `@name` is the path of that guest. `map` tells no summary, unless the words say
-/// otherwise: there are times in it.
+/// Runs the command. A word of the form `@name` is the path of that guest. `map` tells neither progress nor a summary, unless
+/// the words say otherwise: there are times in it.
 #[track_caller]
 pub(crate) fn sandgate(words: &[&str], input: &[u8]) -> Came {
     let words = words_of(words);
@@ -53,7 +53,10 @@ fn words_of(words: &[&str]) -> Vec<String> {
     // The summary has a test of its own; the others read what else there is on standard error.
     match words.iter().position(|word| word == SUMMARY) {
         Some(position) => drop(words.remove(position)),
-        None if words.first().is_some_and(|word| word == "map") => words.insert(1, "--no-summary".to_owned()),
+        None if words.first().is_some_and(|word| word == "map") => {
+            words.insert(1, "--no-summary".to_owned());
+            words.insert(1, "--progress=never".to_owned());
+        }
         None => {}
     }
     words

@@ -49,6 +49,14 @@ fn a_run_can_be_looked_at_afterwards() {
 }
 
 #[test]
+fn what_a_guest_prints_bears_the_name_of_its_input() {
+    let came = sandgate(&[&WORDS[..], &["--quiet"]].concat(), &inputs());
+    let lines: Vec<&str> = came.stderr.lines().filter(|line| line.ends_with(" stderr] as told")).collect();
+    assert_eq!(lines.len(), 1, "{}", came.stderr);
+    assert!(lines[0].starts_with("[gw") && lines[0].contains(" input 19 stderr] "), "{}", came.stderr);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_told_before_anything_runs() {
     for option in ["--report", "--trace", "--metrics"] {
         let came = sandgate(&[&WORDS[..], &[option, "missing/directory/file"]].concat(), &inputs());
@@ -115,7 +123,7 @@ fn a_file_that_cannot_be_read_is_counted_as_failed() {
     // It is there, it can be opened, and nothing can be read at its start.
     let unreadable = "/proc/self/mem";
     let words = ["@wasi_filter", "--files", &file, unreadable];
-    assert_counted(&words, b"", (1, 1), &["input `/proc/self/mem` cannot be read"]);
+    assert_counted(&words, b"", (1, 1), &["`/proc/self/mem`: it cannot be read: "]);
 }
 
 #[test]

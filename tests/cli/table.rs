@@ -131,7 +131,7 @@ const TABLE: &[Row] = &[
         input: "abc\nabcd\nx\n",
         code: 1,
         stdout: "ABC\nX\n",
-        stderr: "sandgate: input 1: input 1 is larger than 3 bytes (setting `--max-input`)\nsandgate: 1 of 3 inputs failed\n",
+        stderr: "sandgate: input 1: it is larger than 3 bytes (setting `--max-input`)\nsandgate: 1 of 3 inputs failed\n",
     },
     Row { words: &["map", "--task", "number", "@typed"], input: "1\n-2\n", code: 0, stdout: "1\n-2\n", stderr: "" },
     Row {
@@ -176,7 +176,7 @@ const TABLE: &[Row] = &[
         words: &["map", "--task", "double", "--json", "--jobs", "1", "--fail-fast", "@pooled"],
         input: "1\nx\n2\n",
         code: 1,
-        stdout: "2\n",
+        stdout: "2\n4\n",
         stderr: "",
     },
 ];
@@ -186,9 +186,9 @@ fn a_command_line_prints_and_exits_as_it_says() {
     for Row { words, input, code, stdout, stderr } in TABLE {
         let came = sandgate(words, input.as_bytes());
         if words.contains(&"--fail-fast") {
-            // How far it comes before it stops is not said.
+            // How far it comes before it stops is not said, and what runs then is cancelled.
             assert_eq!(came.code, Some(*code), "{words:?}: {came:?}");
-            assert!(came.stdout.starts_with(stdout), "{words:?}: {came:?}");
+            assert!(stdout.starts_with(&*came.stdout), "{words:?}: {came:?}");
             continue;
         }
         let expected = Came { code: Some(*code), stdout: (*stdout).to_owned(), stderr: (*stderr).to_owned() };
@@ -239,6 +239,24 @@ fn files_have_files_as_results() {
     assert_eq!(came.code, Some(0));
     assert_eq!(fs::read_to_string(path("lines/1.out")).unwrap(), "Y");
     assert_eq!(fs::read_dir(path("lines")).unwrap().count(), 2, "and nothing else");
+}
+
+#[test]
+fn a_program_can_be_told_the_name_of_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a {} b").to_str().unwrap().to_owned();
+    fs::write(&path, "x").unwrap();
+    let words =
+        ["map", "-I", "{}", "--arg", "--name={}:{}", "--arg", "exit", "--output", "json", "@wasi_filter", "--files"];
+    let came = sandgate(&[&words[..], &[&path]].concat(), b"");
+    let row: serde_json::Value = serde_json::from_str(&came.stdout).expect("one line of JSON");
+    let told = format!("[\"--name={path}:{path}\", \"exit\"] []");
+    assert_eq!((row["result"].as_str(), row["stderr"].as_str()), (Some("X"), Some(&*told)), "{came:?}");
+    let came = sandgate(&["map", "--arg", "{}", "@wasi_filter", "--output", "json", "--files", &path], b"");
+    assert!(came.stdout.contains("[\\\"{}\\\"] []"), "nothing is replaced that nobody asked for: {came:?}");
+    assert_eq!(sandgate(&["map", "-I", "{}", "--arg", "{}", "@wasi_filter"], b"x").code, Some(2), "lines have no name");
+    let nothing = ["map", "-I", "", "--arg", "x", "@wasi_filter", "--files", &path];
+    assert_eq!(sandgate(&nothing, b"").code, Some(2), "nothing is at every place");
 }
 
 #[test]

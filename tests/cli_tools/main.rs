@@ -1,7 +1,8 @@
-//! The tools of the command line, as somebody types them: `sandgate check`, `sandgate cache` and `sandgate new`.
+//! The tools of the command line, as somebody types them: `sandgate check`, `cache`, `new` and `doctor`.
 
 mod cache;
 mod check;
+mod doctor;
 mod new;
 mod readme;
 

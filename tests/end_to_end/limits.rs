@@ -1,9 +1,12 @@
 //! Limits as a whole: where they are set, what is refused, and what becomes of a worker that does not keep them.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sandgate::{Call, Channel, ExecError, LimitName, Limits, LossCause, Module, Outcome, WaitError};
+use sandgate::{
+    Call, Channel, ExecError, LimitName, Limits, LossCause, Module, Outcome, OutputSink, SendError, TrapKind, WaitError,
+};
 use sandgate_tests::{LIMIT, Watched, builder, group, spec, wat};
 
 #[track_caller]
@@ -27,67 +30,184 @@ fn says_and_computes() -> Module {
                 (loop $again (br $again))))"#)
 }
 
-/// Makes two channels, and exits with the negated status of the second.
-fn two_channels() -> Module {
-    wat(r#"(module (import "sandgate_v1" "channel_new" (func $new (result i32)))
+/// Asks for something twice, which is refused the second time, and fails with a text of its own.
+fn is_refused(import: &str, first: &str, second: &str) -> Module {
+    wat(&format!(
+        r#"(module {import}
+            (import "sandgate_v1" "task_report" (func $report (param i32 i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-            (func (export "_start") (drop (call $new)) (call $exit (i32.sub (i32.const 0) (call $new)))))"#)
+            (memory (export "memory") 1) (data (i32.const 0) "refused")
+            (func (export "_start")
+                (if (i32.lt_s {first} (i32.const 0)) (then (call $exit (i32.const 66))))
+                (if (i32.ge_s {second} (i32.const 0)) (then (call $exit (i32.const 67))))
+                (drop (call $report (i32.const 1) (i32.const 0) (i32.const 7)))
+                (call $exit (i32.const 1))))"#
+    ))
 }
 
+/// Makes two channels.
+fn two_channels() -> Module {
+    let import = r#"(import "sandgate_v1" "channel_new" (func $new (result i32)))"#;
+    is_refused(import, "(call $new)", "(call $new)")
+}
+
+/// Sends a message of 100 bytes and one of 101.
+fn two_messages() -> Module {
+    let import = r#"(import "sandgate_v1" "channel_send" (func $send (param i32 i32 i32 i32 i32 i64) (result i32)))"#;
+    let send = |length: u32| {
+        format!(
+            "(call $send (i32.const 0) (i32.const 0) (i32.const {length}) (i32.const 0) (i32.const 0) (i64.const -1))"
+        )
+    };
+    is_refused(import, &send(100), &send(101))
+}
+
+/// Prints 20 bytes.
+fn prints() -> Module {
+    wat(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "01234567890123456789") (data (i32.const 0) "\40\00\00\00\14\00\00\00")
+            (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))))"#)
+}
+
+/// Runs a module in three gateways: one that has a limit from its group, one that says it itself, and one that runs a call
+/// which does. Gives back what was printed, too.
+fn in_three_places(
+    setting: &str,
+    set: fn(&mut Limits),
+    module: &Module,
+    mut check: impl FnMut(&str, &Channel, &[String]),
+) {
+    let mut limits = Limits::default();
+    set(&mut limits);
+    let own = spec(&format!("popen//{setting}"));
+    for (place, of_group, of_gateway, of_call) in [
+        ("the group", own.clone(), spec("popen"), None),
+        ("the gateway", spec("popen"), own.clone(), None),
+        ("the call", spec("popen"), spec("popen"), Some(limits)),
+    ] {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let of_sink = Arc::clone(&lines);
+        let sink = OutputSink::callback(move |line| of_sink.lock().unwrap().push(line.to_string()));
+        let group = builder().defaults(of_group).output(sink).build();
+        let gateway = group.make_gateway(of_gateway).unwrap();
+        let call = of_call.into_iter().fold(Call::start(), Call::limits);
+        let channel = gateway.remote_exec_with(module, &call).unwrap();
+        let ends = !setting.starts_with("window");
+        if ends {
+            outcome(&channel);
+            assert!(gateway.wait_output(LIMIT), "{setting}");
+        }
+        check(&format!("{setting} of {place}"), &channel, &lines.lock().unwrap());
+        channel.kill().unwrap();
+    }
+}
+
+/// Each limit is set on the group, the gateway and the call; met, it names itself, its value and its setting.
 #[test]
 fn each_limit_is_set_in_three_places_and_says_so() {
-    let exceeded = |limit, value| Outcome::LimitExceeded { limit, value };
+    const RECURSES: &str = r#"(module (func $f (export "_start") (call $f)))"#;
+    let large = wat(r#"(module (memory 32) (func (export "_start")))"#);
+    let table = wat(r#"(module (table 50 funcref) (func (export "_start")))"#);
     let ms = Duration::from_millis;
-    let large = || wat(r#"(module (memory 32) (func (export "_start")))"#);
-    let table = || wat(r#"(module (table 50 funcref) (func (export "_start")))"#);
-    let cases: [(&str, Limits, Module, Outcome, &str); 6] = [
+    type Case = (&'static str, fn(&mut Limits), Module, &'static [&'static str], fn(&Outcome) -> bool);
+    let cases: [Case; 8] = [
         (
             "memory=1M",
-            Limits { memory_bytes: 1 << 20, ..Limits::default() },
-            large(),
-            exceeded(LimitName::Memory, 1 << 20),
-            "memory=",
+            |it| it.memory_bytes = 1 << 20,
+            large,
+            &["memory", "1048576"],
+            |it| *it == Outcome::LimitExceeded { limit: LimitName::Memory, value: 1 << 20 },
         ),
         (
             "table=10",
-            Limits { table_elements: 10, ..Limits::default() },
-            table(),
-            exceeded(LimitName::Table, 10),
-            "table=",
+            |it| it.table_elements = 10,
+            table,
+            &["table elements", "10"],
+            |it| *it == Outcome::LimitExceeded { limit: LimitName::Table, value: 10 },
+        ),
+        (
+            "stack=64K",
+            |it| it.stack_bytes = 64 << 10,
+            wat(RECURSES),
+            &["stack", "65536"],
+            |it| matches!(it, Outcome::Trapped { kind: TrapKind::StackOverflow, stack_bytes: Some(65_536), .. }),
         ),
         (
             "timeout=50ms",
-            Limits { wall_time: Some(ms(50)), ..Limits::default() },
+            |it| it.wall_time = Some(Duration::from_millis(50)),
             endless(),
-            Outcome::TimedOut { after: ms(50) },
-            "timeout=",
+            &["deadline", "50ms"],
+            |it| *it == Outcome::TimedOut { after: Duration::from_millis(50) },
         ),
         (
             "cpu=50ms",
-            Limits { cpu_time: Some(ms(50)), ..Limits::default() },
+            |it| it.cpu_time = Some(Duration::from_millis(50)),
             endless(),
-            exceeded(LimitName::CpuTime, 50),
-            "cpu=",
+            &["processor time", "50"],
+            |it| *it == Outcome::LimitExceeded { limit: LimitName::CpuTime, value: 50 },
         ),
         (
             "fuel=1000",
-            Limits { fuel: Some(1000), ..Limits::default() },
+            |it| it.fuel = Some(1000),
             endless(),
-            exceeded(LimitName::Fuel, 1000),
-            "fuel=",
+            &["fuel", "1000"],
+            |it| *it == Outcome::LimitExceeded { limit: LimitName::Fuel, value: 1000 },
         ),
-        ("channels=2", Limits { channels: 2, ..Limits::default() }, two_channels(), Outcome::Exited { code: 7 }, ""),
+        (
+            "channels=2",
+            |it| it.channels = 2,
+            two_channels(),
+            &["refused; its limit", "open channels", "2"],
+            |it| matches!(it, Outcome::Failed { .. }),
+        ),
+        (
+            "message=100",
+            |it| it.message_bytes = 100,
+            two_messages(),
+            &["refused; its limit", "message size", "100"],
+            |it| matches!(it, Outcome::Failed { .. }),
+        ),
     ];
-    for (text, limits, module, expected, setting) in cases {
-        let by_group = builder().defaults(spec(&format!("popen//{text}"))).build();
-        let gateway = by_group.make_gateway(spec("popen")).unwrap();
-        assert_eq!(outcome(&gateway.remote_exec(&module).unwrap()), expected, "{text} of the group");
-        let by_spec = group(&[&*format!("popen//{text}")]);
-        assert_eq!(outcome(&by_spec[0].remote_exec(&module).unwrap()), expected, "{text} of the gateway");
-        let by_call = group(&["popen"]);
-        let channel = by_call[0].remote_exec_with(&module, &Call::start().limits(limits)).unwrap();
-        assert_eq!(outcome(&channel), expected, "{text} of the call");
-        assert!(expected.to_string().contains(setting), "{expected}");
+    for (setting, set, module, parts, is_expected) in cases {
+        in_three_places(setting, set, &module, |case, channel, _| {
+            let outcome = channel.outcome().expect("it has ended");
+            assert!(is_expected(&outcome), "{case}: {outcome:?}");
+            let text = outcome.to_string();
+            let key = &setting[..=setting.find('=').unwrap()];
+            for part in parts.iter().chain([&key]) {
+                assert!(text.contains(part), "{case}: {text} lacks {part}");
+            }
+        });
+    }
+    // Who meets these goes on or waits.
+    in_three_places(
+        "output=10",
+        |it| it.output_bytes = 10,
+        &prints(),
+        |case, channel, lines| {
+            assert_eq!(channel.outcome(), Some(Outcome::Returned), "{case}");
+            let [line] = lines else { panic!("{case}: {lines:?}") };
+            assert!(
+                line.ends_with("0123456789 [output limit of 10 bytes reached, the rest is dropped; setting `output=`]")
+            );
+        },
+    );
+    type Window = (&'static str, fn(&mut Limits), usize);
+    let settings: [Window; 2] =
+        [("window=4K", |it| it.window_bytes = 4 << 10, 4), ("window-messages=3", |it| it.window_messages = 3, 3)];
+    for (setting, set, most) in settings {
+        in_three_places(setting, set, &endless(), |case, channel, _| {
+            for number in 0..most {
+                channel
+                    .send_bytes_timeout(vec![0; 1024], LIMIT)
+                    .unwrap_or_else(|error| panic!("{case}, {number}: {error}"));
+            }
+            let refused = channel.send_bytes_timeout(vec![0; 1024], ms(50)).unwrap_err();
+            assert!(matches!(refused, SendError::Timeout(_)), "{case}: {refused:?}");
+            let text = refused.to_string();
+            assert!(text.contains("`window=` and `window-messages=`"), "{case}: {text}");
+        });
     }
 }
 

@@ -88,7 +88,7 @@ fn trapped() {
         (Trap::IndirectCall, TrapKind::TableOutOfBounds),
     ] {
         let outcome = outcome(&run_with(&group[0], "traps", &trap));
-        let Outcome::Trapped { kind, backtrace } = &outcome else { panic!("{trap:?}: {outcome:?}") };
+        let Outcome::Trapped { kind, backtrace, .. } = &outcome else { panic!("{trap:?}: {outcome:?}") };
         assert_eq!(*kind, expected, "{trap:?}");
         assert!(!backtrace.is_empty(), "{trap:?}");
     }

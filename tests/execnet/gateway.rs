@@ -222,6 +222,7 @@ fn many_popen() {
 
 #[test]
 fn rinfo_popen() {
+    // A worker in namespaces of its own has left the host's directory for an empty root.
     let group = group(&["popen//sandbox:namespaces=off"]);
     let process = Watched::new(group[0].pid().unwrap());
     assert_eq!(process.link("exe"), canonical(worker()));

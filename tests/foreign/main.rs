@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandgate_tests::{cache_dir, feed, foreign, packages, worker};
+use sandgate_tests::{cache_dir, feed, foreign, packages, required, worker};
 
 const DEFAULT_INPUTS: usize = 10;
 /// Of these there are a hundred, and the speech synthesiser takes less than a second of processor time for each.
@@ -29,7 +29,7 @@ const FROM_QUICKJS: &str = "const text = std.in.readAsString();";
 
 #[test]
 fn cpython_says_what_the_native_one_says() {
-    let Some(module) = foreign("CPYTHON").filter(|_| is_there("python3")) else { return };
+    let Some(module) = required("CPYTHON").filter(|_| is_there("python3")) else { return };
     let arguments = ["-I", "-c", PYTHON];
     compare(&module, &arguments, "python3", &arguments);
 }

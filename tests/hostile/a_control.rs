@@ -11,7 +11,7 @@ use crate::wasm::{bare, program, with_memory};
 
 #[test]
 fn guests_that_do_not_end_are_stopped() {
-    check("A", rows());
+    check("A", rows);
 }
 
 pub(crate) fn rows() -> Vec<Row> {

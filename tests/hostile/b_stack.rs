@@ -11,7 +11,7 @@ use crate::wasm::{bare, program};
 
 #[test]
 fn stacks_overflow_in_the_guest_alone() {
-    check("B", rows());
+    check("B", rows);
 }
 
 /// A function with so many parameters, and as many results if `results`, that calls itself.

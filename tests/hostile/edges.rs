@@ -18,17 +18,17 @@ const ABOVE: u32 = 51;
 
 #[test]
 fn limits_of_executions_are_exact() {
-    check("edges of executions", executions());
+    check("edges of executions", executions);
 }
 
 #[test]
 fn limits_of_time_are_kept() {
-    check("edges of time", times());
+    check("edges of time", times);
 }
 
 #[test]
 fn limits_of_modules_are_exact() {
-    check("edges of modules", modules());
+    check("edges of modules", modules);
 }
 
 fn executions() -> Vec<Row> {

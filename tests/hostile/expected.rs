@@ -101,6 +101,10 @@ pub(crate) fn text_problems(end: &End) -> Vec<String> {
     let mut wanted: Vec<String> = Vec::new();
     match (end, end.rejection()) {
         (End::Outcome(Outcome::TimedOut { after }), _) => wanted.extend([format!("{after:?}"), "timeout=".to_owned()]),
+        (End::Outcome(Outcome::Trapped { kind: TrapKind::StackOverflow, stack_bytes, .. }), _) => {
+            let value = stack_bytes.map_or_else(|| "the size of its stack".to_owned(), |bytes| bytes.to_string());
+            wanted.extend([value, LimitName::Stack.setting().to_owned()]);
+        }
         (End::Outcome(Outcome::LimitExceeded { limit, value }), _) => {
             wanted.extend([limit.setting().to_owned(), value.to_string()]);
             if *value == 0 && *limit != LimitName::Fuel {

@@ -12,17 +12,17 @@ use crate::wasm::{program, with_memory};
 
 #[test]
 fn wasi_waits_and_prints_within_bounds() {
-    check("F, waiting and printing", [waiting(), printing()].into_iter().flatten().collect());
+    check("F, waiting and printing", || [waiting(), printing()].into_iter().flatten().collect());
 }
 
 #[test]
 fn exits_end_the_task_alone() {
-    check("F, exits", exits());
+    check("F, exits", exits);
 }
 
 #[test]
 fn nothing_is_there_that_was_not_granted() {
-    check("F, grants", grants());
+    check("F, grants", grants);
 }
 
 /// A subscription to a clock at `address`, so many nanoseconds from now.

@@ -127,12 +127,12 @@ const OFFERED: &[Proposal] = &[
 
 #[test]
 fn proposals_are_refused_by_name() {
-    check("G", rows());
+    check("G", rows);
 }
 
 #[test]
 fn proposals_that_a_profile_has_are_bounded_like_everything_else() {
-    check("G, with a profile", granted());
+    check("G, with a profile", granted);
 }
 
 fn rows() -> Vec<Row> {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use sandgate::{Channel, ExecError, Gateway, GatewayError, Module, Outcome, Spec, WaitError};
+use sandgate::{Channel, ExecError, Gateway, GatewayError, Module, Outcome, Spec, Transport, WaitError};
 use sandgate_tests::{LIMIT, builder, within};
 
 use crate::expected::{End, text_problems};
@@ -117,23 +117,51 @@ const ROWS: &[Row] = {
     ]
 };
 
+/// What a worker does to its rings, whatever the transport of all other tests is.
+const RING_ROWS: &[Row] = {
+    use Comes::{Any, Killed, Lost};
+    use Then::{Kills, Waits};
+    &[
+        ("ring-tail-goes-back", Waits, Lost("position 1 in the ring is not between")),
+        ("ring-tail-leaps-ahead", Waits, Lost("in the ring is not between")),
+        ("ring-tail-is-at-the-end-of-numbers", Waits, Lost("position 18446744073709551615 in the ring")),
+        ("ring-head-goes-back-and-leaps", Kills, Any),
+        ("ring-is-scribbled-over", Waits, Lost("in the ring is not between")),
+        ("ring-is-scribbled-over-for-ever", Waits, Lost("in the ring is not between")),
+        ("ring-wakes-its-host-for-ever", Kills, Killed),
+        ("ring-never-lets-its-host-wake", Kills, Killed),
+        ("ring-says-that-it-sleeps-for-ever", Kills, Killed),
+        ("ring-closes-the-bell-for-room", Kills, Killed),
+    ]
+};
+
 #[test]
 fn a_worker_that_was_taken_over_is_dropped_and_nobody_else_notices() {
+    check(ROWS);
+}
+
+#[test]
+fn a_worker_that_spoils_shared_memory_is_dropped_and_nobody_else_notices() {
+    check(RING_ROWS);
+}
+
+fn check(rows: &[Row]) {
     let _alone = alone();
     let mut house = House::new();
     let mut failures = Vec::new();
-    for row in ROWS {
+    for row in rows {
         let problems = house.observe(growth(row.1), |_| misbehaves(row));
         if !problems.is_empty() {
             failures.push(format!("{}, {:?}:\n    {}", row.0, row.1, problems.join("\n    ")));
         }
     }
-    assert!(failures.is_empty(), "H: {} of {} rows fail\n  {}", failures.len(), ROWS.len(), failures.join("\n  "));
+    assert!(failures.is_empty(), "H: {} of {} rows fail\n  {}", failures.len(), rows.len(), failures.join("\n  "));
 }
 
 /// A gateway whose worker is the program `taken-over`.
 pub(crate) fn spec_of(id: &str) -> Spec {
     let spec = Spec::popen().id(id).worker(env!("CARGO_BIN_EXE_taken-over"));
+    let spec = if id.starts_with("ring-") { spec.transport(Transport::Ring) } else { spec };
     spec.with_grace(GRACE).with_hello_deadline(HELLO)
 }
 

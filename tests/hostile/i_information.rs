@@ -13,7 +13,7 @@ use crate::wasm::program;
 
 #[test]
 fn guests_learn_what_they_are_told() {
-    check("I", rows());
+    check("I", rows);
 }
 
 /// Reads a clock a thousand times and ends with 66 if a reading is no multiple of so many nanoseconds.

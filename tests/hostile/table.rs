@@ -8,6 +8,8 @@ use sandgate_tests::repository;
 #[test]
 fn what_the_table_names_exists() {
     let table = fs::read_to_string(repository().join("tests/HOSTILE.md")).expect("the table");
+    // The first table; what comes after it speaks of numbers.
+    let (table, _) = table.split_once("\n## ").expect("a part about numbers");
     let mut sections = BTreeSet::new();
     let mut missing = Vec::new();
     for line in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| section")) {

@@ -15,7 +15,7 @@ const PLACES: [(&str, &str); 5] = [
 
 #[test]
 fn every_trap_in_every_place_ends_the_task_with_its_kind() {
-    check("traps", rows());
+    check("traps", rows);
 }
 
 pub(crate) fn rows() -> Vec<Row> {

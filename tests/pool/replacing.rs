@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use sandgate::{EventSink, Pool, PoolEvent};
+use guest_protocol::Hostile;
+use sandgate::{EventSink, Group, OutcomeKind, OutputSink, Pool, PoolEvent};
 use sandgate_tests::{LIMIT, Watched, children_of, eventually};
 
 use crate::pool_of;
@@ -51,6 +52,26 @@ fn a_spare_worker_takes_the_place_of_one_that_was_killed() {
              ratio of medians {ratio:.1}"
         );
     }
+}
+
+#[test]
+fn what_is_printed_is_of_the_task_and_of_the_place_whoever_has_taken_it() {
+    let (lines, told) = crossbeam_channel::unbounded();
+    let sink = OutputSink::callback(move |line| drop(lines.send((line.gateway, line.task, line.text))));
+    let pool = pool_of("hostile").gateways(1).group(Group::builder().output(sink)).build().unwrap();
+    let worker = |pool: &Pool| Watched::find(pool.stats().gateways[0].pid.expect("a worker")).expect("the worker");
+    for task in [0, 1] {
+        let result = pool.submit::<u64>(&Hostile::Panic).wait_timeout(LIMIT).expect("a result in time");
+        assert_eq!((result.task, result.value.unwrap_err().kind()), (task, OutcomeKind::Panicked));
+        let printed: Vec<_> = std::iter::from_fn(|| told.recv_timeout(LIMIT).ok()).take(4).collect();
+        assert!(printed.iter().all(|(gateway, of, _)| (&**gateway, *of) == ("gw0", Some(task))), "{printed:?}");
+        assert!(printed.iter().any(|(.., text)| text.contains("as told")), "{printed:?}");
+        eventually(LIMIT, "a spare worker", || pool.stats().spares == 1);
+        let worker = worker(&pool);
+        worker.signal(rustix::process::Signal::KILL);
+        worker.wait(LIMIT);
+    }
+    assert!(pool.stats().lost_workers >= 1, "the second to print was a spare");
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod watched;
 pub use census::{Census, Child, assert_no_leaks, children_of, resident_bytes};
 pub use command::{Running, feed, output, start};
 pub use fixtures::{guest, guests_dir, repository, worker};
-pub use foreign::foreign;
+pub use foreign::{foreign, required};
 pub use host::{Host, start_host};
 pub use packages::packages;
 pub use remote::{LIMIT, Ops, builder, cache_dir, group, module, popen, run, run_with, spec};

@@ -1,7 +1,8 @@
 //! A worker that has been taken over, for tests: it misbehaves as the id of its gateway says.
 //!
 //! A test names it in a spec, as in `id=half-a-frame//worker=PATH`. The host's hello carries the id, which is looked at before
-//! anything is read ([`peek`]). [`wire`] has what such a worker writes, and
+//! anything is read ([`peek`]). [`wire`] has what such a worker writes, [`rings`] what it
+//! does to shared memory, and
 //! [`native`] what it does behind a real lock-down. As a compiler it is good or bad by the module it
 //! gets ([`compiler`]).
 #![expect(
@@ -13,6 +14,7 @@
 mod compiler;
 mod native;
 mod peek;
+mod rings;
 mod wire;
 
 use sandgate_wire::launch::{COMPILER_ARGUMENT, WORKER_ARGUMENT};

@@ -1,7 +1,7 @@
 //! What a worker that was taken over writes, or does not.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -16,15 +16,20 @@ use sandgate_wire::frame::{FrameReader, Header};
 use sandgate_wire::isolation::{Layer, Report, State};
 use sandgate_wire::message::{Close, Encoded, Output, Stream, WorkerHello, WorkerStatus, kind};
 use sandgate_wire::outcome::{Rejection, TrapKind};
+use sandgate_wire::ring::{Accepted, accept};
 use sandgate_wire::transport::{Descriptors, SendHalf, unix_socket};
 use sandgate_wire::{ChannelId, Outcome, ToHost, ToWorker};
+
+use crate::rings::{self, Rings};
 
 /// The engine that this worker says it has. Its own compiler says so, too.
 pub(crate) const ENGINE: &str = "taken over";
 
 /// The host's end of the connection.
 struct Host {
+    /// What the worker was started with: the connection, or the line beside its rings.
     socket: UnixStream,
+    send: Box<dyn SendHalf>,
     frames: FrameReader,
     /// The execution that the host has asked for last, and its channel that belongs to none.
     task: ChannelId,
@@ -34,10 +39,12 @@ struct Host {
 /// Serves in the way that the gateway's id says.
 pub(crate) fn run(id: &str) {
     let own = || stdin().try_clone_to_owned().unwrap();
-    let mut frames = FrameReader::new(Box::new(unix_socket(own(), Descriptors::Accept).1));
+    let rings = Rings::of_this_process();
+    let Accepted { send, receive, .. } = accept(own()).unwrap();
+    let mut frames = FrameReader::new(receive);
     let Some(Ok(ToWorker::Hello(_))) = frames.read_frame().unwrap().map(ToWorker::decode) else { exit(2) };
     let nobody = ChannelId::CONNECTION;
-    let mut host = Host { socket: own().into(), frames, task: nobody, plain: nobody };
+    let mut host = Host { socket: own().into(), send, frames, task: nobody, plain: nobody };
     match id {
         "never-says-hello" => rest(),
         "says-garbage-for-hello" => host.raw(&[0xa5; 4096]),
@@ -75,6 +82,11 @@ pub(crate) fn run(id: &str) {
         }
         _ => {
             host.say(&host.hello_message());
+            if id.starts_with(rings::PREFIX) {
+                host.listens();
+                assert!(rings.is_some_and(|rings| rings.spoil(id)), "no way to spoil rings is called `{id}`");
+                rest();
+            }
             host.goes_on(id);
         }
     }
@@ -127,8 +139,13 @@ impl Host {
 
     /// Writes as long as somebody listens.
     fn raw(&mut self, bytes: &[u8]) {
-        if self.socket.write_all(bytes).is_err() {
-            exit(0);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.send.try_write(&[IoSlice::new(rest)], None) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock && self.send.wait_writable().is_ok() => {}
+                Err(_) => exit(0),
+            }
         }
     }
 
@@ -231,7 +248,7 @@ impl Host {
             }
             "ends-with-a-long-backtrace" => {
                 let backtrace = vec!["\u{1b}[2J".to_owned(); 40_000];
-                self.say(&ToHost::Done(task, Outcome::Trapped { kind: TrapKind::Other, backtrace }));
+                self.say(&ToHost::Done(task, Outcome::Trapped { kind: TrapKind::Other, backtrace, stack_bytes: None }));
             }
             "ends-with-many-tasks" => {
                 let available = vec!["\u{1b}[2J".to_owned(); 40_000];

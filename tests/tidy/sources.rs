@@ -16,6 +16,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("guest-sdk/src/startup.rs", "an attribute: runs before `main`"),
     ("guest-sdk/macros/src/task.rs", "an attribute: the name under which the worker finds a task"),
     ("guest-sdk/macros/src/init.rs", "an attribute: the name under which the initializer finds an init function"),
+    ("host/wire/src/ring/memory.rs", "maps memory that both sides share, and copies into it and out of it"),
     ("host/worker/src/artefact.rs", "maps what the compiler process made"),
     ("host/worker/src/lockdown/sys.rs", "system calls that have no safe wrapper"),
     ("host/worker/src/lockdown/violation.rs", "a signal handler"),

@@ -36,6 +36,7 @@ struct Cli {
 const ENVIRONMENT: &str = "\
 Environment:
   SANDGATE_GUEST_TOOLCHAIN=rustup|distro  builds guests with this toolchain, instead of the first that works
+  SANDGATE_CPYTHON=none                   runs the tests where CPython's module cannot be fetched; also _QUICKJS, _FLITE
   SANDGATE_BENCH_BASE_PYTHON              makes the environment of the benchmarks' peers with this Python
   CARGO_TARGET_DIR                        as for cargo; guests are built in its subdirectory `guests`";
 

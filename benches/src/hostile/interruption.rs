@@ -4,6 +4,8 @@
 //! A run takes from the call of `remote_exec` to the outcome; what it takes beyond the timeout is the figure. So the start of
 //! the guest and the way of the outcome are in it. A task that returns at once is the first row: it is what the others could
 //! not be below.
+//!
+//! With a [`Bound`], a run fails that names the kinds which are over it, and those that could not be measured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +24,24 @@ const TIMEOUT: Duration = Duration::from_millis(20);
 const ASK_EVERY: Duration = Duration::from_millis(2);
 const WARM_UP: u32 = 5;
 
+/// What every kind has to keep: so many of its runs end within the time after their deadline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bound {
+    pub(crate) time: Duration,
+    /// From 0 to 1.
+    pub(crate) quantile: f64,
+}
+
+impl Bound {
+    /// The time that is over it, if it is.
+    fn exceeded_by(self, late: &[f64]) -> Option<Duration> {
+        let found = quantile(late, self.quantile).unwrap_or(f64::INFINITY);
+        // A guest that is stopped too early is none that is late.
+        let found = Duration::try_from_secs_f64(found.max(0.0)).unwrap_or(Duration::MAX);
+        (found > self.time).then_some(found)
+    }
+}
+
 /// Seconds of one kind.
 struct Measured {
     name: &'static str,
@@ -30,8 +50,8 @@ struct Measured {
     neighbour: Vec<f64>,
 }
 
-/// Measures every kind and prints a table.
-pub(crate) fn run(fixtures: &Fixtures, runs: u32, only: Option<&str>) -> Result<()> {
+/// Measures every kind and prints a table; whether all of them could be measured and keep the bound, if there is one.
+pub(crate) fn run(fixtures: &Fixtures, runs: u32, only: Option<&str>, bound: Option<Bound>) -> Result<bool> {
     println!("{}", Machine::describe().summary());
     println!(
         "milliseconds beyond a deadline of {TIMEOUT:?}, and answers of siblings meanwhile; {runs} runs of each kind\n"
@@ -46,14 +66,30 @@ pub(crate) fn run(fixtures: &Fixtures, runs: u32, only: Option<&str>) -> Result<
         "", "least", "p50", "p99", "max", "same worker p50/p99/max", "other worker p50/p99/max"
     );
     let returns = &BRIEF[0];
+    let mut over = Vec::new();
     for kind in std::iter::once(returns).chain(ENDLESS).filter(|kind| only.is_none_or(|name| kind.name.contains(name)))
     {
         match measure(&gateway, &siblings, kind, runs) {
-            Ok(measured) => println!("{}", line(&measured)),
-            Err(error) => println!("{:<28}{error:#}", kind.name),
+            Ok(measured) => {
+                println!("{}", line(&measured));
+                let found = bound.filter(|_| kind.endless).and_then(|bound| bound.exceeded_by(&measured.late));
+                over.extend(found.map(|found| format!("{}: {found:.2?}", kind.name)));
+            }
+            Err(error) => {
+                println!("{:<28}{error:#}", kind.name);
+                over.push(format!("{}: {error:#}", kind.name));
+            }
         }
     }
-    Ok(())
+    if let Some(Bound { time, quantile }) = bound {
+        match over.is_empty() {
+            true => println!("\nevery kind has ended within {time:?} of its deadline, at the quantile {quantile}"),
+            false => {
+                println!("\nnot within {time:?} of its deadline, at the quantile {quantile}:\n  {}", over.join("\n  "))
+            }
+        }
+    }
+    Ok(over.is_empty())
 }
 
 fn measure(gateway: &Gateway, siblings: &[Channel; 2], kind: &Kind, runs: u32) -> Result<Measured> {
@@ -114,4 +150,22 @@ fn line(measured: &Measured) -> String {
     let Measured { name, late, sibling, neighbour } = measured;
     let [least, p50, p99, max] = [0.0, 0.5, 0.99, 1.0].map(|share| at(late, share));
     format!("{name:<28}{least:>8.2}{p50:>8.2}{p99:>8.2}{max:>8.2}   {:>24}   {:>24}", three(sibling), three(neighbour))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_is_one_of_the_quantile() {
+        let late: Vec<f64> = (0..100).map(|run| f64::from(run) / 1e3).collect();
+        let over = |milliseconds, quantile| {
+            Bound { time: Duration::from_millis(milliseconds), quantile }.exceeded_by(&late).is_some()
+        };
+        assert!(over(10, 0.5) && over(90, 1.0));
+        assert!(!over(60, 0.5) && !over(99, 1.0));
+        let nothing = Bound { time: Duration::from_secs(1), quantile: 0.5 };
+        assert!(nothing.exceeded_by(&[]).is_some(), "nothing measured is nothing kept");
+        assert!(nothing.exceeded_by(&[-0.001]).is_none());
+    }
 }

@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use audit_core::{Request, Response, audit_bytes};
+use rustix::time::{ClockId, clock_gettime};
+use sandgate::measuring::workers_in_threads;
 use sandgate::{Call, Channel, Gateway, Limits, Module, Outcome};
+use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
-use crate::busy;
 use crate::fixtures::Fixtures;
 use crate::machine::Machine;
 use crate::stats::quantile;
+use crate::{bare, busy};
 
+/// How long a task computes on the bare engine.
+const TASK_MICROS: u32 = 100;
 /// Bytes of source code that one sample audits.
 const SOURCE_BYTES: usize = 400_000;
 
@@ -25,11 +30,15 @@ struct Layer {
     with: &'static str,
     without: &'static str,
     fuel: bool,
+    /// Without it the worker is a thread of this process.
+    hop: bool,
 }
 
 const fn layer(name: &'static str, with: &'static str, without: &'static str) -> Layer {
-    Layer { name, with, without, fuel: false }
+    Layer { name, with, without, fuel: false, hop: false }
 }
+
+const UNPROTECTED: &str = "popen//sandbox=off";
 
 const LAYERS: &[Layer] = &[
     // The same on both sides: what noise there is.
@@ -42,17 +51,20 @@ const LAYERS: &[Layer] = &[
     layer("all of the sandbox", "popen", "popen//sandbox=off"),
     layer("one module, second stage", "popen//modules=one", "popen"),
     layer("sandbox and epochs", "popen", "popen//sandbox=off//epochs=off"),
-    Layer { name: "fuel", with: "popen", without: "popen", fuel: true },
+    Layer { fuel: true, ..layer("fuel", "popen", "popen") },
+    Layer { hop: true, ..layer("process hop", UNPROTECTED, UNPROTECTED) },
 ];
 
 /// Measures every layer and prints a table.
 pub(crate) fn run(fixtures: &Fixtures, rounds: u32, tasks: u32) -> Result<()> {
     println!("{}", Machine::describe().summary());
-    let work =
-        Work { task: busy::module(busy::turns(100)?)?, audit: fixtures.module("audit")?, sources: sources()?, tasks };
+    let bytes = busy::bytes(busy::turns(TASK_MICROS)?)?;
+    let task = Module::from_bytes(bytes.clone())?;
+    let work = Work { bytes, task, audit: fixtures.module("audit")?, sources: sources()?, tasks };
+    let alone = 1.0 / bare::Tasks::compile(&work.bytes, 1)?.per_second(1, 1000)?;
     println!(
-        "{rounds} rounds, with and without in turn; a sample is {tasks} tasks of {:.0} µs, or {:.1} MB of source code in {} files\n",
-        native_turn(&work, fixtures)? * 1e6,
+        "{rounds} rounds, with and without in turn; a sample is {tasks} tasks that compute for {:.0} µs, or {:.1} MB of source code in {} files\n",
+        alone * 1e6,
         work.sources.iter().map(Vec::len).sum::<usize>() as f64 / 1e6,
         work.sources.len(),
     );
@@ -61,14 +73,24 @@ pub(crate) fn run(fixtures: &Fixtures, rounds: u32, tasks: u32) -> Result<()> {
     println!("{:<28}{headings}{headings}", "");
     for layer in LAYERS {
         match measure(fixtures, &work, layer, rounds) {
-            Ok([tasks, audit]) => println!("{:<28}{}{}", layer.name, pair(tasks, 1e6, "µs"), pair(audit, 1e3, "ms")),
+            Ok(samples) => print_row(layer.name, &samples)?,
             Err(error) => println!("{:<28}{error:#}", layer.name),
         }
     }
-    hop(fixtures, &work, rounds)
+    all_of_it(fixtures, &work, rounds)
+}
+
+/// Of tasks and of the demo's work, without and with.
+type Samples = [[Vec<Taken>; 2]; 2];
+
+fn print_row(name: &str, samples: &Samples) -> Result<()> {
+    let of = |[without, with]: &[Vec<Taken>; 2]| -> Result<Pair> { Ok((median(without)?, median(with)?)) };
+    println!("{name:<28}{}{}", pair(of(&samples[0])?, 1e6, "µs"), pair(of(&samples[1])?, 1e3, "ms"));
+    Ok(())
 }
 
 struct Work {
+    bytes: Vec<u8>,
     task: Module,
     audit: Module,
     sources: Vec<Vec<u8>>,
@@ -97,8 +119,13 @@ fn pair((without, with): Pair, factor: f64, unit: &str) -> String {
 
 /// Does something that is `count` times the same, and says what each took of this process and the worker of `gateway`.
 fn taken(gateway: &Gateway, count: u32, body: impl FnOnce() -> Result<()>) -> Result<Taken> {
-    let worker = gateway.pid().context("a worker has a process")?.to_string();
-    let processor = || anyhow::Ok(processor_seconds("self")? + processor_seconds(&worker)?);
+    // A worker in a thread has none.
+    let worker = gateway.pid().map(|pid| pid.to_string());
+    let processor = || {
+        let own = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime))?.as_secs_f64();
+        let of_worker = worker.as_ref().map_or(Ok(0.0), |worker| processor_seconds(worker));
+        anyhow::Ok(own + of_worker?)
+    };
     let (before, start) = (processor()?, Instant::now());
     body()?;
     let (seconds, processor_seconds) = (start.elapsed().as_secs_f64(), processor()? - before);
@@ -106,7 +133,7 @@ fn taken(gateway: &Gateway, count: u32, body: impl FnOnce() -> Result<()>) -> Re
     Ok(Taken { seconds: seconds / count, processor_seconds: processor_seconds / count })
 }
 
-/// What a process has had of processors, all of its threads together.
+/// What a worker has had of processors, all of its threads together; they live as long as it does.
 fn processor_seconds(process: &str) -> Result<f64> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
@@ -123,16 +150,6 @@ fn median(samples: &[Taken]) -> Result<Taken> {
     Ok(Taken { seconds: of(|it| it.seconds)?, processor_seconds: of(|it| it.processor_seconds)? })
 }
 
-/// What one task computes, without the call: many turns' worth in one execution.
-fn native_turn(work: &Work, fixtures: &Fixtures) -> Result<f64> {
-    let group = fixtures.group(1)?;
-    let mut samples = Vec::new();
-    for _ in 0..200 {
-        samples.push(task(&group[0], &work.task, &Call::start())?);
-    }
-    quantile(&samples, 0.5).context("samples")
-}
-
 fn task(gateway: &Gateway, module: &Module, call: &Call) -> Result<f64> {
     let start = Instant::now();
     let channel = gateway.remote_exec_with(module, call)?;
@@ -140,24 +157,34 @@ fn task(gateway: &Gateway, module: &Module, call: &Call) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-fn measure(fixtures: &Fixtures, work: &Work, layer: &Layer, rounds: u32) -> Result<[Pair; 2]> {
+fn run_tasks(gateway: &Gateway, work: &Work, call: &Call) -> Result<()> {
+    (0..work.tasks).try_for_each(|_| task(gateway, &work.task, call).map(drop))
+}
+
+/// A worker in a thread of this process.
+fn serve(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) {
+    // Whatever is wrong, its host sees a connection that ended.
+    drop(sandgate_worker::run(send, receive));
+}
+
+fn measure(fixtures: &Fixtures, work: &Work, layer: &Layer, rounds: u32) -> Result<Samples> {
     let plain = Call::start();
     let metered = Call::start().limits(Limits { fuel: Some(u64::MAX), ..Limits::default() });
     // Both are there all the time, each with two workers: of many modules, and of one.
-    let group = fixtures.builder().build();
-    let sides = [(layer.without, &plain), (layer.with, if layer.fuel { &metered } else { &plain })];
+    let with = fixtures.builder().build();
+    let without = if layer.hop { workers_in_threads(fixtures.builder(), serve) } else { fixtures.builder() }.build();
+    let sides = [(&without, layer.without, &plain), (&with, layer.with, if layer.fuel { &metered } else { &plain })];
     let mut gateways = Vec::new();
-    for (spec, call) in sides {
+    for (group, spec, call) in sides {
         let (tasks, audit) = (group.make_gateway(spec)?, group.make_gateway(spec)?);
         let auditor = audit.remote_exec_with(&work.audit, call)?;
         ensure!(matches!(auditor.receive::<Response>()?, Response::Ready), "the auditor is not ready");
         gateways.push((tasks, audit, auditor, call));
     }
-    let mut samples = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+    let mut samples = Samples::default();
     for round in 0..=rounds {
         for (side, (tasks, auditing, auditor, call)) in gateways.iter().enumerate() {
-            let each =
-                taken(tasks, work.tasks, || (0..work.tasks).try_for_each(|_| task(tasks, &work.task, call).map(drop)))?;
+            let each = taken(tasks, work.tasks, || run_tasks(tasks, work, call))?;
             let audit = taken(auditing, 1, || audit(auditor, &work.sources))?;
             // The first round warms up.
             if round > 0 {
@@ -166,12 +193,8 @@ fn measure(fixtures: &Fixtures, work: &Work, layer: &Layer, rounds: u32) -> Resu
             }
         }
     }
-    for (_, _, auditor, _) in &gateways {
-        auditor.send(&Request::Stop)?;
-        auditor.wait_close_timeout(Duration::from_secs(10))?;
-    }
-    let of = |[without, with]: &[Vec<Taken>; 2]| -> Result<Pair> { Ok((median(without)?, median(with)?)) };
-    Ok([of(&samples[0])?, of(&samples[1])?])
+    gateways.iter().try_for_each(|(_, _, auditor, _)| stop(auditor))?;
+    Ok(samples)
 }
 
 /// Has all sources audited by a task, one after the other with a few ahead.
@@ -191,34 +214,39 @@ fn audit(auditor: &Channel, sources: &[Vec<u8>]) -> Result<()> {
     Ok(())
 }
 
-/// The process and its sandbox against nothing: the same audit by this process itself, and a task against what it computes.
-fn hop(fixtures: &Fixtures, work: &Work, rounds: u32) -> Result<()> {
+/// What is under all layers: the tasks' module on the bare engine in a thread of this process, and the demo's work by this
+/// process itself, beside the same over a gateway.
+fn all_of_it(fixtures: &Fixtures, work: &Work, rounds: u32) -> Result<()> {
     let group = fixtures.group(1)?;
     let auditor = group[0].remote_exec(&work.audit)?;
     ensure!(matches!(auditor.receive::<Response>()?, Response::Ready), "the auditor is not ready");
-    let (mut native, mut remote, mut empty) = (Vec::new(), Vec::new(), Vec::new());
-    let nothing = busy::module(1)?;
-    for _ in 0..=rounds {
-        native.push(taken(&group[0], 1, || {
-            work.sources.iter().for_each(|source| drop(std::hint::black_box(audit_bytes(source))));
-            Ok(())
-        })?);
-        remote.push(taken(&group[0], 1, || audit(&auditor, &work.sources))?);
-        empty.push(taken(&group[0], work.tasks, || {
-            (0..work.tasks).try_for_each(|_| task(&group[0], &nothing, &Call::start()).map(drop))
-        })?);
+    let bare = bare::Tasks::compile(&work.bytes, 1)?;
+    let mut samples = [[Vec::new(), Vec::new()], [Vec::new(), Vec::new()]];
+    for round in 0..=rounds {
+        let of_tasks = [
+            taken(&group[0], work.tasks, || bare.per_second(1, work.tasks).map(drop))?,
+            taken(&group[0], work.tasks, || run_tasks(&group[0], work, &Call::start()))?,
+        ];
+        let of_audit = [
+            taken(&group[0], 1, || {
+                work.sources.iter().for_each(|source| drop(std::hint::black_box(audit_bytes(source))));
+                Ok(())
+            })?,
+            taken(&group[0], 1, || audit(&auditor, &work.sources))?,
+        ];
+        if round > 0 {
+            for (kept, taken) in samples.iter_mut().zip([of_tasks, of_audit]) {
+                kept.iter_mut().zip(taken).for_each(|(kept, taken)| kept.push(taken));
+            }
+        }
     }
-    let (native, remote, empty) = (median(&native)?, median(&remote)?, median(&empty)?);
-    println!(
-        "{:<28}{:>9.1} µs, of processors {:>6.1} µs {}",
-        "WebAssembly and process hop",
-        empty.seconds * 1e6,
-        empty.processor_seconds * 1e6,
-        pair((native, remote), 1e3, "ms")
-    );
-    println!(
-        "\nthe last row: an empty task from call to outcome, and the demo's work in this very process beside a guest's"
-    );
+    print_row("WebAssembly and all of it", &samples)?;
+    println!("\nprocess hop: the worker as a process without a sandbox, and as a thread of this process");
+    println!("all of it: a gateway, and without: the tasks' module on the bare engine, the demo's work as native code");
+    stop(&auditor)
+}
+
+fn stop(auditor: &Channel) -> Result<()> {
     auditor.send(&Request::Stop)?;
     auditor.wait_close_timeout(Duration::from_secs(10))?;
     ensure!(auditor.outcome() == Some(Outcome::Returned), "the auditor has not returned");

@@ -144,9 +144,9 @@ pub mod status {
     pub const BAD_HANDLE: i32 = -4;
     /// A pointer and length leave linear memory.
     pub const FAULT: i32 = -5;
-    /// The message is larger than the execution's limit.
+    /// The message is larger than the execution's limit, `message=`.
     pub const TOO_LARGE: i32 = -6;
-    /// The execution has too many channels.
+    /// The execution has too many channels; its limit is `channels=`.
     pub const LIMIT: i32 = -7;
     /// The peer closed the channel with an error; `channel_error` has its text.
     pub const PEER_ERROR: i32 = -8;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use sandgate::schema::{DescribeError, ModuleDescription};
-use sandgate::{ExecError, Gateway, Group, GroupBuilder, Init, InitError, Module, Rejection, Spec, SpecError};
+use sandgate::{
+    ExecError, Gateway, Group, GroupBuilder, Init, InitError, Module, ModuleError, Rejection, Spec, SpecError,
+};
 use serde_json::Value;
 
 /// What a guest gets, and how much of it.
@@ -217,12 +219,18 @@ fn initial(text: &str) -> Result<Initial, String> {
     Ok(Initial { name: name.to_owned(), input })
 }
 
-/// The module of a file.
-pub(crate) fn module(path: &Path) -> Result<Module> {
+/// The module of a file, of which no more is read than a gateway with this spec takes.
+pub(crate) fn module(path: &Path, spec: &Spec) -> Result<Module> {
     if path.is_dir() {
         bail!("`{}` is a directory, not a module", path.display());
     }
-    Ok(Module::from_file(path)?)
+    Module::from_file_up_to(path, spec.module_limits().module_bytes).map_err(|error| match error {
+        ModuleError::TooLarge { name, maximum } => {
+            let reason = format!("it has more than {maximum} bytes (setting `module=`, here `--set module=SIZE`)");
+            Refused { module: name, reason }.into()
+        }
+        error => error.into(),
+    })
 }
 
 /// What the module says of itself, from a gateway that is gone afterwards. A module that will not run is an error here.

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use sandgate::text::printable;
+
 /// Writes a result. An error is the caller's to return: [`exit::code`](crate::exit::code) knows a closed pipe.
 pub(crate) fn result(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -9,7 +11,8 @@ pub(crate) fn result(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Says what went wrong. If standard error is closed there is nobody to tell.
+/// Says what went wrong. If standard error is closed there is nobody to tell. What others have named is shown, and not
+/// acted on.
 pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr().lock(), "sandgate: {message}");
+    let _ = writeln!(io::stderr().lock(), "sandgate: {}", printable(message));
 }

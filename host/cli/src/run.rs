@@ -89,10 +89,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 }
 
 fn execute(arguments: &Arguments) -> Result<Exit> {
-    let module = options::module(&arguments.module)?;
     let broken = Arc::new(Mutex::new(None));
     let more = [("timeout", arguments.timeout.as_deref()), ("output", Some(OUTPUT_BYTES))];
     let spec = arguments.sandbox.spec(&more)?.executions(1);
+    let module = options::module(&arguments.module, &spec)?;
     // A signal ends this as it ends any command.
     let module = arguments.sandbox.prepared(module, &spec)?;
     let interrupt = Interrupt::install()?;
@@ -244,7 +244,7 @@ mod tests {
         check(Outcome::Exited { code: -1 }, 255);
         check(Outcome::Failed { message: String::new() }, 1);
         check(Outcome::TimedOut { after: Duration::from_secs(1) }, 124);
-        check(Outcome::Trapped { kind: sandgate::TrapKind::Unreachable, backtrace: vec![] }, 134);
+        check(Outcome::Trapped { kind: sandgate::TrapKind::Unreachable, backtrace: vec![], stack_bytes: None }, 134);
         check(Outcome::LimitExceeded { limit: sandgate::LimitName::Fuel, value: 1 }, 137);
     }
 }

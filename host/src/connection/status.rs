@@ -20,6 +20,7 @@ impl Connection {
     /// Asks the worker for its state. Requests that wait share one answer, so a worker that does not answer costs nothing.
     pub(crate) fn worker_status(&self, timeout: Duration) -> Result<WorkerStatus, StatusError> {
         let deadline = Deadline::after(timeout);
+        let _beside = self.reading.beside();
         let mut slot = self.status.lock();
         let seen = slot.answers;
         loop {

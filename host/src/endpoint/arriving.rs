@@ -1,4 +1,4 @@
-//! What the reader thread does with an endpoint. Nothing here waits.
+//! What whoever reads the connection does with an endpoint. Nothing here waits.
 
 use std::sync::Arc;
 
@@ -74,6 +74,7 @@ impl Endpoint {
         if under_way.bytes < unsent.bytes || under_way.messages < unsent.messages {
             return Err(FlowError::Surplus);
         }
+        self.wake_leader(&state);
         drop(state);
         self.writable.notify_all();
         Ok(())

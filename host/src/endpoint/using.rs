@@ -14,7 +14,7 @@ use crate::callback::{self, Callback};
 use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
-use crate::output::CapturedOutput;
+use crate::output::{CapturedOutput, Origin};
 use crate::pool::Note;
 use crate::queue::Tokens;
 
@@ -40,8 +40,7 @@ impl Endpoint {
             if state.send_window.try_start(length) {
                 break;
             }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.writable, &mut state) {
+            if let Err(after) = self.wait(&self.writable, &mut state, deadline) {
                 return Err(SendError::Timeout(after));
             }
         }
@@ -67,8 +66,7 @@ impl Endpoint {
             if let Some(outcome) = &state.outcome {
                 return Err(ReceiveError::Ended(outcome.clone()));
             }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.readable, &mut state) {
+            if let Err(after) = self.wait(&self.readable, &mut state, deadline) {
                 return Err(ReceiveError::Timeout(after));
             }
         }
@@ -99,6 +97,7 @@ impl Endpoint {
 
     fn end_was_delivered(&self, mut state: MutexGuard<'_, State>) {
         state.end_delivered = true;
+        self.wake_leader(&state);
         drop(state);
         self.ended.notify_all();
     }
@@ -137,6 +136,7 @@ impl Endpoint {
             }
             self.readable.notify_all();
         }
+        self.wake_leader(state);
         self.writable.notify_all();
     }
 
@@ -204,8 +204,7 @@ impl Endpoint {
             if let (Some(outcome), true) = (&state.outcome, delivered) {
                 return Ok(outcome.clone());
             }
-            self.connection.outbox.about_to_wait();
-            if let Err(after) = deadline.wait(&self.ended, &mut state) {
+            if let Err(after) = self.wait(&self.ended, &mut state, deadline) {
                 return Err(WaitError::Timeout(after));
             }
         }
@@ -235,13 +234,24 @@ impl Endpoint {
         self.state.lock().captured = Some(Box::default());
     }
 
+    /// From here on what it prints is told to be of that.
+    pub(crate) fn set_origin(&self, origin: Origin) {
+        self.state.lock().origin = Some(origin);
+    }
+
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.state.lock().origin.clone()
+    }
+
     pub(crate) fn take_output(&self) -> Option<CapturedOutput> {
         self.state.lock().captured.as_deref_mut().map(std::mem::take)
     }
 
     /// Takes the channel out of a queue that was not made after all.
     pub(crate) fn unset_queue(&self) {
-        self.state.lock().consumer = Consumer::Receive;
+        let mut state = self.state.lock();
+        state.consumer = Consumer::Receive;
+        self.set_beside(&mut state, false);
         self.readable.notify_all();
     }
 
@@ -251,11 +261,15 @@ impl Endpoint {
             return Err(ConsumerError { channel: self.id.0 });
         }
         state.consumer = consumer;
+        if state.outcome.is_none() {
+            self.set_beside(&mut state, true);
+        }
         state.untold = 0;
         let waiting = state.queue.len() + usize::from(state.outcome.is_some());
         if waiting > 0 {
             self.notify(&state, waiting);
         }
+        self.wake_leader(&state);
         self.readable.notify_all();
         Ok(())
     }

@@ -295,7 +295,7 @@ fn outcome(input: &mut Unstructured<'_>) -> Result<Outcome> {
         3 => Outcome::ClosedWithError { message: text },
         4 => Outcome::Failed { message: text },
         5 => Outcome::Panicked { message: text.clone(), location: None, backtrace: vec![text] },
-        6 => Outcome::Trapped { kind: TrapKind::Unreachable, backtrace: vec![text] },
+        6 => Outcome::Trapped { kind: TrapKind::StackOverflow, backtrace: vec![text], stack_bytes: input.arbitrary()? },
         7 => Outcome::Exited { code: input.arbitrary()? },
         8 => Outcome::LimitExceeded { limit: LimitName::Memory, value: input.arbitrary()? },
         9 => Outcome::Killed { by: KilledBy::Kill, started: input.arbitrary()? },

@@ -156,6 +156,9 @@ impl PoolBuilder {
     /// The task then is one that [serves](https://docs.rs/sandgate-guest): for each message on its channel it sends one
     /// answer, in order. What one input leaves in its memory the next one can see. If it ends, the input it was at gets
     /// that outcome and the next one starts it again.
+    ///
+    /// What an instance was sent it was sent: unlike tasks in fresh instances, those that wait behind a long one are not
+    /// moved to a gateway that is idle. [`in_flight`](Self::in_flight) bounds how many there are.
     #[must_use]
     pub fn reuse(mut self, reuse: bool) -> PoolBuilder {
         self.reuse = reuse;
@@ -273,8 +276,8 @@ impl PoolBuilder {
     /// started then. Each is a process that waits. Default: 1, started when the pool is a tenth of a second old; with 0, a
     /// lane whose worker is lost waits until another process has started.
     ///
-    /// A spare is called after the place that it takes, but in lines that guests print ([`OutputLine`](crate::OutputLine))
-    /// it is `spare0` and so on. Pools whose gateways are not all alike, apart from their ids, have no spares.
+    /// A spare is called after the place that it takes, also in lines that guests print ([`OutputLine`](crate::OutputLine)).
+    /// Pools whose gateways are not all alike, apart from their ids, have no spares.
     #[must_use]
     pub fn spares(mut self, workers: usize) -> PoolBuilder {
         self.spares = workers;
@@ -482,7 +485,10 @@ impl Pool {
         let (sender, results) = bounded(1);
         let id = self.next_task();
         let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
-        self.submit_all(vec![(id, Work { owner: self.next_owner(), index: id, input, results: sender, refused })]);
+        self.submit_all(vec![(
+            id,
+            Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused },
+        )]);
         TaskHandle::new(id, results, self.notes.clone(), decode)
     }
 

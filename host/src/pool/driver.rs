@@ -247,7 +247,7 @@ impl Driver {
 
     fn begin(&mut self, lane: usize, task: TaskId, run: u64, now: Instant) {
         let Some(work) = self.core.payload(task) else { return };
-        match self.ground.begin(lane, run, work.input.clone()) {
+        match self.ground.begin(lane, task, run, (work.input.clone(), work.argv.clone())) {
             Ok(()) => self.tell_if_recycled(lane, now),
             Err(NotBegun::Full) => self.core.not_taken(lane, run, now),
             Err(NotBegun::Refused(error)) => self.core.ended(lane, run, Verdict::Failed(error), now),

@@ -67,9 +67,19 @@ impl Pool {
 impl TaskFeed {
     /// Adds an input and gives back its index, from 0.
     pub fn push(&mut self, input: impl Into<Vec<u8>>) -> u64 {
+        self.add(input.into(), None)
+    }
+
+    /// As [`push`](Self::push), and the program finds these strings in `std::env::args` after its own name, instead of the
+    /// pool's [`argv`](super::PoolBuilder::argv). A pool that reuses instances leaves them out.
+    pub fn push_with_argv(&mut self, input: impl Into<Vec<u8>>, argv: impl IntoIterator<Item = String>) -> u64 {
+        self.add(input.into(), Some(argv.into_iter().collect()))
+    }
+
+    fn add(&mut self, input: Vec<u8>, argv: Option<Arc<[String]>>) -> u64 {
         let (id, index) = self.take_numbers();
-        let (owner, input) = (self.owner, Bytes::from(input.into()));
-        self.batch.push((id, Work { owner, index, input, results: self.results.clone(), refused: None }));
+        let (owner, input, results) = (self.owner, Bytes::from(input), self.results.clone());
+        self.batch.push((id, Work { owner, index, input, argv, results, refused: None }));
         if self.batch.len() >= MAX_BATCH {
             self.flush();
         }

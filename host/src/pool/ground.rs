@@ -11,7 +11,7 @@ use crossbeam_channel::Sender;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
 
-use super::core::Verdict;
+use super::core::{TaskId, Verdict};
 use super::driver::Note;
 use super::result::{PoolError, ProgramOutput, TaskError};
 use super::work::RawValue;
@@ -24,7 +24,7 @@ use crate::error::{ExecError, SendError};
 use crate::gateway::Gateway;
 use crate::group::Group;
 use crate::module::Module;
-use crate::output::CapturedOutput;
+use crate::output::{CapturedOutput, Origin};
 use crate::value::Encoded;
 
 /// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
@@ -204,12 +204,21 @@ impl Ground {
         self.places[lane].made.as_ref().map(|made| &made.gateway)
     }
 
-    /// Puts a task on a gateway.
-    pub(crate) fn begin(&mut self, lane: usize, run: u64, input: Bytes) -> Result<(), NotBegun> {
+    /// Puts a task on a gateway: its input, and its arguments if they are its own.
+    pub(crate) fn begin(
+        &mut self,
+        lane: usize,
+        task: TaskId,
+        run: u64,
+        (input, argv): (Bytes, Option<Arc<[String]>>),
+    ) -> Result<(), NotBegun> {
         if self.reuse {
             return self.ask_session(lane, input);
         }
-        let mut call = self.call.clone();
+        let mut call = self.call_of(lane, Some(task));
+        if let Some(argv) = argv {
+            call.argv = argv.to_vec();
+        }
         call.arguments = Some(Encoded { bytes: input, channels: Vec::new() });
         let channel = self.execute(lane, &call)?;
         let told = channel.endpoint().set_pool(self.notes.clone(), lane, run, true);
@@ -218,9 +227,15 @@ impl Ground {
         Ok(())
     }
 
+    fn call_of(&self, lane: usize, task: Option<TaskId>) -> Call {
+        let mut call = self.call.clone();
+        call.origin = Some(Origin { gateway: Arc::clone(&self.places[lane].name), task });
+        call
+    }
+
     fn ask_session(&mut self, lane: usize, input: Bytes) -> Result<(), NotBegun> {
         if self.places[lane].session.is_none() {
-            let call = self.call.clone();
+            let call = self.call_of(lane, None);
             let channel = self.execute(lane, &call)?;
             let number = self.next_session;
             self.next_session += 1;

@@ -146,7 +146,7 @@ where
         let (owner, results) = (self.owner, self.sender.clone());
         let (input, refused) = encoded.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
         self.bytes += input.len();
-        (self.pool.next_task(), Work { owner, index, input, results, refused })
+        (self.pool.next_task(), Work { owner, index, input, argv: None, results, refused })
     }
 
     fn give(&mut self, result: RawResult) -> TaskResult<T> {

@@ -21,6 +21,8 @@ pub(crate) struct Work {
     pub(crate) owner: u64,
     pub(crate) index: u64,
     pub(crate) input: Bytes,
+    /// Its own arguments, instead of the pool's.
+    pub(crate) argv: Option<Arc<[String]>>,
     pub(crate) results: Sender<RawResult>,
     /// It cannot be run: its result is this.
     pub(crate) refused: Option<TaskError>,

@@ -48,7 +48,7 @@ pub(super) fn start(command: &[String], base: Option<&Arc<RemoteHost>>, is_ssh: 
         Some(base) => {
             let start = Start::Launcher { command: command.to_vec() };
             let (send, receive, worker) = base.start(&start).map_err(ReachError::resources)?;
-            let ready = receive.bell().map_err(ReachError::resources)?;
+            let ready = receive.ready().map_err(ReachError::resources)?;
             let launcher = Running::Remote(worker);
             Ok(Launched { send: Box::new(send), receive: Some(Box::new(receive)), ready, launcher, is_ssh })
         }
@@ -66,7 +66,7 @@ fn start_here(command: &[String], is_ssh: bool) -> Result<Launched, ReachError> 
     let process = launched.map_err(|error| match error {
         LaunchError::Spawn { program, source, .. } => ReachError::NoLauncher { program, source: Arc::new(source) },
         LaunchError::Resources(error) => ReachError::resources(error),
-        error @ LaunchError::NoWorker => ReachError::resources(io::Error::other(error)),
+        error => ReachError::resources(io::Error::other(error)),
     })?;
     let ready = from.try_clone().map_err(ReachError::resources)?;
     let (send, receive) = pipes(from, to).map_err(ReachError::resources)?;

@@ -75,6 +75,14 @@ impl Running {
         }
     }
 
+    /// Whether there is nothing to wait for before [`reap`](Self::reap).
+    pub(crate) fn has_exited(&self) -> bool {
+        match self {
+            Running::Local(process) => process.has_exited(),
+            Running::Remote(worker) => worker.ended().is_some(),
+        }
+    }
+
     /// How it ended, if that is known.
     pub(crate) fn ended(&self) -> Option<LossCause> {
         match self {

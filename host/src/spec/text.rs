@@ -19,13 +19,14 @@ use super::{COMMON, Settings, Spec};
 use crate::error::SpecError;
 use crate::recycle::Recycle;
 use crate::remote::Step;
+use crate::transport::Transport;
 
 const KNOWN: &str = "`popen`, `exec=`, `ssh=`, `ssh_config=`, `agent=`, `via=`, `heartbeat=`, `id=`, `nice=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, `memory=`, `table=`, \
                      `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, \
                      `fuel=`, `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, \
                      `compile-time=`, `compile-memory=`, `cache=`, `profile=`, `epochs=`, `env:NAME=`, `dir:GUEST=`, \
                      `dir-rw:GUEST=`, `clock=`, `random=`, `deterministic=`, `sandbox=`, `sandbox:LAYER=`, `modules=`, \
-                     `recycle=`";
+                     `recycle=`, `transport=`";
 
 /// Less than this is no sign that anything is lost.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
@@ -84,6 +85,7 @@ fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<&'static str, 
             }
         }
         "recycle" => settings.recycle = recycle(text(value)?)?,
+        "transport" => settings.transport = Some(one_of(value, Transport::ALL.map(|it| (it.name(), it)))?),
         _ => return Err(Problem::UnknownKey),
     }
     Ok(known)
@@ -359,6 +361,8 @@ mod tests {
             "ssh=me@host:22//ssh_config=/c//agent=/a//via=gw0//heartbeat=2s",
             ssh.with_heartbeat(Duration::from_secs(2)),
         );
+        check("popen//transport=ring", Spec::popen().transport(Transport::Ring));
+        check("popen//transport=socket", Spec::popen().transport(Transport::Socket));
     }
 
     #[test]
@@ -410,6 +414,7 @@ mod tests {
             ("popen//epochs=maybe", "has value `maybe`, which is not `on` or `off`"),
             ("popen//sandbox:seccmop=off", "names no layer; there are `descriptors`"),
             ("popen//sandbox=must", "which is not `require` or `prefer` or `off`"),
+            ("popen//transport=pigeon", "has value `pigeon`, which is not `ring` or `socket`"),
             ("popen//recycle=often", "has value `often`"),
             ("popen//dir:=x", "needs what guests call the directory"),
         ] {

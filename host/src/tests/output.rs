@@ -71,8 +71,10 @@ fn a_worker_that_prints_more_than_it_may_is_cut_off_as_it_would_have_done() {
     stage.settle();
     print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 60_000], false);
     stage.settle();
-    let texts: Vec<_> = lines.try_iter().map(|line| (line.text, line.truncated)).collect();
-    assert_eq!(texts, [("12345".to_owned(), false), ("6789".to_owned(), true)]);
+    let texts: Vec<_> = lines.try_iter().map(|line| (line.text.clone(), line.limit, line.to_string())).collect();
+    let marked = "[gw0 #1 stderr] 6789 [output limit of 10 bytes reached, the rest is dropped; setting `output=`]";
+    let expected = [("12345", None, "[gw0 #1 stdout] 12345"), ("6789", Some(10), marked)];
+    assert_eq!(texts, expected.map(|(text, limit, shown)| (text.to_owned(), limit, shown.to_owned())));
     print(&mut stage.worker, 1, Stream::Stdout, &[b'x'; 10_000], false);
     let loss = stage.loss().to_string();
     assert!(loss.contains("sent output without credit"), "{loss}");
@@ -120,7 +122,7 @@ fn a_line_on_a_terminal_has_a_prefix_and_no_escapes() {
     let _task = stage.execution();
     print(&mut stage.worker, 1, Stream::Stderr, b"\x1b[2Jgone", true);
     let line = lines.recv_timeout(PATIENCE).unwrap();
-    let note = "[output limit reached, the rest is dropped; setting `output=`]";
+    let note = "[output limit of 16777216 bytes reached, the rest is dropped; setting `output=`]";
     assert_eq!(line.to_string(), format!("[gw0 #1 stderr] \\u{{1b}}[2Jgone {note}"));
 }
 

@@ -271,7 +271,7 @@ fn long_and_ugly_texts_are_cut_and_shown_safely() {
         Outcome::Failed { message: long() },
         Outcome::Panicked { message: long(), location: Some(long()), backtrace: vec![] },
         Outcome::Panicked { message: String::new(), location: None, backtrace: vec![String::new(); 200_000] },
-        Outcome::Trapped { kind: TrapKind::Unreachable, backtrace: names() },
+        Outcome::Trapped { kind: TrapKind::Unreachable, backtrace: names(), stack_bytes: Some(u64::MAX) },
         Outcome::Rejected { reason: Rejection::InvalidModule { message: long() } },
         Outcome::Rejected { reason: Rejection::UnknownImport { import: long(), hint: "\u{1b}c".to_owned() } },
         Outcome::Rejected { reason: Rejection::UnknownTask { name: "\0".to_owned(), available: names() } },
@@ -368,7 +368,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         Outcome::TimedOut { after: Duration::MAX },
         Outcome::Killed { by: KilledBy::Terminate, started: false },
         Outcome::Failed { message: "\u{1b}".to_owned() },
-        Outcome::Trapped { kind: TrapKind::Other, backtrace: vec![String::new()] },
+        Outcome::Trapped { kind: TrapKind::Other, backtrace: vec![String::new()], stack_bytes: None },
     ])
 }
 

@@ -11,9 +11,13 @@
 //! The length is checked against [`MAX_FRAME_BYTES`] before any memory is set aside for the payload.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::ids::ChannelId;
+use crate::reading::{Alarm, Ringer};
+use crate::spin::Spin;
 use crate::transport::ReceiveHalf;
 
 /// Size of a frame's header.
@@ -68,6 +72,9 @@ pub enum FrameError {
         /// The header.
         header: [u8; HEADER_BYTES],
     },
+    /// What carries the stream is not as its peer must leave it.
+    #[error("{0}")]
+    Spoiled(io::Error),
     /// The stream ended inside a frame.
     #[error("connection ended inside a frame, {got} bytes after its start")]
     Truncated {
@@ -113,12 +120,27 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    spin: Spin,
+}
+
+/// What reading without waiting brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// Bytes, and whether there may well be more of them.
+    Bytes {
+        /// Reading again would probably bring more.
+        more: bool,
+    },
+    /// Nothing is here.
+    Nothing,
+    /// The stream has ended, between two frames.
+    End,
 }
 
 impl FrameReader {
     /// A reader over `source`.
     pub fn new(source: Box<dyn ReceiveHalf>) -> FrameReader {
-        FrameReader { source, buffer: vec![0; FIRST_BUFFER_BYTES], start: 0, end: 0 }
+        FrameReader { source, buffer: vec![0; FIRST_BUFFER_BYTES], start: 0, end: 0, spin: Spin::default() }
     }
 
     /// The next frame, or `None` when the stream ended between two frames. Blocks until one is there.
@@ -126,17 +148,67 @@ impl FrameReader {
     /// # Errors
     /// See [`FrameError`]. The reader is of no use after an error.
     pub fn read_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        loop {
-            if let Some(length) = self.complete()? {
-                return Ok(Some(self.take(length)));
-            }
+        if self.wait_for_frame()? { self.next_here() } else { Ok(None) }
+    }
+
+    /// Waits until a whole frame is here; false when the stream ended between two frames.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn wait_for_frame(&mut self) -> Result<bool, FrameError> {
+        while self.complete()?.is_none() {
             if self.fill(true)? == Some(0) {
-                return match self.end - self.start {
-                    0 => Ok(None),
-                    got => Err(FrameError::Truncated { got }),
-                };
+                return self.ended().map(|()| false);
             }
         }
+        Ok(true)
+    }
+
+    /// The next frame if all of it is here. Never blocks, and asks nobody.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn next_here(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        Ok(self.complete()?.map(|length| self.take(length)))
+    }
+
+    /// Reads once, without waiting.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn read_here(&mut self) -> Result<Arrived, FrameError> {
+        match self.fill(false)? {
+            None => Ok(Arrived::Nothing),
+            Some(0) => self.ended().map(|()| Arrived::End),
+            Some(_) => Ok(Arrived::Bytes { more: self.end == self.buffer.len() || self.source.look() == Some(true) }),
+        }
+    }
+
+    /// What becomes readable when there is something to read, once [`about_to_wait`](Self::about_to_wait) has returned
+    /// true; `None` if the stream has no such thing.
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.source.bell()
+    }
+
+    /// Has the bell rung from here on, until the next read. False if there may be something already.
+    pub fn about_to_wait(&mut self) -> bool {
+        self.source.about_to_wait()
+    }
+
+    /// Waits until there may be something to read, `alarm` is raised, or `deadline` has come. Returns early at will.
+    ///
+    /// # Errors
+    /// The system's; and that the stream has no bell.
+    pub fn wait(&mut self, alarm: &Alarm, ringer: &Arc<Ringer>, deadline: Option<Instant>) -> io::Result<()> {
+        let source = &mut self.source;
+        let ready = || alarm.is_raised() || source.look() == Some(true);
+        if (source.look().is_some() && self.spin.until(ready)) || alarm.is_raised() || !source.about_to_wait() {
+            return Ok(());
+        }
+        let bell = source.bell().ok_or(io::ErrorKind::Unsupported)?;
+        let slept = alarm.sleep(bell, ringer, deadline);
+        self.spin.slept();
+        slept
     }
 
     /// Takes what the stream has, without waiting, for a caller that may not wait for ever: false if it has ended or
@@ -159,6 +231,14 @@ impl FrameReader {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn capacity(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// The stream has ended.
+    fn ended(&self) -> Result<(), FrameError> {
+        match self.end - self.start {
+            0 => Ok(()),
+            got => Err(FrameError::Truncated { got }),
+        }
     }
 
     /// Size of the frame at the front, header included, if all of it is here.
@@ -201,6 +281,7 @@ impl FrameReader {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 // A peer that dies with unread data makes the kernel answer so; for us it is the end of the stream.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(0)),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(FrameError::Spoiled(error)),
                 Err(error) => return Err(FrameError::Io(error)),
             }
         }

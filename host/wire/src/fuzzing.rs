@@ -255,7 +255,10 @@ mod seeds {
             ("rejected", ToHost::Compiled(Compiled::Rejected(Rejection::InvalidModule { message: text() })).encode()),
             ("returned", done(Outcome::Returned)),
             ("panicked", done(panicked)),
-            ("trapped", done(Outcome::Trapped { kind: TrapKind::StackOverflow, backtrace: vec![text()] })),
+            (
+                "trapped",
+                done(Outcome::Trapped { kind: TrapKind::StackOverflow, backtrace: vec![text()], stack_bytes: Some(1) }),
+            ),
             ("limit", done(Outcome::LimitExceeded { limit: LimitName::Memory, value: 5 })),
             ("lost", done(Outcome::WorkerLost { loss })),
         ]

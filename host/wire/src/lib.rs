@@ -11,13 +11,13 @@
 //!
 //! What is where: [`frame`] cuts a byte stream into frames; [`message`] gives frames a meaning; [`flow`] keeps both sides
 //! from sending what the other has no room for; [`assembly`] puts chunks together again; [`outbox`] writes many
-//! channels fairly over one [`transport`]; [`outcome`] says how a task ended; [`limits`] says what it may use, [`account`]
+//! channels fairly over one [`transport`], a socket or a [`ring`] each way; [`reading`] is how a thread waits for it on its own
+//! behalf; [`outcome`] says how a task ended; [`limits`] says what it may use, [`account`]
 //! what it has of that,
 //! [`grants`] what it is given; [`profile`] and [`module_limits`] say which modules are taken; [`isolation`] says what the
 //! operating system keeps from a worker; [`launch`] says how a worker process is started; [`text`] makes
 //! what others wrote safe to show.
-#![forbid(unsafe_code)]
-#![deny(missing_docs)]
+#![deny(missing_docs, unsafe_code)]
 
 pub mod account;
 pub mod assembly;
@@ -38,6 +38,9 @@ pub mod module_limits;
 pub mod outbox;
 pub mod outcome;
 pub mod profile;
+pub mod reading;
+pub mod ring;
+mod spin;
 pub mod text;
 pub mod transport;
 

@@ -26,6 +26,10 @@ pub const MAX_GUEST_CHANNELS: usize = 65_536;
 /// The limits of one execution, sent with it to the worker.
 ///
 /// A default is meant to let ordinary programs through and to stop a runaway one before it hurts its neighbours.
+///
+/// Instances need no limit here: an execution has one, with one linear memory and two tables at most, and nothing that a guest
+/// can do makes another. How many there are at once in a worker is its gateway's to say: `executions=`. Default: 64, and 1 for
+/// the workers of a pool; more executions wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of the whole task; `memory=`. Default: 1 GiB.
@@ -46,16 +50,17 @@ pub struct Limits {
     /// beyond it does not: the guest is told so and goes on.
     pub table_elements: u64,
     /// Bytes of the guest's stack, rounded up to a power of two from 64 KiB to 8 MiB; `stack=`. Default: 1 MiB. A guest
-    /// that needs more traps with a stack overflow.
+    /// that needs more traps with a stack overflow, and its outcome has this value with it.
     ///
     /// A gateway sizes its worker by this, so a call cannot ask for more than its gateway has.
     pub stack_bytes: u64,
     /// Bytes of one message; `message=`. Default: 64 MiB. A guest or host that sends a larger one is told so.
+    /// If the guest then fails, its error has the limit with it.
     ///
     /// A channel that the host makes has the gateway's, whatever the call says that it is given to.
     pub message_bytes: u64,
     /// Channels open at once, the execution's own one included; `channels=`. Default: 1024. A guest that makes more, or is
-    /// sent more, is told so.
+    /// sent more, is told so. If it then fails, its error has the limit with it.
     pub channels: u32,
     /// Bytes of unread messages that each of its channels may have under way, per direction; `window=`. Default: 1 MiB.
     /// Who sends more waits. A message larger than the window goes alone.

@@ -26,6 +26,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,10 @@ use crate::transport::SendHalf;
 
 mod batch;
 mod queues;
+mod serving;
+
+pub use serving::Served;
+use serving::Server;
 
 /// Bytes of small messages that a lane may write in one turn.
 const TURN_BYTES: usize = 16 * 1024;
@@ -86,6 +91,8 @@ pub struct Outbox {
     transport: Box<dyn SendHalf>,
     state: Mutex<State>,
     wake_writer: Condvar,
+    /// Called instead of waking the writer thread, if there is none.
+    server: OnceLock<Server>,
     idle: Condvar,
     bounds: Bounds,
     /// Small messages in quick succession so far.
@@ -102,7 +109,8 @@ enum Progress {
 }
 
 impl Outbox {
-    /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer).
+    /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer), or
+    /// [`serve`](Self::serve) it.
     pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
         Outbox::bounded(transport, Bounds { controls: usize::MAX, answers: usize::MAX })
     }
@@ -113,6 +121,7 @@ impl Outbox {
             transport,
             state: Mutex::default(),
             wake_writer: Condvar::new(),
+            server: OnceLock::new(),
             idle: Condvar::new(),
             bounds,
             streak: AtomicU32::new(0),
@@ -303,12 +312,17 @@ impl Outbox {
             }
             state.writing = true;
             drop(state);
-            while let Progress::NoRoom | Progress::TurnsUp = self.write(usize::MAX) {
-                if self.transport.wait_writable().is_err() {
-                    self.shutdown();
-                }
-            }
+            self.write_and_wait();
             state = self.state.lock();
+        }
+    }
+
+    /// Writes all there is, and waits for room. The caller has set `writing`.
+    fn write_and_wait(&self) {
+        while let Progress::NoRoom | Progress::TurnsUp = self.write(usize::MAX) {
+            if self.transport.wait_writable().is_err() {
+                self.shutdown();
+            }
         }
     }
 
@@ -407,7 +421,7 @@ impl Outbox {
         }
         if !state.writer_watches {
             state.writer_watches = true;
-            self.wake_writer.notify_one();
+            self.call_writer();
         }
         true
     }
@@ -418,7 +432,7 @@ impl Outbox {
             let mut state = self.state.lock();
             state.writing = false;
             state.writer_wanted = true;
-            self.wake_writer.notify_one();
+            self.call_writer();
         }
     }
 
@@ -469,6 +483,7 @@ impl Outbox {
         state.lanes.clear();
         state.turns.clear();
         state.batch = Batch::default();
+        self.call_writer();
         self.wake_writer.notify_all();
         self.idle.notify_all();
     }

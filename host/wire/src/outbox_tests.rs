@@ -470,3 +470,112 @@ fn who_waits_for_the_last_inline_batch_is_woken() {
         writer.join().unwrap();
     });
 }
+
+/// An outbox that is served, and how often it has called.
+fn served() -> (Outbox, Throttled, Arc<std::sync::atomic::AtomicUsize>) {
+    let transport = Throttled::default();
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    outbox.serve_by(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    (outbox, transport, calls)
+}
+
+#[test]
+fn what_finds_no_room_calls_and_is_served_when_there_is_some() {
+    let (outbox, transport, calls) = served();
+    let calls = || calls.swap(0, Ordering::Relaxed);
+    assert_eq!(outbox.serve(), Served::Nothing);
+    outbox.push_message(ChannelId(1), message(5)).unwrap();
+    assert_eq!((calls(), outbox.serve()), (1, Served::Full));
+    // Nobody else tries, and nobody calls again.
+    outbox.push_message(ChannelId(1), message(6)).unwrap();
+    transport.open(10);
+    assert_eq!((calls(), outbox.serve()), (0, Served::Full));
+    transport.open(usize::MAX / 2);
+    assert_eq!(outbox.serve(), Served::Nothing);
+    assert_eq!(transport.frames(), [(kind::DATA, 1, 5), (kind::DATA, 1, 6)]);
+    // From here on senders write themselves.
+    outbox.push_message(ChannelId(1), message(7)).unwrap();
+    assert_eq!((calls(), transport.frames().len()), (0, 3));
+}
+
+#[test]
+fn a_large_message_is_served_a_few_batches_at_a_time() {
+    let (outbox, transport, calls) = served();
+    transport.open(usize::MAX / 2);
+    let chunks = 3 * MAX_INLINE_BATCHES;
+    outbox.push_message(ChannelId(1), message(chunks * CHUNK_BYTES)).unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    let mut turns = 1;
+    while outbox.serve() == Served::Again {
+        turns += 1;
+    }
+    assert_eq!((turns, transport.frames().len()), (3, chunks));
+}
+
+#[test]
+fn what_is_gathered_calls_once_and_is_served_at_its_moment() {
+    let (outbox, transport, calls) = served();
+    transport.open(usize::MAX / 2);
+    let mut pushed = 0;
+    let at = loop {
+        outbox.push_message(ChannelId(1), message(5)).unwrap();
+        pushed += 1;
+        match outbox.serve() {
+            Served::Nothing => {}
+            Served::At(at) if outbox.is_gathering() => break at,
+            other => assert!(matches!(other, Served::At(_)), "{other:?}"),
+        }
+        assert!(pushed < 1_000_000, "nothing is gathered");
+    };
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    assert!(transport.frames().len() < pushed);
+    let mut next = Some(at);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Some(at) = next {
+        // As a thread would that has nothing else to do.
+        while Instant::now() < at {
+            std::hint::spin_loop();
+        }
+        assert!(Instant::now() < deadline, "it is looked after for ever");
+        next = match outbox.serve() {
+            Served::At(at) => Some(at),
+            Served::Nothing => None,
+            other => panic!("{other:?}"),
+        };
+    }
+    assert_eq!(transport.frames().len(), pushed);
+}
+
+#[test]
+fn a_dead_connection_calls_once_more_and_is_closed() {
+    let (outbox, transport, calls) = served();
+    outbox.push_message(ChannelId(1), message(5)).unwrap();
+    assert_eq!(outbox.serve(), Served::Full);
+    outbox.shutdown();
+    assert_eq!((calls.load(Ordering::Relaxed), outbox.serve()), (2, Served::Closed));
+    assert!(transport.frames().is_empty() && outbox.push(control(kind::STATUS, 0)).is_err());
+
+    let (outbox, transport, _) = served();
+    outbox.push_message(ChannelId(1), message(5)).unwrap();
+    transport.0.0.lock().shut = true;
+    assert_eq!(outbox.serve(), Served::Closed);
+}
+
+#[test]
+fn where_room_is_unknown_a_thread_writes_all_of_it() {
+    let (outbox, transport, _) = served();
+    outbox.push_message(ChannelId(1), message(3 * CHUNK_BYTES)).unwrap();
+    assert_eq!(outbox.serve(), Served::Full);
+    assert!(matches!(outbox.room(), Ok(crate::transport::Room::Unknown)));
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| outbox.write_out());
+        (0..3 * CHUNK_BYTES / 1000 + 1).for_each(|_| transport.open(1000));
+        writing.join().unwrap();
+    });
+    assert_eq!(transport.frames().len(), 3);
+    assert_eq!(outbox.serve(), Served::Nothing);
+}

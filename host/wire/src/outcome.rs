@@ -45,6 +45,8 @@ pub enum Outcome {
         kind: TrapKind,
         /// Names of the guest's functions, innermost first.
         backtrace: Vec<String>,
+        /// The bytes of the stack, if it is used up: [`Limits::stack_bytes`](crate::Limits::stack_bytes).
+        stack_bytes: Option<u64>,
     },
     /// The task called `exit` with a code that is not 0.
     Exited {
@@ -312,14 +314,14 @@ impl fmt::Display for Outcome {
             Outcome::Failed { message } => write!(f, "task failed: {message}"),
             Outcome::Panicked { message, location: Some(at), .. } => write!(f, "task panicked at {at}: {message}"),
             Outcome::Panicked { message, location: None, .. } => write!(f, "task panicked: {message}"),
-            Outcome::Trapped { kind, backtrace } => {
+            Outcome::Trapped { kind, backtrace, stack_bytes } => {
                 write!(f, "task trapped: {kind}")?;
                 if let Some(frame) = backtrace.first() {
                     write!(f, " in `{frame}`")?;
                 }
-                match kind {
-                    TrapKind::StackOverflow => write!(f, " (setting `{}`)", LimitName::Stack.setting()),
-                    _ => Ok(()),
+                match stack_bytes {
+                    Some(bytes) => write!(f, " (limit of {bytes} bytes, setting `{}`)", LimitName::Stack.setting()),
+                    None => Ok(()),
                 }
             }
             Outcome::Exited { code } => write!(f, "task exited with code {code}"),
@@ -463,9 +465,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stack_that_overflows_names_its_setting_and_no_other_trap_does() {
-        let text = |kind| Outcome::Trapped { kind, backtrace: vec!["f".to_owned()] }.to_string();
-        assert_eq!(text(TrapKind::StackOverflow), "task trapped: stack overflow in `f` (setting `stack=`)");
-        assert_eq!(text(TrapKind::Unreachable), "task trapped: unreachable code was executed in `f`");
+    fn a_stack_that_overflows_names_its_limit_and_no_other_trap_does() {
+        let text =
+            |kind, stack_bytes| Outcome::Trapped { kind, backtrace: vec!["f".to_owned()], stack_bytes }.to_string();
+        let overflow = "task trapped: stack overflow in `f` (limit of 65536 bytes, setting `stack=`)";
+        assert_eq!(text(TrapKind::StackOverflow, Some(65_536)), overflow);
+        assert_eq!(text(TrapKind::Unreachable, None), "task trapped: unreachable code was executed in `f`");
     }
 }

@@ -1,6 +1,6 @@
 //! The stream between host and worker, behind one small interface: two halves, bytes, and (locally) descriptors.
 //!
-//! Today there is one transport, a Unix socket pair. Whatever follows (an ssh client's pipes, shared-memory rings)
+//! There are two: a Unix socket, here, and shared memory ([`ring`](crate::ring)). Whatever follows (an ssh client's pipes)
 //! implements the same two traits and nothing above notices.
 
 use std::collections::VecDeque;
@@ -36,8 +36,27 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
     /// The system's.
     fn wait_writable(&self) -> io::Result<()>;
 
+    /// What to wait for when there was no room, for whoever waits for several of these.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn room(&self) -> io::Result<Room> {
+        Ok(Room::Unknown)
+    }
+
     /// Ends the connection in both directions; whoever waits on either half wakes up. Never blocks.
     fn shutdown(&self);
+}
+
+/// When there may be room again.
+#[derive(Debug)]
+pub enum Room {
+    /// At once.
+    Now,
+    /// When this is ready for that.
+    When(Arc<OwnedFd>, PollFlags),
+    /// Only [`wait_writable`](SendHalf::wait_writable) can tell.
+    Unknown,
 }
 
 /// The half that receives; it has one owner.
@@ -48,6 +67,23 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// [`io::ErrorKind::WouldBlock`] without `wait` when there is nothing; [`io::ErrorKind::Interrupted`]; others mean
     /// the connection is gone.
     fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
+
+    /// What becomes readable when there is something to read, once [`about_to_wait`](Self::about_to_wait) has returned
+    /// true. `None` if only [`read`](Self::read) can wait.
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Has the bell rung from here on, until the next read. False if there may be something already, so that reading again
+    /// is right, and waiting is not.
+    fn about_to_wait(&mut self) -> bool {
+        true
+    }
+
+    /// Whether [`read`](Self::read) would return something now, if that can be seen without a system call.
+    fn look(&self) -> Option<bool> {
+        None
+    }
 
     /// The oldest descriptor that arrived and was not taken yet.
     fn take_descriptor(&mut self) -> Option<OwnedFd>;
@@ -111,6 +147,11 @@ impl SendHalf for UnixSendHalf {
         wait(socket.as_fd(), PollFlags::OUT, None).map(drop)
     }
 
+    fn room(&self) -> io::Result<Room> {
+        let socket = self.socket.read().as_ref().map(Arc::clone).ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Room::When(socket, PollFlags::OUT))
+    }
+
     fn shutdown(&self) {
         if let Some(socket) = self.socket.write().take() {
             // The only failure is that the peer is gone already.
@@ -138,6 +179,10 @@ impl ReceiveHalf for UnixReceiveHalf {
             return Err(io::Error::other("peer attaches descriptors that nothing announces"));
         }
         Ok(received.bytes)
+    }
+
+    fn bell(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 
     fn take_descriptor(&mut self) -> Option<OwnedFd> {

@@ -162,7 +162,7 @@ impl Endpoint {
 
     pub(crate) fn wake(&self) {
         for holder in &self.holders {
-            holder.waker.notify_all();
+            holder.waker.wake();
         }
     }
 
@@ -276,7 +276,7 @@ impl Endpoint {
     fn taken(&mut self, count: usize) {
         for (sender, cost) in self.sent.drain(..count) {
             sender.account.taken(cost);
-            sender.waker.notify_all();
+            sender.waker.wake();
         }
     }
 

@@ -8,10 +8,11 @@
 //! ```
 //!
 //! Only the thread itself is asked how much it has used, so nothing has to be known about it elsewhere. One that waits
-//! uses none: it is not woken to look, but looks when its wait is over.
+//! uses none: it is not woken to look, but looks when its wait is over. What it does meanwhile for the whole worker, reading
+//! the connection, is not its own either.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ pub(crate) struct CpuTime {
     budget: Duration,
     /// What its thread had used before it.
     began: OnceLock<Duration>,
+    /// What its thread has used for others meanwhile, in nanoseconds.
+    excused: AtomicU64,
     /// The budget may be used up, and the thread has not looked yet.
     due: AtomicBool,
     /// The thread waits, or is about to, and looks when it does not any more.
@@ -38,6 +41,7 @@ impl CpuTime {
         CpuTime {
             budget,
             began: OnceLock::new(),
+            excused: AtomicU64::new(0),
             due: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             armed: Mutex::default(),
@@ -67,8 +71,17 @@ impl CpuTime {
             return None;
         }
         let began = self.began.get().copied().unwrap_or_default();
-        let left = self.budget.saturating_sub(used_by_this_thread().saturating_sub(began));
+        let excused = Duration::from_nanos(self.excused.load(Ordering::Relaxed));
+        let left = self.budget.saturating_sub(used_by_this_thread().saturating_sub(began + excused));
         Some((!left.is_zero()).then(|| left.max(LEAST_LEFT)))
+    }
+
+    /// Does something on the execution's thread that it is not charged for.
+    pub(crate) fn excuse(&self, action: impl FnOnce()) {
+        let before = used_by_this_thread();
+        action();
+        let used = used_by_this_thread().saturating_sub(before);
+        self.excused.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn set_waiting(&self, waiting: bool) {

@@ -24,7 +24,7 @@ const MAX_ENGINE_TEXT_BYTES: usize = 4096;
 pub(crate) struct Exit(pub(crate) i32);
 
 pub(crate) fn outcome(result: Result<(), Failure>, guest: &mut Guest, tasks: &[String]) -> Outcome {
-    let report = guest.report.take();
+    let report = guest.report.take().map(|report| with_refusal(report, guest));
     let error = match result {
         Ok(()) => return ended(0, report, Vec::new(), tasks),
         Err(Failure::Instantiation(error)) => return not_instantiated(&error, guest),
@@ -46,8 +46,21 @@ pub(crate) fn outcome(result: Result<(), Failure>, guest: &mut Guest, tasks: &[S
         (Some(report), _) if report.kind == report::PANIC => panicked(&report.text, backtrace),
         // An allocator that was told no and aborts, as Rust's does.
         (_, Some(limit)) if kind == TrapKind::Unreachable => exceeded(limit, guest),
-        _ => Outcome::Trapped { kind, backtrace },
+        _ => {
+            let stack_bytes = (kind == TrapKind::StackOverflow).then_some(guest.execution.limits.stack_bytes);
+            Outcome::Trapped { kind, backtrace, stack_bytes }
+        }
     }
+}
+
+/// The report with the limit that the guest has met, if it was refused something: it was told a status, which has neither
+/// value nor setting.
+fn with_refusal(mut report: Report, guest: &Guest) -> Report {
+    if let Some((limit, value)) = guest.refused {
+        let setting = limit.setting();
+        report.text.push_str(&format!("; its limit of {value} for {limit} was reached (setting `{setting}`)"));
+    }
+    report
 }
 
 fn stopped(stop: Stop, guest: &Guest) -> Outcome {

@@ -1,15 +1,15 @@
 //! One execution as all threads see it: its identity, its limits, and whether it is to stop.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::Condvar;
 use sandgate_wire::account::Account;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Limits};
 
 use crate::cpu_time::CpuTime;
+use crate::reading::{Waiters, Waker};
 
 /// Closes that the host has not answered yet, of channels that a guest made for nothing: as many more wait in all the queues
 /// between guest and host before whatever it is told next, its end among it.
@@ -38,7 +38,7 @@ pub(crate) struct Execution {
     /// Its processor time, if that has a limit.
     pub(crate) cpu: Option<CpuTime>,
     /// What its thread waits on, together with the hub's mutex.
-    pub(crate) waker: Condvar,
+    pub(crate) waker: Waker,
     /// Channels it made that are not forgotten yet.
     made: AtomicI64,
     /// Those of them that were closed before anything was sent.
@@ -48,13 +48,13 @@ pub(crate) struct Execution {
 }
 
 impl Execution {
-    pub(crate) fn new(id: ChannelId, limits: Limits) -> Execution {
+    pub(crate) fn new(id: ChannelId, limits: Limits, waiters: &Arc<Waiters>) -> Execution {
         Execution {
             id,
             account: Account::new(limits.memory_bytes),
             cpu: limits.cpu_time.map(CpuTime::new),
             limits,
-            waker: Condvar::new(),
+            waker: Waker::new(waiters),
             made: AtomicI64::new(0),
             closed_unused: AtomicI64::new(0),
             stop: OnceLock::new(),

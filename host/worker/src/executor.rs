@@ -22,6 +22,7 @@ use crate::execution::{Execution, Stop};
 use crate::guest::Guest;
 use crate::hub::{HubGuard, Job};
 use crate::modules::{self, LoadedModule};
+use crate::reading::{self, Role};
 use crate::worker::Worker;
 
 /// What the names of executors start with.
@@ -30,7 +31,13 @@ pub(crate) const THREAD_NAME: &str = "exec-";
 /// An execution was queued: wakes an executor that is idle, or starts one more.
 pub(crate) fn provide(worker: &Arc<Worker>) {
     let hub = worker.hub.lock();
+    if hub.reading.role == Role::Idle && hub.queue.len() <= 1 {
+        // It is the caller.
+        hub.waiters.raise();
+        return;
+    }
     if hub.idle_executors >= hub.queue.len() {
+        hub.waiters.woke_executor();
         worker.work.notify_one();
         return;
     }
@@ -74,7 +81,7 @@ fn run(worker: &Arc<Worker>) {
     }
 }
 
-fn next(worker: &Worker) -> Option<Job> {
+fn next(worker: &Arc<Worker>) -> Option<Job> {
     let mut hub = worker.hub.lock();
     loop {
         if hub.closed {
@@ -84,7 +91,12 @@ fn next(worker: &Worker) -> Option<Job> {
             return Some(job);
         }
         hub.idle_executors += 1;
-        hub.wait(&worker.work, None);
+        // A guest that waits would have more of the reading.
+        if hub.reading.role == Role::Free && hub.is_idle() {
+            reading::lead(worker, &mut hub, Role::Idle, None);
+        } else {
+            hub.wait(&worker.work, None);
+        }
         hub.idle_executors -= 1;
     }
 }

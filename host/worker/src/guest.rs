@@ -29,6 +29,8 @@ pub(crate) struct Guest {
     pub(crate) report: Option<Report>,
     pub(crate) output: GuestOutput,
     pub(crate) growth: Growth,
+    /// The limit by which it was last refused something, with its value, unless it got the same later.
+    pub(crate) refused: Option<(LimitName, u64)>,
     /// Where `channel_wait` begins to look.
     pub(crate) next_wait: usize,
     pub(crate) open_descriptors: [bool; 3],
@@ -69,6 +71,7 @@ impl Guest {
             report: None,
             output: GuestOutput::new(limits.output_bytes),
             growth,
+            refused: None,
             next_wait: 0,
             open_descriptors: [true; 3],
             grants: job.execute.grants,
@@ -78,6 +81,16 @@ impl Guest {
             worker,
             execution: job.execution,
         }
+    }
+
+    /// It got what this limit is about.
+    pub(crate) fn got(&mut self, limit: LimitName) {
+        self.refused = self.refused.filter(|(refused, _)| *refused != limit);
+    }
+
+    /// It was told that it has all the channels that it may have.
+    pub(crate) fn refuse_channels(&mut self) {
+        self.refused = Some((LimitName::Channels, self.execution.limits.channels.into()));
     }
 
     /// How many more channels it may have.

@@ -147,10 +147,14 @@ fn send(
     let bytes = memory::range(memory, pointer, length, 1)?;
     memory::range(memory, channels_pointer, channel_count, 4)?;
     let length = u64::from(length);
-    let too_large = length > guest.execution.limits.message_bytes;
-    if too_large || channel_count > MAX_MESSAGE_CHANNELS {
+    let most = guest.execution.limits.message_bytes;
+    if length > most {
+        guest.refused = Some((LimitName::Message, most));
+    }
+    if length > most || channel_count > MAX_MESSAGE_CHANNELS {
         return Err(Early::Status(status::TOO_LARGE));
     }
+    let mut refused = None;
     let channels = memory::read_numbers(memory, channels_pointer, channel_count)?
         .into_iter()
         .map(|handle| guest.handles.get(handle))
@@ -161,6 +165,7 @@ fn send(
             return Some(Err(status::CLOSED));
         };
         if length > endpoint.message_bytes {
+            refused = Some((LimitName::Message, endpoint.message_bytes));
             return Some(Err(status::TOO_LARGE));
         }
         match endpoint.try_send(&guest.execution, length) {
@@ -174,8 +179,9 @@ fn send(
         }
         None
     })?;
+    guest.refused = refused.or(guest.refused);
     match granted {
-        Some(Ok(())) => {}
+        Some(Ok(())) => guest.got(LimitName::Message),
         // The one limit that ends the guest.
         Some(Err(status)) => return Err(stop_or(guest, Early::Status(status))),
         None => return Err(Early::Status(status::TIMEOUT)),
@@ -274,8 +280,14 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
         let _ = worker.outbox.push_urgent(ToHost::Credit(id, credit).encode());
     }
     match got {
-        Some(Got::Message(message)) => buffer.write(memory, guest, &message),
+        Some(Got::Message(message)) => {
+            guest.got(LimitName::Channels);
+            buffer.write(memory, guest, &message)
+        }
         Some(Got::Kept(size, status)) => {
+            if status == status::LIMIT {
+                guest.refuse_channels();
+            }
             size.write(memory, buffer.size_pointer())?;
             Ok(status)
         }
@@ -458,6 +470,7 @@ fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
         // Channels that it has given back count until the host has settled them, which is worth waiting for.
         let most = guest.most_made();
         if guest.handles.made() >= most {
+            guest.refuse_channels();
             return Ok(status::LIMIT);
         }
         let execution = Arc::clone(&guest.execution);
@@ -467,6 +480,7 @@ fn channel_new(mut caller: Caller<'_, Guest>) -> Answer {
     let Some(channel) = guest.worker.hub.lock().make(&guest.execution) else {
         return Ok(status::LIMIT);
     };
+    guest.got(LimitName::Channels);
     let handle = guest.handles.add_made(channel);
     Ok(i32::try_from(handle).unwrap_or(status::LIMIT))
 }
@@ -505,6 +519,9 @@ fn arguments(memory: &mut [u8], guest: &mut Guest, buffer: Buffer) -> Result<i32
     };
     if let Err(kept) = buffer.fits(message, channels_left) {
         Size::of(message).write(memory, buffer.size_pointer())?;
+        if kept == status::LIMIT {
+            guest.refuse_channels();
+        }
         return Ok(kept);
     }
     let message = guest.arguments.take().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What the reading thread and the executors share: every channel, every execution, and the queue of those that wait.
+//! What whoever reads and the executors share: every channel, every execution, and the queue of those that wait.
 //!
 //! All of it stands behind one mutex, so that nothing has to be said about the order of locks. It is held for a few map
 //! operations at a time; guest memory is copied and messages are written outside of it. What has to go out in the order in
@@ -17,6 +17,7 @@ use sandgate_wire::{ChannelId, Limits, Message, Outbox, Outcome, Side, ToHost};
 
 use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
+use crate::reading::{self, Waiters};
 
 mod lock;
 mod references;
@@ -76,6 +77,9 @@ pub(crate) struct Hub {
     early_kills: HashMap<ChannelId, KilledBy>,
     pub(crate) queue: VecDeque<Job>,
     running: HashMap<ChannelId, Running>,
+    /// Who reads the connection.
+    pub(crate) reading: reading::State,
+    pub(crate) waiters: Arc<Waiters>,
     finished: u64,
     /// Executions that have ended and whose outcome is not sent yet.
     ending: usize,
@@ -114,6 +118,8 @@ impl Hub {
             early_kills: HashMap::new(),
             queue: VecDeque::new(),
             running: HashMap::new(),
+            reading: reading::State::default(),
+            waiters: Arc::default(),
             finished: 0,
             ending: 0,
             executors: 0,
@@ -181,7 +187,7 @@ impl Hub {
             (false, None) => None,
             _ => return Err(Violation::Arguments(channel)),
         };
-        let execution = Arc::new(Execution::new(channel, execute.limits.clone()));
+        let execution = Arc::new(Execution::new(channel, execute.limits.clone(), &self.waiters));
         let early_kill = self.early_kills.remove(&channel);
         let message_bytes = execute.limits.message_bytes;
         let too_large = arguments.as_ref().is_some_and(|message| message.bytes.len() as u64 > message_bytes);
@@ -281,7 +287,7 @@ impl Hub {
         }
         running.output_credit = credit;
         running.execution.account.taken(bytes);
-        running.execution.waker.notify_all();
+        running.execution.waker.wake();
         Ok(())
     }
 
@@ -335,6 +341,11 @@ impl Hub {
             self.finish_unstarted(job, &killed_by_termination());
         }
         self.running_executions()
+    }
+
+    /// Whether no execution runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
     }
 
     pub(crate) fn running_executions(&self) -> Vec<Arc<Execution>> {
@@ -452,7 +463,7 @@ impl Hub {
                 {
                     // It sees that with its next step, or when the clock reminds it.
                     next.set_stop(Stop::Limit(LimitName::Memory));
-                    next.waker.notify_all();
+                    next.waker.wake();
                 }
             }
         }

@@ -147,7 +147,7 @@ fn run_init(
     // What it prints is never waited for.
     let limits =
         Limits { output_bytes: request.limits.output_bytes.min(OUTPUT_WINDOW_BYTES), ..request.limits.clone() };
-    let execution = Arc::new(Execution::new(ChannelId::first(Side::Host), limits.clone()));
+    let execution = Arc::new(Execution::new(ChannelId::first(Side::Host), limits.clone(), &Arc::default()));
     let exceeded = |limit| Outcome::LimitExceeded { limit, value: limits.value(limit) };
     if input.len() as u64 > limits.message_bytes {
         return Err(exceeded(LimitName::Message));

@@ -10,8 +10,8 @@
 //! A program that wants to be its own worker calls [`run_if_worker`] first thing in `main`. [`run`] is the worker without
 //! a process around it, for tests.
 //!
-//! What is where: `main_loop` reads the connection and never waits for anything else; `hub` is what it shares with the
-//! executors (channels, executions, the queue) and the one place where a guest waits; `executor` runs guests one after the
+//! What is where: `main_loop` does what the host says, `reading` decides which thread reads it; `hub` is what those share with
+//! the executors (channels, executions, the queue) and the one place where a guest waits; `executor` runs guests one after the
 //! other, each in a new instance; `hostcalls` and `wasi` are what a guest can call; `compiler` and
 //! `initializer` are the other roles; `process` is all that touches the process itself, and `lockdown` has the operating system keep everything else from it.
 #![deny(missing_docs, unsafe_code)]
@@ -44,6 +44,7 @@ mod output;
 mod preflight;
 mod process;
 mod randomness;
+mod reading;
 pub mod self_test;
 mod snapshot;
 mod stdin;

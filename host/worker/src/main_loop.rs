@@ -1,4 +1,4 @@
-//! The thread that reads the connection: one message after the other, none of which it waits for.
+//! What the host says: one message after the other, none of which is waited for. Which thread reads is up to [`reading`].
 //!
 //! Messages change the hub, wake executors and stop executions. Nothing here runs guest code, loads a module, or writes to
 //! something that can be full; a host that sends faster than guests take is held back by its credits.
@@ -13,26 +13,37 @@ use crate::execution::Stop;
 use crate::executor;
 use crate::hub::{HubGuard, Violation};
 use crate::modules::Artefact;
+use crate::reading;
 use crate::worker::{Ended, Worker, WorkerError};
 
 /// Chunks of messages that are taken under one lock of the hub, if they are here already.
 const MAX_AT_ONCE: usize = 32;
 
-/// Reads until the connection ends.
-pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ended, WorkerError> {
+/// Serves until the connection ends, or the host asked for the end and all is done.
+pub(crate) fn run(worker: &Arc<Worker>, reader: FrameReader) -> Result<Ended, WorkerError> {
+    let ended = reading::stand(worker, reader)?;
+    if ended == Ended::Terminated {
+        worker.outbox.flush();
+    }
+    Ok(ended)
+}
+
+/// What it means that the host says nothing more.
+pub(crate) fn end_of_stream(worker: &Worker) -> Ended {
+    // Our own end after a TERMINATE looks the same from here.
+    if worker.hub.lock().is_done() { Ended::Terminated } else { Ended::HostGone }
+}
+
+/// Does what all frames say that are here, up to the end if it is among them.
+pub(crate) fn take_all(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Option<Ended>, WorkerError> {
     // Executors wake up, or go on, when it is let go.
     let mut hub: Option<HubGuard<'_>> = None;
     let mut at_once = 0;
     loop {
-        if at_once == MAX_AT_ONCE || !reader.has_frame() {
+        if at_once == MAX_AT_ONCE {
             (hub, at_once) = (None, 0);
         }
-        let Some(frame) = reader.read_frame()? else {
-            // Our own end after a TERMINATE looks the same from here.
-            drop(hub);
-            let done = worker.hub.lock().is_done();
-            return Ok(if done { Ended::Terminated } else { Ended::HostGone });
-        };
+        let Some(frame) = reader.next_here()? else { return Ok(None) };
         let (module, codegen, bytes) = match ToWorker::decode(frame)? {
             ToWorker::Data(channel, chunk) => {
                 at_once += 1;
@@ -49,8 +60,7 @@ pub(crate) fn run(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Ende
                 let may_be_last = matches!(message, ToWorker::Terminate { .. } | ToWorker::Kill(..));
                 take(worker, message)?;
                 if may_be_last && worker.hub.lock().is_done() {
-                    worker.outbox.flush();
-                    return Ok(Ended::Terminated);
+                    return Ok(Some(Ended::Terminated));
                 }
                 continue;
             }

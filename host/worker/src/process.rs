@@ -1,6 +1,6 @@
 //! Everything that touches the process itself: which role it has, its descriptors, its parent, its end.
 //!
-//! 1. The connection is standard input. It moves to a descriptor above 2, and `/dev/null` takes its place and that of
+//! 1. The connection is standard input, or begins with it. It moves to a descriptor above 2, and `/dev/null` takes its place and that of
 //!    standard output; standard error stays, for the host keeps its last lines.
 //! 2. The kernel is asked to kill this process when its parent ends, and the parent is compared with the host that the
 //!    hello names, in case it ended before.
@@ -10,7 +10,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -22,7 +22,8 @@ use sandgate_wire::launch::{
     COMPILER_ARGUMENT, INITIALIZER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable,
 };
 use sandgate_wire::message::{Compile, HostHello, Initialize};
-use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, UnixReceiveHalf, UnixSendHalf, unix_socket};
+use sandgate_wire::ring::{Accepted, accept};
+use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
 use crate::lockdown::{self, Budget, Enclosure, Inherited, Plan, Role};
 use crate::worker::{Worker, WorkerError};
@@ -89,17 +90,17 @@ pub(crate) fn abort(message: &str) -> ! {
 }
 
 fn serve() -> Result<(), WorkerError> {
-    let (worker, mut reader) = start_worker()?;
+    let (worker, reader) = start_worker()?;
     // The process exits next; nothing is joined or freed.
-    main_loop::run(&worker, &mut reader).map(drop)
+    main_loop::run(&worker, reader).map(drop)
 }
 
 /// The worker of this process, locked in, once it has said hello.
 pub(crate) fn start_worker() -> Result<(Arc<Worker>, FrameReader), WorkerError> {
     end_on_panic();
-    let (send, receive, surroundings) = connection()?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
-    worker::start(Box::new(send), Box::new(receive), Some(&surroundings))
+    let (send, receive, surroundings) = connection()?;
+    worker::start(send, receive, Some(&surroundings))
 }
 
 /// A role over the two halves of a transport.
@@ -108,15 +109,16 @@ type Errand = fn(Box<dyn SendHalf>, Box<dyn ReceiveHalf>, Option<&Surroundings>)
 /// Runs a role that does one thing.
 fn with_connection(role: Errand) -> Result<(), WorkerError> {
     end_on_panic();
-    let (send, receive, surroundings) = connection()?;
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("watch its parent"))?;
-    role(Box::new(send), Box::new(receive), Some(&surroundings))
+    let (send, receive, surroundings) = connection()?;
+    role(send, receive, Some(&surroundings))
 }
 
 /// The process around a worker, a compiler or an initializer.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    connection: RawFd,
+    /// The descriptors of its connection.
+    connection: Vec<RawFd>,
 }
 
 impl Surroundings {
@@ -131,7 +133,7 @@ impl Surroundings {
         if hello.nice != 0 {
             nice(hello.nice).map_err(system("lower its priority"))?;
         }
-        Ok(lockdown::close_inherited(&hello.policy, &[self.connection]))
+        Ok(lockdown::close_inherited(&hello.policy, &self.connection))
     }
 
     /// Locks a worker in, which has one thread. `inherited` is what [`greet`](Self::greet) said.
@@ -164,17 +166,19 @@ impl Surroundings {
         budget: Budget,
         open: &[RawFd],
     ) -> Result<Enclosure, WorkerError> {
-        let inherited = Inherited::Close(&[&[self.connection], open].concat());
+        let inherited = Inherited::Close(&[&self.connection, open].concat());
         lockdown::enclose(&Plan { role, policy, directories: &[], inherited, host_pid: None, budget })
     }
 }
 
-fn connection() -> Result<(UnixSendHalf, UnixReceiveHalf, Surroundings), WorkerError> {
-    let socket =
-        move_standard_input().map_err(|source| WorkerError::System { what: "take over its connection", source })?;
-    let surroundings = Surroundings { connection: socket.as_raw_fd() };
-    let (send, receive) = unix_socket(socket, Descriptors::Accept);
-    Ok((send, receive, surroundings))
+/// Both halves of the transport, and what else there is of it.
+type Connection = (Box<dyn SendHalf>, Box<dyn ReceiveHalf>, Surroundings);
+
+fn connection() -> Result<Connection, WorkerError> {
+    let accepted = move_standard_input().and_then(accept);
+    let Accepted { send, receive, descriptors } =
+        accepted.map_err(|source| WorkerError::System { what: "take over its connection", source })?;
+    Ok((send, receive, Surroundings { connection: descriptors }))
 }
 
 fn move_standard_input() -> io::Result<OwnedFd> {

@@ -27,9 +27,9 @@ pub fn run_if_taken_over(attack: impl FnOnce(&str)) {
     if role != sandgate_wire::launch::WORKER_ARGUMENT {
         return;
     }
-    process::exit(process::start_worker().and_then(|(worker, mut reader)| {
+    process::exit(process::start_worker().and_then(|(worker, reader)| {
         worker.second_stage.enter();
         attack(&worker.gateway);
-        main_loop::run(&worker, &mut reader).map(drop)
+        main_loop::run(&worker, reader).map(drop)
     }));
 }

@@ -3,8 +3,8 @@
 //! 1. The host's hello is read, what guests were granted is opened, and the engine is made.
 //! 2. A worker that is a process locks itself in ([`lockdown`](crate::lockdown)): all but the last step with one thread,
 //!    the last once the threads are there that every worker has. Then our hello answers, with what is in force.
-//! 3. The calling thread reads the connection ([`main_loop`](crate::main_loop)) until it ends or the host asked for the
-//!    end and all is done. A writer thread writes what the transport has no room for; executors come as executions do.
+//! 3. The calling thread, and executors that wait, read the connection ([`main_loop`](crate::main_loop),
+//!    [`reading`](crate::reading)) until it ends or the host asked for the end and all is done. A writer thread writes what the transport has no room for; executors come as executions do.
 //! 4. [`run`] stops what still runs and joins its threads. A worker process does not: it just exits.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use sandgate_wire::grants::Grants;
 use sandgate_wire::isolation::{Layer, Report};
 use sandgate_wire::limits::{LimitName, Limits};
 use sandgate_wire::message::{Codegen, DecodeError, WorkerHello};
+use sandgate_wire::reading::Ringer;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ModuleId, Outbox, ToHost, ToWorker};
 
@@ -31,6 +32,7 @@ use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
+use crate::reading::{Reading, Role};
 use crate::{executor, main_loop};
 
 /// Why a worker ended as it should.
@@ -107,6 +109,7 @@ pub(crate) struct Worker {
     pub(crate) engines: Engines,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) hub: SharedHub,
+    pub(crate) reading: Reading,
     /// Executors wait here for the queue of the hub.
     pub(crate) work: Condvar,
     pub(crate) clock: Clock,
@@ -127,8 +130,8 @@ pub(crate) struct Worker {
 /// # Errors
 /// See [`WorkerError`]; all but the first few mean that the host broke the protocol.
 pub fn run(send: Box<dyn SendHalf>, receive: Box<dyn ReceiveHalf>) -> Result<Ended, WorkerError> {
-    let (worker, mut reader) = start(send, receive, None)?;
-    let ended = main_loop::run(&worker, &mut reader);
+    let (worker, reader) = start(send, receive, None)?;
+    let ended = main_loop::run(&worker, reader);
     worker.shut_down();
     ended
 }
@@ -151,6 +154,8 @@ pub(crate) fn start(
     let inherited = surroundings.map(|surroundings| surroundings.greet(&hello)).transpose()?;
     // What guests are given is opened here: what was inherited is closed, and the paths are still there.
     let directories = directories::open(&hello.grants)?;
+    // Sockets, since a connection's system calls are enough for them.
+    let ringer = Ringer::sockets().map_err(|source| WorkerError::System { what: "make a pair of sockets", source })?;
     let outbox = Arc::new(Outbox::new(send));
     let max_executions = usize::try_from(hello.max_executions).unwrap_or(1).max(1);
     let engines = Engines::new(max_executions, hello.limits.stack_bytes);
@@ -163,9 +168,11 @@ pub(crate) fn start(
     } else {
         SecondStage::never()
     };
+    let hub = Hub::new(Arc::clone(&outbox), &hello.limits);
     let worker = Arc::new(Worker {
         engines,
-        hub: SharedHub::new(Hub::new(Arc::clone(&outbox), &hello.limits)),
+        reading: Reading::new(Arc::clone(&hub.waiters), Some(ringer)),
+        hub: SharedHub::new(hub),
         outbox,
         work: Condvar::new(),
         clock: Clock::default(),
@@ -203,9 +210,11 @@ pub(crate) fn start(
 impl Worker {
     /// What an execution needs that runs by itself: nothing of the host's arrives, and no module but one is loaded.
     pub(crate) fn alone(engines: Engines, outbox: Arc<Outbox>, limits: &Limits) -> Arc<Worker> {
+        let hub = Hub::new(Arc::clone(&outbox), limits);
         Arc::new(Worker {
             engines,
-            hub: SharedHub::new(Hub::new(Arc::clone(&outbox), limits)),
+            reading: Reading::new(Arc::clone(&hub.waiters), None),
+            hub: SharedHub::new(hub),
             outbox,
             work: Condvar::new(),
             clock: Clock::default(),
@@ -268,7 +277,7 @@ impl Worker {
     }
 
     fn wait_locked<R>(
-        &self,
+        self: &Arc<Self>,
         mut hub: HubGuard<'_>,
         execution: &Execution,
         deadline: Option<Instant>,
@@ -294,7 +303,12 @@ impl Worker {
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 return Ok(None);
             }
-            hub.wait(&execution.waker, deadline);
+            match &execution.cpu {
+                Some(cpu) if hub.reading.role == Role::Free => {
+                    cpu.excuse(|| execution.waker.wait(self, &mut hub, deadline));
+                }
+                _ => execution.waker.wait(self, &mut hub, deadline),
+            }
         }
     }
 
@@ -323,7 +337,7 @@ impl Worker {
         self.engines.increment_epochs();
         // With the lock, it is either before its look or waiting already.
         let hub = self.hub.lock();
-        execution.waker.notify_all();
+        execution.waker.wake();
         drop(hub);
     }
 
@@ -332,6 +346,7 @@ impl Worker {
         if self.hub.lock().is_done() {
             self.outbox.flush();
             self.outbox.shutdown();
+            self.reading.attend(&mut self.hub.lock());
         }
     }
 

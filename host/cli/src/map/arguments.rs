@@ -1,7 +1,9 @@
 //! The command line of `sandgate map`.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use crate::options::{Sandbox, setting};
@@ -19,6 +21,7 @@ use crate::options::{Sandbox, setting};
 Examples:
   sandgate map upper.wasm < words.txt                        each line through a program
   sandgate map jq.wasm --arg .name --files 'in/*.json' --output-dir out
+  sandgate map -I {} lint.wasm --arg --name={} --files src   each program is told which file it reads
   find . -name '*.png' -print0 | sandgate map --nul --task describe images.wasm
   sandgate map --json --task add tools.wasm < pairs.jsonl    typed arguments, a JSON value a line
   sandgate map --gateway popen --gateway ssh=me@big --gateway ssh=me@bigger words.wasm < books.txt
@@ -48,10 +51,14 @@ pub(crate) struct Arguments {
     /// An argument for the program, after its own name
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(super) arg: Vec<String>,
+    /// Put the file's name in the place of this text in each --arg, as in `--replace {} --arg --name={}`
+    #[arg(long, short = 'I', value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(requires = "files", requires = "arg", conflicts_with = "task")]
+    pub(super) replace: Option<String>,
 
     /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Inputs", conflicts_with = "nul")]
-    pub(super) files: Vec<String>,
+    pub(super) files: Vec<OsString>,
     /// Inputs end with NUL bytes, not with line breaks
     #[arg(long, help_heading = "Inputs")]
     pub(super) nul: bool,
@@ -84,7 +91,7 @@ pub(crate) struct Arguments {
     /// Results as soon as they are there
     #[arg(long, help_heading = "Execution")]
     pub(super) unordered: bool,
-    /// Stop at the first input that fails
+    /// Stop as soon as an input fails: what runs then is cancelled
     #[arg(long, help_heading = "Execution")]
     pub(super) fail_fast: bool,
     /// Go on when inputs fail; the default
@@ -127,10 +134,31 @@ impl Arguments {
     pub(super) fn fingerprint(&self) -> String {
         let Arguments { task, arg, json, nul, output, .. } = self;
         let (files, to_files) = (!self.files.is_empty(), self.output_dir.is_some());
+        let replace = self.replace.as_ref().map(|text| format!(" replace={text:?}")).unwrap_or_default();
         format!(
-            "task={task:?} arg={arg:?} json={json} nul={nul} files={files} output={output:?} output-dir={to_files} {}",
+            "task={task:?} arg={arg:?} json={json} nul={nul} files={files} output={output:?} output-dir={to_files} {}{replace}",
             self.sandbox.fingerprint()
         )
+    }
+
+    /// The arguments of a program, if they depend on its file.
+    pub(super) fn template(&self) -> Option<Template> {
+        self.replace.clone().map(|placeholder| Template { placeholder, arg: self.arg.clone() })
+    }
+}
+
+/// Arguments with places for the name of a file.
+#[derive(Debug)]
+pub(super) struct Template {
+    placeholder: String,
+    arg: Vec<String>,
+}
+
+impl Template {
+    /// The arguments for a file, or what is wrong with its name.
+    pub(super) fn filled(&self, path: Option<&Path>) -> Result<Vec<String>, String> {
+        let name = path.and_then(Path::to_str).ok_or("its name is not UTF-8, so it cannot be an argument")?;
+        Ok(self.arg.iter().map(|arg| arg.replace(&self.placeholder, name)).collect())
     }
 }
 

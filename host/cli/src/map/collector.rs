@@ -1,7 +1,8 @@
 //! The command's thread: from results to what is written, until there are no more.
 //!
 //! For each result: it is rendered, appended to the journal, put in order, written. What is written is flushed when nothing
-//! has come for a moment, ten times a second otherwise, and at once on a terminal. While nothing comes, signals and the reader of the output are looked at.
+//! has come for a moment, ten times a second otherwise, and at once on a terminal. While nothing comes, signals and the
+//! reader of the output are looked at.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -184,24 +185,28 @@ impl Collector {
                 (Some(Rendered::of(record)), false)
             }
             Fate::Bad { error, for_ever } => {
-                self.observer.rejected(&meta.name(), meta.index, &error);
+                self.observer.rejected(&meta.plain_name(), meta.index, &error);
                 (Some(render::bad(self.format, &meta, &error)), for_ever)
             }
             Fate::Runs => {
-                self.observer.result(|| meta.name(), &result);
+                self.observer.result(|| meta.plain_name(), &result);
                 match result.value.as_ref().err().map(|error| (error, error.kind())) {
                     Some((_, OutcomeKind::Cancelled)) => (None, false),
                     Some((error, OutcomeKind::NoGateway)) => bail!(anyhow::Error::new(error.clone())),
                     _ => {
                         let rendered = render(&meta, result);
                         if let Some((kind, message)) = &rendered.spoiled {
-                            self.observer.spoiled(&meta.name(), meta.index, *kind, message);
+                            self.observer.spoiled(&meta.plain_name(), meta.index, *kind, message);
                         }
                         (Some(rendered), true)
                     }
                 }
             }
         };
+        if self.fail_fast && rendered.as_ref().is_some_and(|rendered| !rendered.success) {
+            // Not when its turn to be written comes: what is before it may take long.
+            self.stop();
+        }
         if let (Some(rendered), Some(journal), true) = (&rendered, &self.journal, is_new) {
             let Rendered { success, text, .. } = rendered;
             let record = Record { index: meta.index, input: meta.digest, success: *success, result: text.clone() };
@@ -231,9 +236,6 @@ impl Collector {
                         });
                     }
                     Format::Lines => {}
-                }
-                if self.fail_fast {
-                    self.stop();
                 }
             }
         }

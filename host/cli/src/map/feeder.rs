@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use sandgate::TaskFeed;
 
+use super::arguments::Template;
 use super::input::{Input, InputError, Inputs};
 use super::job::Job;
 use super::journal::Journal;
@@ -21,12 +22,13 @@ pub(super) fn start(
     feed: TaskFeed,
     ledger: &Arc<Ledger>,
     job: &Arc<Job>,
+    template: Option<Template>,
     journal: Option<Arc<Mutex<Journal>>>,
     observer: &Arc<Observer>,
 ) -> Result<()> {
     let (ledger, job, observer) = (Arc::clone(ledger), Arc::clone(job), Arc::clone(observer));
     let body = move || {
-        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, journal, observer }).run() {
+        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, template, journal, observer }).run() {
             ledger.fail(error);
         }
     };
@@ -34,11 +36,15 @@ pub(super) fn start(
     Ok(())
 }
 
+/// What the pool gets of an input: its bytes, and arguments of its own.
+type Payload = (Vec<u8>, Option<Vec<String>>);
+
 struct Feeder<'a> {
     inputs: Inputs,
     feed: TaskFeed,
     ledger: &'a Ledger,
     job: &'a Job,
+    template: Option<Template>,
     journal: Option<Arc<Mutex<Journal>>>,
     observer: Arc<Observer>,
 }
@@ -60,13 +66,14 @@ impl Feeder<'_> {
                 Err(error) => return Err(error.into()),
             };
             if payload.is_some() {
-                self.observer.input(index, || meta.name());
+                self.observer.input(index, || meta.plain_name());
             }
             if !self.ledger.add(meta) {
                 return Ok(());
             }
             match payload {
-                Some(payload) => self.feed.push(payload),
+                Some((payload, Some(argv))) => self.feed.push_with_argv(payload, argv),
+                Some((payload, None)) => self.feed.push(payload),
                 None => self.feed.skip(),
             };
             index += 1;
@@ -74,7 +81,7 @@ impl Feeder<'_> {
     }
 
     /// What becomes of an input, and what the pool gets of it.
-    fn prepare(&self, input: Input) -> Result<(Meta, Option<Vec<u8>>)> {
+    fn prepare(&self, input: Input) -> Result<(Meta, Option<Payload>)> {
         let mut meta = Meta { index: input.index, path: None, digest: [0; 16], bytes: 0, fate: Fate::Runs };
         if let Some(journal) = &self.journal {
             meta.digest = input.digest();
@@ -85,9 +92,10 @@ impl Feeder<'_> {
             }
         }
         meta.path = input.path;
-        let payload = match self.job.encode(input.bytes) {
+        let argv = self.template.as_ref().map(|template| template.filled(meta.path.as_deref())).transpose();
+        let payload = match argv.and_then(|argv| Ok((self.job.encode(input.bytes)?, argv))) {
             Ok(payload) => {
-                meta.bytes = payload.len();
+                meta.bytes = payload.0.len();
                 Some(payload)
             }
             Err(error) => {
@@ -105,6 +113,11 @@ fn unreadable(index: u64, error: InputError) -> Meta {
         InputError::File { path, .. } => Some(path.clone()),
         _ => None,
     };
-    let error = format!("{:#}", anyhow::Error::from(error));
+    // Whoever tells it says first which input it is.
+    let error = match error {
+        InputError::File { source, .. } => format!("it cannot be read: {source}"),
+        InputError::TooLarge { limit, .. } => format!("it is larger than {limit} bytes (setting `--max-input`)"),
+        error => format!("{:#}", anyhow::Error::from(error)),
+    };
     Meta { index, path, digest: [0; 16], bytes: 0, fate: Fate::Bad { error, for_ever: false } }
 }

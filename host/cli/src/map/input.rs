@@ -1,9 +1,11 @@
 //! Where the inputs of a run come from: one after the other, read when they are asked for.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
 use sha2::{Digest, Sha256};
 
 /// The largest input. A worker takes no larger message unless its gateway says so.
@@ -97,11 +99,12 @@ impl Inputs {
         Inputs::of(Source::Stream { reader, separator })
     }
 
-    /// The content of files: those named, those that patterns match, and all in the directories among them, sorted.
-    pub(crate) fn files(names: &[String]) -> Result<Inputs, InputError> {
+    /// The content of files: those named, the ordinary files that patterns match, and all of them in the directories among
+    /// both, sorted.
+    pub(crate) fn files(names: &[impl AsRef<OsStr>]) -> Result<Inputs, InputError> {
         let mut paths = Vec::new();
         for name in names {
-            find(name, &mut paths)?;
+            find(name.as_ref(), &mut paths)?;
         }
         Ok(Inputs::of(Source::Files(paths.into_iter())))
     }
@@ -207,7 +210,7 @@ fn content(path: &Path, limit: u64) -> Result<Vec<u8>, InputError> {
     Ok(bytes)
 }
 
-fn find(name: &str, paths: &mut Vec<PathBuf>) -> Result<(), InputError> {
+fn find(name: &OsStr, paths: &mut Vec<PathBuf>) -> Result<(), InputError> {
     let path = Path::new(name);
     if path.is_dir() {
         return beneath(path, paths);
@@ -217,29 +220,60 @@ fn find(name: &str, paths: &mut Vec<PathBuf>) -> Result<(), InputError> {
         paths.push(path.to_owned());
         return Ok(());
     }
-    if !name.contains(['*', '?', '[']) {
-        return Err(InputError::Missing(name.to_owned()));
-    }
+    // What is not UTF-8 is a name.
+    let Some(name) = name.to_str().filter(|name| name.contains(['*', '?', '['])) else {
+        return Err(InputError::Missing(path.display().to_string()));
+    };
     let pattern = |source| InputError::Pattern { pattern: name.to_owned(), source };
     let before = paths.len();
+    if name.contains("**") {
+        let plain: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+        find_deep(&plain, &Pattern::new(&plain.to_string_lossy()).map_err(pattern)?, paths)?;
+        return if paths.len() == before { Err(InputError::NoMatch(name.to_owned())) } else { Ok(()) };
+    }
     for found in glob::glob(name).map_err(pattern)? {
         let found = found.map_err(|error| InputError::File { path: error.path().to_owned(), source: error.into() })?;
         if found.is_dir() {
             beneath(&found, paths)?;
-        } else {
+        } else if found.is_file() {
+            // No pipe or device, whose turn might never end.
             paths.push(found);
         }
     }
     if paths.len() == before { Err(InputError::NoMatch(name.to_owned())) } else { Ok(()) }
 }
 
+/// What a pattern matches that goes into directories, however deep. As in a directory, links to directories are not followed,
+/// and a file that is matched, and is in a directory that is, is one input.
+fn find_deep(name: &Path, pattern: &Pattern, paths: &mut Vec<PathBuf>) -> Result<(), InputError> {
+    let is_plain = |part: &Component<'_>| !part.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte));
+    let start: PathBuf = name.components().take_while(is_plain).collect();
+    let start = if start.as_os_str().is_empty() { Path::new(".") } else { &start };
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let is_matched = |path: &Path| pattern.matches_path_with(path.strip_prefix("./").unwrap_or(path), options);
+    // How deep the directory that is matched is, whose files all count.
+    let mut within: Option<usize> = None;
+    for entry in walkdir::WalkDir::new(start).sort_by_file_name() {
+        let entry = entry.map_err(|error| unreadable(error, start))?;
+        within = within.filter(|depth| entry.depth() > *depth);
+        let counts = within.is_some() || is_matched(entry.path());
+        if counts && entry.path().is_file() {
+            paths.push(entry.path().strip_prefix("./").unwrap_or(entry.path()).to_owned());
+        } else if counts && entry.file_type().is_dir() {
+            within = within.or(Some(entry.depth()));
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(error: walkdir::Error, directory: &Path) -> InputError {
+    InputError::File { path: error.path().unwrap_or(directory).to_owned(), source: error.into() }
+}
+
 /// All files beneath a directory. Links to directories are not followed, so that there is an end.
 fn beneath(directory: &Path, paths: &mut Vec<PathBuf>) -> Result<(), InputError> {
     for entry in walkdir::WalkDir::new(directory).sort_by_file_name() {
-        let entry = entry.map_err(|error| {
-            let path = error.path().unwrap_or(directory).to_owned();
-            InputError::File { path, source: error.into() }
-        })?;
+        let entry = entry.map_err(|error| unreadable(error, directory))?;
         if entry.path().is_file() {
             paths.push(entry.into_path());
         }
@@ -249,6 +283,9 @@ fn beneath(directory: &Path, paths: &mut Vec<PathBuf>) -> Result<(), InputError>
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn check(text: &[u8], separator: Separator, expected: &[&[u8]]) {
@@ -298,6 +335,19 @@ mod tests {
         check(&["b/*.txt"], &["b/1.txt", "b/2.txt"]);
         check(&["**/*.md"], &["b/c/3.md"]);
         check(&["[x].txt"], &["[x].txt"]);
+        let odd = directory.path().join(OsStr::from_bytes(b"\xff"));
+        std::fs::write(&odd, "odd").unwrap();
+        assert_eq!(Inputs::files(&[&odd]).unwrap().paths(), [odd]);
+        let _socket = UnixListener::bind(directory.path().join("b/socket")).unwrap();
+        std::os::unix::fs::symlink("nowhere", directory.path().join("b/dangling")).unwrap();
+        check(&["b/*"], &["b/1.txt", "b/2.txt", "b/c/3.md"]);
+        for link in ["b/c/loop", "b/loop"] {
+            std::os::unix::fs::symlink("..", directory.path().join(link)).unwrap();
+        }
+        check(&["b/**/*"], &["b/1.txt", "b/2.txt", "b/c/3.md"]);
+        check(&["**/c"], &["b/c/3.md"]);
+        check(&["**/[0-9].txt"], &["b/1.txt", "b/2.txt"]);
+        check(&["b"], &["b/1.txt", "b/2.txt", "b/c/3.md"]);
         let failure = |name: &str| Inputs::files(&[format!("{root}/{name}")]).err().map(|error| error.to_string());
         assert!(failure("none.txt").unwrap().starts_with("there is no file"));
         assert!(failure("*.none").unwrap().starts_with("no file matches"));

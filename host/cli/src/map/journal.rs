@@ -7,7 +7,8 @@
 //!
 //! 1. A result is in the journal before it is printed. So what a resumed run prints first is what the journal has, and then
 //!    what is missing: each result once, wherever the first run stopped.
-//! 2. A record that is cut or damaged ends the journal: it and all behind it are dropped, and their tasks run again.
+//! 2. A record that is cut or damaged ends the journal: it and all behind it are dropped, and their tasks run again. A
+//!    journal whose header is damaged is refused.
 //! 3. A process that is killed loses nothing that was appended; a machine that loses power, at most the last second.
 //! 4. The header says what the results depend on. A journal of another run is refused.
 
@@ -58,6 +59,8 @@ pub(crate) enum JournalError {
     Exists(PathBuf),
     #[error("`{}` is no journal", .0.display())]
     NoJournal(PathBuf),
+    #[error("journal `{}` is damaged at its beginning, so that nobody can tell which run it is of: name another file", .0.display())]
+    Damaged(PathBuf),
     #[error("journal `{}` is in use by another run", .0.display())]
     InUse(PathBuf),
     #[error("journal `{}` is of another module: name another file", .0.display())]
@@ -139,8 +142,11 @@ impl Journal {
         }
         let mut end = magic.len() as u64;
         let Some(theirs) = next(&mut reader, &mut end).map_err(failed(&self.path, "read"))? else {
-            // The run was interrupted before it began.
-            self.dropped = 0;
+            // The run was interrupted before it began, unless there is more than that leaves.
+            let body = postcard::to_allocvec(header).map_or(0, |body| body.len());
+            if length >= (MAGIC.len() + PREFIX_BYTES + body) as u64 {
+                return Err(JournalError::Damaged(self.path.clone()));
+            }
             self.file.set_len(0).map_err(failed(&self.path, "written"))?;
             return self.begin(header);
         };
@@ -343,7 +349,16 @@ mod tests {
         }
         drop(journal);
         let whole = std::fs::read(&path).unwrap();
-        for at in usize::try_from(start).unwrap()..whole.len() {
+        let start = usize::try_from(start).unwrap();
+        for at in 0..start {
+            let mut bad = whole.clone();
+            bad[at] ^= 0x40;
+            std::fs::write(&path, &bad).unwrap();
+            let refused = Journal::resume(&path, &header());
+            assert!(matches!(refused, Err(JournalError::NoJournal(_) | JournalError::Damaged(_))), "byte {at}");
+            assert_eq!(std::fs::read(&path).unwrap(), bad, "byte {at}: it is left alone");
+        }
+        for at in start..whole.len() {
             let mut bad = whole.clone();
             bad[at] ^= 0x40;
             std::fs::write(&path, &bad).unwrap();

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use sandgate::text::printable;
+
 use super::journal::Record;
 
 /// Most inputs that are under way.
@@ -38,10 +40,10 @@ pub(super) enum Fate {
 }
 
 impl Meta {
-    /// How messages name it.
+    /// How messages name it: on one line, whatever a file is called.
     pub(super) fn name(&self) -> String {
         match &self.path {
-            Some(path) => format!("`{}`", path.display()),
+            Some(path) => format!("`{}`", printable(&path.display().to_string()).replace('\n', "\\n")),
             None => self.plain_name(),
         }
     }

@@ -49,19 +49,19 @@ use crate::{options, print, see};
 
 /// Runs the task for every input. All that can be known to be wrong before the first of them runs is an error before that.
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let module = options::module(&arguments.module)?;
     let more = [
         ("timeout", arguments.timeout.as_deref()),
         ("output", arguments.max_output.as_deref()),
         ("message", arguments.max_input.as_deref()),
     ];
     let spec = arguments.sandbox.spec(&more)?;
+    let module = options::module(&arguments.module, &spec)?;
     // A signal ends this as it ends any command.
     let module = arguments.sandbox.prepared(module, &spec)?;
     let interrupt = Interrupt::install()?;
     let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
-    let prepared = see::Prepared::check(&arguments.see)?;
+    let prepared = see::Prepared::check(&arguments.see, arguments.journal.as_deref())?;
     let group = Group::builder();
     let described = options::describe(&module, &group, &spec)?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
@@ -105,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         interrupt,
         observer: Arc::clone(&observer),
     };
-    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, journal, &observer);
+    let feeder = |feed| feeder::start(inputs, feed, &ledger, &job, arguments.template(), journal, &observer);
     let format = arguments.output;
     let summary = match &*job {
         Job::Program => {

@@ -1,6 +1,6 @@
 //! Where results go: lines on standard output, or a file for each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -13,6 +13,9 @@ use super::ledger::Meta;
 
 /// What is written at once.
 const BUFFER_BYTES: usize = 1 << 16;
+
+/// The longest name that file systems take.
+const MAX_NAME_BYTES: usize = 255;
 
 /// Where results go.
 #[derive(Debug)]
@@ -34,12 +37,7 @@ impl Output {
         let failed = || format!("directory `{}` cannot be written to", directory.display());
         fs::create_dir_all(directory).with_context(failed)?;
         tempfile::Builder::new().prefix(".sandgate-").tempfile_in(directory).with_context(failed)?;
-        let mut places: HashMap<PathBuf, &PathBuf> = HashMap::new();
-        for input in inputs {
-            if let Some(other) = places.insert(place(Some(input), 0), input) {
-                bail!("results of `{}` and `{}` would be the same file", other.display(), input.display());
-            }
-        }
+        check_places(directory, inputs)?;
         Ok(Output::Files(directory.to_owned()))
     }
 
@@ -89,6 +87,43 @@ impl Output {
             drop(rest);
         }
     }
+}
+
+/// Fails if two results would be the same file, one would be where another needs a directory, or one could not have its name.
+fn check_places(directory: &Path, inputs: &[PathBuf]) -> Result<()> {
+    let mut places: HashMap<PathBuf, &PathBuf> = HashMap::new();
+    for input in inputs {
+        let place = place(Some(input), 0);
+        if place.file_name().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+            bail!("the result of `{}` cannot have its name: it has more than {MAX_NAME_BYTES} bytes", input.display());
+        }
+        if directory.join(&place).is_dir() {
+            bail!("the result of `{}` cannot be written: its file is a directory", input.display());
+        }
+        if let Some(other) = places.insert(place, input) {
+            bail!("results of `{}` and `{}` would be the same file", other.display(), input.display());
+        }
+    }
+    let mut folders: HashSet<&Path> = HashSet::new();
+    for (place, input) in &places {
+        for folder in place.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty()) {
+            if !folders.insert(folder) {
+                break;
+            }
+            if let Some(other) = places.get(folder) {
+                let (input, other) = (input.display(), other.display());
+                bail!("the result of `{other}` would be a file where that of `{input}` needs a directory");
+            }
+            if directory.join(folder).is_file() {
+                bail!(
+                    "the result of `{}` needs a directory where there is a file: `{}`",
+                    input.display(),
+                    folder.display()
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where the result of an input lies within the directory: beneath it, whatever the input is called.
@@ -145,6 +180,15 @@ mod tests {
         assert!(Output::open(Some(&root), &inputs).is_err());
         Output::open(Some(&root), &inputs[..1]).unwrap();
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "the test of the directory leaves nothing");
+        let refused = |inputs: &[PathBuf]| Output::open(Some(&root), inputs).unwrap_err().to_string();
+        let clash = refused(&["a.out/b/c".into(), "a".into()]);
+        assert_eq!(clash, "the result of `a` would be a file where that of `a.out/b/c` needs a directory");
+        assert!(refused(&[format!("x/{}", "n".repeat(252)).into()]).ends_with("it has more than 255 bytes"));
+        Output::open(Some(&root), &[format!("x/{}", "n".repeat(251)).into()]).unwrap();
+        fs::create_dir_all(root.join("folder.out")).unwrap();
+        assert!(refused(&["folder".into()]).ends_with("its file is a directory"));
+        fs::write(root.join("file"), "").unwrap();
+        assert!(refused(&["file/x".into()]).ends_with("needs a directory where there is a file: `file`"));
         write_whole(&root.join("x/a.out"), b"abc").unwrap();
         write_whole(&root.join("x/a.out"), b"ab").unwrap();
         assert_eq!(fs::read(root.join("x/a.out")).unwrap(), b"ab");

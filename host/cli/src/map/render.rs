@@ -195,6 +195,9 @@ mod tests {
     #[test]
     fn failures_are_told_on_lines_without_commands_for_terminals() {
         let meta = Meta { index: 3, path: None, digest: [0; 16], bytes: 0, fate: Fate::Runs };
+        let path = Some("a\n\x1b[31m".into());
+        let file = Meta { index: 3, path, digest: [0; 16], bytes: 0, fate: Fate::Runs };
+        assert_eq!(told(&file, "task trapped", b""), b"`a\\n\\u{1b}[31m`: task trapped");
         let text = String::from_utf8(told(&meta, "task trapped", b"a\n\x1b[31mred\xff\n\n")).unwrap();
         assert_eq!(text, "input 3: task trapped\n    a\n    \\u{1b}[31mred\u{fffd}");
         let row = bad(Format::Json, &meta, "it is \"no\" JSON");

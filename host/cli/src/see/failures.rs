@@ -1,6 +1,6 @@
 //! What went wrong, by cause and with examples, and which tasks took longest: of the results, which know names and errors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use sandgate::{Outcome, OutcomeKind, TaskError, TaskResult, Timing};
@@ -20,6 +20,8 @@ const MOST_FRAMES: usize = 64;
 const MOST_FRAME: usize = 400;
 const MOST_NAME: usize = 400;
 const MOST_CAUSE: usize = 160;
+/// Tasks of late whose lines are kept until it is known whether they fail.
+const MOST_PRINTING: usize = 1000;
 
 /// What is looked at of a result.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +64,8 @@ pub(super) struct Failures {
     causes: Vec<Cause>,
     by_text: HashMap<(OutcomeKind, String), usize>,
     kept: usize,
+    /// What tasks have printed of late that is not in their results.
+    printed: BTreeMap<u64, String>,
     pub(super) count: u64,
     /// Inputs whose results are not as the pool's own counts have them.
     pub(super) apart: Apart,
@@ -104,9 +108,11 @@ impl Failures {
             self.slowest.insert(at, (took, result.index, text::one_line(name, 200)));
             self.slowest.truncate(MOST_SLOW);
         }
+        let printed = self.printed.remove(&result.index);
         // What was cancelled did nothing wrong.
         let Some(error) = result.error.filter(|error| error.kind() != OutcomeKind::Cancelled) else { return };
-        let (location, backtrace, stderr) = details(error);
+        let (location, backtrace, mut stderr) = details(error);
+        stderr.push_str(&printed.unwrap_or_default());
         let failure = Failure {
             task: result.index,
             name: text::one_line(name, MOST_NAME),
@@ -121,6 +127,30 @@ impl Failures {
             at: result.timing.finished,
         };
         self.add(failure);
+    }
+
+    /// A task has printed a line. It can come before its result or behind it.
+    pub(super) fn printed(&mut self, task: u64, line: &str) {
+        let text = self.printed.entry(task).or_default();
+        text.push_str(line);
+        text.push('\n');
+        if text.len() > 2 * MOST_STDERR {
+            *text = text::tail(text, MOST_STDERR).to_owned();
+        }
+        while self.printed.len() > MOST_PRINTING {
+            self.printed.pop_first();
+        }
+    }
+
+    /// Gives the failures that are kept what they have printed behind their results. To be told at the end.
+    pub(super) fn complete(&mut self) {
+        let Failures { causes, printed, .. } = self;
+        for failure in causes.iter_mut().flat_map(|cause| &mut cause.examples) {
+            if let Some(late) = printed.remove(&failure.task) {
+                let stderr = format!("{}\n{late}", failure.stderr);
+                failure.stderr = text::lines(text::tail(stderr.trim(), MOST_STDERR));
+            }
+        }
     }
 
     /// An input that the pool did not get.
@@ -239,6 +269,24 @@ mod tests {
         let causes = failures.causes();
         assert_eq!(causes.len(), MOST_CAUSES + 1);
         assert_eq!((causes[0].text.as_str(), causes[0].count), ("other", 400));
+    }
+
+    #[test]
+    fn what_a_task_printed_is_with_its_failure_whichever_comes_first() {
+        let mut failures = Failures::default();
+        let error = TaskError::Ended(Outcome::Failed { message: "no".to_owned() });
+        let seen = |index| Seen { index, error: Some(&error), attempts: 1, gateway: None, timing: Timing::default() };
+        failures.printed(1, "before");
+        failures.note("one", &seen(1));
+        failures.printed(1, "behind\x1b[2J");
+        failures.note("two", &seen(2));
+        failures.complete();
+        let stderr: Vec<&str> = failures.causes()[0].examples.iter().map(|failure| &*failure.stderr).collect();
+        assert_eq!(stderr, ["before\nbehind\\u{1b}[2J", ""]);
+        (10..5000).for_each(|task| failures.printed(task, "of no interest"));
+        failures.printed(5000, &"long ".repeat(10_000));
+        assert_eq!(failures.printed.len(), MOST_PRINTING);
+        assert!(failures.printed.values().all(|text| text.len() <= 2 * MOST_STDERR));
     }
 
     #[test]

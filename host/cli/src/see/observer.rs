@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use indicatif::{MultiProgress, ProgressDrawTarget};
-use sandgate::{EventSink, EventStream, OutcomeKind, OutputSink, PoolStats, TaskResult};
+use sandgate::{EventSink, EventStream, OutcomeKind, OutputSink, PoolStats, Stream, TaskResult};
 
 use super::endpoint::{Board, Endpoint, Listen};
 use super::failures::Failures;
 use super::names::{Lock, Names};
 use super::options::{Facts, Options, When};
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::report::{self, Recorder};
 use super::tally::Tally;
 use super::trace::Trace;
@@ -47,7 +47,7 @@ const MEMORY_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Observer {
     sink: EventSink,
-    names: Option<Names>,
+    names: Names,
     failures: Arc<Lock<Failures>>,
     /// Nanoseconds that a task must have taken to be among the slowest.
     floor: AtomicU64,
@@ -63,9 +63,9 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Fails if one of the files cannot be written, or the port is in use. Changes no file.
-    pub(crate) fn check(options: &Options) -> anyhow::Result<Prepared> {
-        check_files(options)?;
+    /// Fails if one of the files cannot be written or is also the `journal`, or the port is in use. Changes no file.
+    pub(crate) fn check(options: &Options, journal: Option<&Path>) -> anyhow::Result<Prepared> {
+        check_files(options, journal)?;
         Ok(Prepared { listener: options.metrics_listen.as_ref().map(Listen::bind).transpose()? })
     }
 }
@@ -74,7 +74,7 @@ impl Observer {
     /// Starts to observe.
     pub(crate) fn start(options: &Options, prepared: Prepared, facts: Facts) -> anyhow::Result<Observer> {
         let (sink, events) = EventSink::bounded(QUEUE);
-        let progress = progress(options, &facts);
+        let progress = progress_of(options, &facts);
         let trace = match &options.trace {
             Some(path) => Some(
                 Trace::create(path, &facts.module)
@@ -83,7 +83,6 @@ impl Observer {
             None => None,
         };
         let terminal = progress.as_ref().and_then(Progress::terminal);
-        let wants_names = terminal.is_some() || trace.is_some() || options.report.is_some();
         let names = Names::default();
         let failures = Arc::new(Lock::new(Failures::default()));
         let mut watch = Watch::new(options, facts, events, names.clone(), Arc::clone(&failures));
@@ -101,7 +100,7 @@ impl Observer {
         let thread = thread::Builder::new().name("observer".to_owned()).spawn(move || watch.run(&ended))?;
         Ok(Observer {
             sink,
-            names: wants_names.then_some(names),
+            names,
             failures,
             floor: AtomicU64::new(0),
             terminal,
@@ -117,9 +116,7 @@ impl Observer {
 
     /// The input with this number, from 0, is called that. To be told before the pool gets it. Results bear the same number.
     pub(crate) fn input(&self, task: u64, name: impl FnOnce() -> String) {
-        if let Some(names) = &self.names {
-            names.put(task, &name());
-        }
+        self.names.put(task, &name());
     }
 
     /// A result has come. To be told of each, before it is taken apart: this is where errors and what tasks printed are from.
@@ -158,12 +155,22 @@ impl Observer {
         }
     }
 
-    /// Where lines that guests print go: to standard error, past the bars if there are any.
+    /// Where lines that guests print go: to standard error, past the bars if there are any, with the name of the input.
     pub(crate) fn guest_output(&self) -> OutputSink {
-        let Some(terminal) = self.terminal.clone() else { return OutputSink::Stderr };
+        let (terminal, names, failures) = (self.terminal.clone(), self.names.clone(), Arc::clone(&self.failures));
         OutputSink::callback(move |line| {
+            if let (Some(task), Stream::Stderr) = (line.task, line.stream) {
+                failures.lock().printed(task, &line.text);
+            }
+            // What comes late finds no name.
+            let name = |task| names.get(task).map_or_else(|| format!("input {task}"), |name| name.to_string());
+            let line = line.task.map_or_else(|| line.to_string(), |task| line.named(&name(task)));
             // Nobody is left to tell when standard error is closed.
-            terminal.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+            let print = || drop(writeln!(std::io::stderr().lock(), "{line}"));
+            match &terminal {
+                Some(terminal) => terminal.suspend(print),
+                None => print(),
+            }
         })
     }
 
@@ -192,12 +199,14 @@ impl Drop for Observer {
     }
 }
 
-fn check_files(options: &Options) -> anyhow::Result<()> {
+fn check_files(options: &Options, journal: Option<&Path>) -> anyhow::Result<()> {
     let named = [("report", &options.report), ("trace", &options.trace), ("metrics", &options.metrics)];
-    let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+    let absolute =
+        |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into());
+    let mut seen: Vec<(&str, PathBuf)> = journal.map(|path| ("journal", absolute(path))).into_iter().collect();
     for (what, path) in named.into_iter().filter_map(|(what, path)| path.as_ref().map(|path| (what, path))) {
         files::check(what, path)?;
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let absolute = absolute(path);
         let is_file = std::fs::metadata(path).map_or(true, |found| found.is_file());
         if let Some((other, _)) = seen.iter().find(|(_, other)| is_file && *other == absolute) {
             bail!("{other} and {what} cannot both be `{}`", path.display());
@@ -207,14 +216,16 @@ fn check_files(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn progress(options: &Options, facts: &Facts) -> Option<Progress> {
+fn progress_of(options: &Options, facts: &Facts) -> Option<Progress> {
     let is_terminal = std::io::stderr().is_terminal();
     let bars = || Progress::bars(facts, ProgressDrawTarget::stderr_with_hz(10));
     match options.progress {
         _ if options.quiet => None,
         When::Never => None,
-        When::Auto => (is_terminal && !facts.prints_to_terminal).then(bars),
-        When::Always => Some(if is_terminal { bars() } else { Progress::lines(facts) }),
+        // Where lines of progress are not looked at as they come, few of them will do.
+        When::Auto if !is_terminal => Some(Progress::lines(facts, progress::QUIET_LINE_EVERY)),
+        When::Auto => (!facts.prints_to_terminal).then(bars),
+        When::Always => Some(if is_terminal { bars() } else { Progress::lines(facts, progress::LINE_EVERY) }),
     }
 }
 
@@ -324,13 +335,12 @@ impl Watch {
         self.tally.apart = self.failures.lock().apart;
         let mut last = None;
         let wants_runs = self.trace.is_some() || self.recorder.is_some();
-        let wants_names = wants_runs || self.progress.is_some();
         let events: Vec<_> = self.events.drain().take(QUEUE).collect();
         for timed in &events {
             last = Some(timed.at);
             let run = self.tally.take(timed);
             let name = match &timed.event {
-                sandgate::PoolEvent::TaskFinished { task, .. } if wants_names => self.names.take(*task),
+                sandgate::PoolEvent::TaskFinished { task, .. } => self.names.take(*task),
                 sandgate::PoolEvent::TaskRetried { task, .. } if run.is_some() && wants_runs => self.names.get(*task),
                 _ => None,
             };
@@ -400,7 +410,8 @@ impl Watch {
 
     pub(super) fn finish(mut self, stats: &PoolStats) -> anyhow::Result<()> {
         self.end_files();
-        let failures = self.failures.lock();
+        let mut failures = self.failures.lock();
+        failures.complete();
         if self.summary {
             let text = summary::text(&self.tally, &failures, stats);
             // Whoever has closed standard error does not want to know.
@@ -448,7 +459,7 @@ mod tests {
     }
 
     fn start(options: &Options) -> anyhow::Result<Observer> {
-        Observer::start(options, Prepared::check(options)?, facts())
+        Observer::start(options, Prepared::check(options, None)?, facts())
     }
 
     fn tell_all(observer: &Observer, run: &Synthetic) {
@@ -457,6 +468,14 @@ mod tests {
         }
         let sink = observer.sink();
         run.events.iter().for_each(|event| sink.tell(event.clone()));
+    }
+
+    #[test]
+    fn progress_is_shown_unless_nobody_wants_it() {
+        let shown = |options: &Options| progress_of(options, &facts()).is_some();
+        assert!(shown(&Options::default()), "lines, where there is no terminal");
+        assert!(!shown(&Options { quiet: true, ..Options::default() }));
+        assert!(!shown(&Options { progress: When::Never, ..Options::default() }));
     }
 
     #[test]

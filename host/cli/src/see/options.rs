@@ -13,7 +13,7 @@ pub(crate) struct Options {
     /// Show neither progress nor summary
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Show progress on standard error: bars on a terminal, with `always` a line every few seconds elsewhere
+    /// Show progress on standard error: bars on a terminal, elsewhere a line every ten seconds, with `always` every two
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = When::Auto)]
     pub(crate) progress: When,
     /// Show no summary at the end
@@ -36,7 +36,7 @@ pub(crate) struct Options {
 /// Whether progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum When {
-    /// If standard error is a terminal on which no results are printed
+    /// Unless standard error is a terminal on which results are printed
     #[default]
     Auto,
     /// Always

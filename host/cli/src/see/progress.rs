@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal, a line every few seconds elsewhere, on standard error. Drawn from the tally, ten times a
+//! Progress: bars on a terminal, a line every ten seconds elsewhere, on standard error. Drawn from the tally, ten times a
 //! second at most.
 
 use std::fmt::Write as _;
@@ -14,8 +14,9 @@ use super::text::{self, bytes, count, time};
 
 /// Gateways that have a line of their own.
 const MOST_LINES: usize = 16;
-/// Between two lines where there is no terminal, and two drawings where there is one.
-const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Between two lines where there is no terminal, if that was asked for and if not, and two drawings where there is one.
+pub(super) const LINE_EVERY: Duration = Duration::from_secs(2);
+pub(super) const QUIET_LINE_EVERY: Duration = Duration::from_secs(10);
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// Over how long the rate is taken.
 const RATE_OVER: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ pub(super) struct Progress {
 #[derive(Debug)]
 enum Shape {
     Bars { all: MultiProgress, main: ProgressBar, gateways: Vec<ProgressBar>, rest: Option<ProgressBar> },
-    Lines,
+    Lines { every: Duration },
 }
 
 impl Progress {
@@ -54,8 +55,8 @@ impl Progress {
         Progress::new(Shape::Bars { all, main, gateways, rest }, facts)
     }
 
-    pub(super) fn lines(facts: &Facts) -> Progress {
-        Progress::new(Shape::Lines, facts)
+    pub(super) fn lines(facts: &Facts, every: Duration) -> Progress {
+        Progress::new(Shape::Lines { every }, facts)
     }
 
     fn new(shape: Shape, facts: &Facts) -> Progress {
@@ -66,24 +67,27 @@ impl Progress {
     pub(super) fn terminal(&self) -> Option<MultiProgress> {
         match &self.shape {
             Shape::Bars { all, .. } => Some(all.clone()),
-            Shape::Lines => None,
+            Shape::Lines { .. } => None,
         }
     }
 
     /// Draws if it is time to.
     pub(super) fn tick(&mut self, at: Duration, tally: &Tally, names: &Names) {
         let now = Instant::now();
-        let every = if matches!(self.shape, Shape::Lines) { LINE_EVERY } else { DRAW_EVERY };
+        let (every, is_lines) = match self.shape {
+            Shape::Lines { every } => (every, true),
+            Shape::Bars { .. } => (DRAW_EVERY, false),
+        };
         match self.next {
             Some(next) if now < next => return,
             // The first line comes when there is something to tell.
-            None if matches!(self.shape, Shape::Lines) => return self.next = Some(now + every),
+            None if is_lines => return self.next = Some(now + every),
             _ => self.next = Some(now + every),
         }
         self.rate.update(at, tally.ended());
         let line = main_line(at, tally, self.inputs, self.rate.per_second());
         match &self.shape {
-            Shape::Lines => {
+            Shape::Lines { .. } => {
                 // Whoever has closed standard error does not want to know.
                 let _ = writeln!(std::io::stderr().lock(), "sandgate: {line}; {}", gateways_line(tally));
             }

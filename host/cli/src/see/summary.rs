@@ -190,7 +190,7 @@ mod tests {
               as in corpus/010/input-10.json, corpus/152/input-774.json, corpus/218/input-840.json
            2  task panicked at src/parse.rs:N:N: index out of bounds: the len is N but the index is N
               as in corpus/272/input-272.json, corpus/241/input-552.json
-           1  task trapped: stack overflow in `descend<N>` (setting `stack=`)
+           1  task trapped: stack overflow in `descend<N>` (limit of N bytes, setting `stack=`)
               as in corpus/060/input-371.json
            1  task reached its deadline of 50ms (setting `timeout=`)
               as in corpus/031/input-653.json

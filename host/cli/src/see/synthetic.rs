@@ -132,6 +132,7 @@ fn error(which: u64, task: u64) -> TaskError {
         2 => TaskError::Ended(Outcome::Trapped {
             kind: TrapKind::StackOverflow,
             backtrace: (0..40).map(|depth| format!("descend<{depth}>")).collect(),
+            stack_bytes: Some(1 << 20),
         }),
         3 => TaskError::Ended(Outcome::Failed { message: format!("no such key `{EVIL}`") }),
         _ => {

@@ -325,7 +325,7 @@ impl StreamReceive {
     ///
     /// # Errors
     /// The system's.
-    pub fn bell(&self) -> io::Result<OwnedFd> {
+    pub fn ready(&self) -> io::Result<OwnedFd> {
         self.stream.bell.try_clone()
     }
 

@@ -171,7 +171,7 @@ fn silence_is_noticed_and_beats_break_it() {
     let ((send, _), (_keep, mut receive)) = open(&host, &agent);
     // Five times as long as a silence may be.
     assert!(
-        !crate::transport::wait(receive.bell().unwrap().as_fd(), rustix::event::PollFlags::IN, Some(heartbeat * 5))
+        !crate::transport::wait(receive.ready().unwrap().as_fd(), rustix::event::PollFlags::IN, Some(heartbeat * 5))
             .unwrap()
     );
     write_all(&send, b"x").unwrap();

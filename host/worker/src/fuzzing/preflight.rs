@@ -1,8 +1,8 @@
 //! `preflight`: modules of any bytes, before a compiler sees them.
 //!
 //! What it promises: whatever the bytes, the check neither panics nor allocates by numbers that stand in the module; what it
-//! accepts the engine's own validator accepts, before and after long operations are rewritten; and its measures are exact:
-//! limits of just what a module has let it pass, and one less of anything does not.
+//! accepts the engine's own validator accepts, before and after long operations are rewritten, and once it is prepared for an
+//! init function; and its measures are exact: limits of just what a module has let it pass, and one less of anything does not.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,13 @@ use sandgate_wire::{ModuleLimits, Profile};
 use wasmtime::{Engine, Module};
 
 use crate::preflight::{Checked, check};
+use crate::snapshot::Preparation;
 use crate::{bulk, describe, engine};
+
+/// The init function of the seeds; any other module is prepared for one that it lacks.
+const INIT: &str = "init";
+/// How the names begin by which wizer reads a module's state.
+const WIZER_NAMES: &[u8] = b"__wizer_";
 
 /// Checks a module.
 ///
@@ -42,6 +48,7 @@ fn accepted(module: &[u8], checked: &Checked, profile: Profile) {
     valid(module, "accepted");
     let rewritten = bulk::rewrite(module, &checked.bulk_bodies).expect("a valid module can be rewritten");
     valid(&rewritten, "rewritten");
+    prepared(module, profile);
     let description = describe::describe(module).expect("a valid module can be described");
     assert!(Description::decode(&description).is_some(), "what is said of a module can be read");
 
@@ -53,6 +60,19 @@ fn accepted(module: &[u8], checked: &Checked, profile: Profile) {
             Err(Rejection::ModuleLimit { .. }) => {}
             other => panic!("one less of {what} than the module has: {other:?}"),
         }
+    }
+}
+
+/// What an initializer makes of the module before it runs anything of it, with limits of its own.
+fn prepared(module: &[u8], profile: Profile) {
+    let preparation = match Preparation::of(module, INIT, &ModuleLimits::default(), profile) {
+        Ok(preparation) => preparation,
+        Err(rejection) => return assert!(!rejection.to_string().is_empty()),
+    };
+    // A module may have taken the names that its state is read by. Then the engine refuses it, as it would in an initializer.
+    let has_taken_them = module.windows(WIZER_NAMES.len()).any(|bytes| bytes == WIZER_NAMES);
+    if !has_taken_them {
+        valid(preparation.instrumented(), "prepared for its init function");
     }
 }
 
@@ -138,6 +158,21 @@ pub fn preflight_seeds() -> Vec<(String, Vec<u8>)> {
         ("gc", "(module (type (struct (field i32))))"),
         ("component", "(component)"),
         ("described", r#"(module (@custom "sandgate.tasks" "\01\02\03") (func (export "sandgate_task:a")))"#),
+        (
+            "init",
+            r#"(module (memory 1) (global $g (mut i32) (i32.const 1)) (data (i32.const 8) "abc")
+                (func (export "sandgate_init:init") (global.set $g (i32.const 2)) (memory.fill (i32.const 0) (i32.const 7) (i32.const 9)))
+                (func (export "sandgate_start:init")) (func (export "_start")))"#,
+        ),
+        (
+            "init-of-references",
+            r#"(module (global (mut funcref) (ref.null func)) (func (export "sandgate_init:init")))"#,
+        ),
+        (
+            "init-of-tables",
+            r#"(module (table 2 funcref) (func (export "sandgate_init:init") (table.set (i32.const 0) (ref.null func))))"#,
+        ),
+        ("init-of-wizer", r#"(module (memory (export "__wizer_memory_0") 1) (func (export "sandgate_init:init")))"#),
         ("unknown-import", r#"(module (import "env" "f" (func)))"#),
         ("wrong-import", r#"(module (import "wasi_snapshot_preview1" "fd_close" (func (param i64))))"#),
     ];

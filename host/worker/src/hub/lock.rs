@@ -40,9 +40,7 @@ impl SharedHub {
 impl HubGuard<'_> {
     /// Waits for `condition`, or until `deadline`. Returns early if there was something to write.
     pub(crate) fn wait(&mut self, condition: &Condvar, deadline: Option<Instant>) {
-        if std::mem::take(&mut self.hub.placed) {
-            let outbox = self.writes.outbox;
-            self.unlocked(|| outbox.write_placed());
+        if self.write_placed() {
             return;
         }
         match deadline {
@@ -51,6 +49,16 @@ impl HubGuard<'_> {
                 condition.wait_until(&mut self.hub, at);
             }
         }
+    }
+
+    /// Writes what is to be written, and says whether there was anything. The lock is let go for it.
+    pub(crate) fn write_placed(&mut self) -> bool {
+        let placed = std::mem::take(&mut self.hub.placed);
+        if placed {
+            let outbox = self.writes.outbox;
+            self.unlocked(|| outbox.write_placed());
+        }
+        placed
     }
 
     /// Does something without the lock.

@@ -83,7 +83,7 @@ impl Hub {
                 self.made -= 1;
                 if maker.has_few_unanswered() {
                     // It may wait for room to make another.
-                    maker.waker.notify_all();
+                    maker.waker.wake();
                 }
             }
             endpoint.nobody_takes();

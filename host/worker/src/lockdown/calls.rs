@@ -125,8 +125,8 @@ const MAPPING: i32 = libc::MAP_PRIVATE
 
 /// Of all roles.
 const COMMON: &[Entry] = &[
-    allow(Sysno::recvmsg, "the connection: what the host says, and its descriptors"),
-    allow(Sysno::sendmsg, "the connection: what the host is told"),
+    allow(Sysno::recvmsg, "the connection: what the host says or that it has said something, and its descriptors"),
+    allow(Sysno::sendmsg, "the connection: what the host is told, or that it is told something"),
     allow(Sysno::ppoll, "the writer waits for room in the connection"),
     allow(Sysno::shutdown, "the end of the connection"),
     allow(Sysno::close, "artefacts that are loaded"),
@@ -159,7 +159,7 @@ const COMMON: &[Entry] = &[
     allow(Sysno::clock_gettime, "clocks without the vdso, and those of processor time"),
     allow(Sysno::clock_getres, "clocks without the vdso"),
     allow(Sysno::clock_nanosleep, "waiting for a moment"),
-    allow(Sysno::sched_yield, "locks that spin for a moment"),
+    allow(Sysno::sched_yield, "locks, and whoever waits for the host, spin for a moment"),
     allow(Sysno::getrandom, "guests' randomness, seeds of hash maps"),
     allow(Sysno::gettid, "locks of the C library, panics"),
     allow(Sysno::getpid, "abort, and the C library"),
@@ -181,7 +181,7 @@ const COMMON: &[Entry] = &[
     allow(Sysno::restart_syscall, "a wait that was interrupted by SIGSTOP and SIGCONT goes on"),
     allow(Sysno::fstat, "the size of an artefact"),
     allow_if(
-        Sysno::newfstatat,
+        machine::FSTATAT,
         &[int(3, libc::AT_EMPTY_PATH)],
         "how some C libraries spell fstat; with an empty root directory there is no path to ask for",
     ),
@@ -209,7 +209,7 @@ const COMMON: &[Entry] = &[
     deny(Sysno::readlinkat, "as openat"),
     deny(Sysno::faccessat, "as openat"),
     deny(Sysno::faccessat2, "as openat"),
-    entry(Answer::Denied, Sysno::newfstatat, &[not_int(3, libc::AT_EMPTY_PATH)], "as openat"),
+    entry(Answer::Denied, machine::FSTATAT, &[not_int(3, libc::AT_EMPTY_PATH)], "as openat"),
     deny(Sysno::getcwd, "panics with a backtrace shorten their paths"),
     deny(Sysno::ioctl, "is this a terminal? No"),
     deny(Sysno::prlimit64, "the C library asks for the size of stacks, and has a default"),
@@ -239,7 +239,7 @@ const BEFORE_SECOND_STAGE: &[Entry] = &[
 const DIRECTORIES: &[Entry] = &[
     allow(Sysno::openat, "files of guests"),
     allow(Sysno::openat2, "files of guests, beneath their directory"),
-    allow(Sysno::newfstatat, "files of guests"),
+    allow(machine::FSTATAT, "files of guests"),
     allow(Sysno::statx, "files of guests"),
     allow(Sysno::read, "files of guests"),
     allow(Sysno::write, "files of guests"),

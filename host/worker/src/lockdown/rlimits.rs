@@ -3,6 +3,13 @@
 //! Lowering a limit needs no right, and soft and hard limit are lowered together, so that neither comes back. Address space
 //! has no limit: an engine reserves gigabytes of it that it never touches. RLIMIT_DATA counts what can be written, and
 //! so what can be used: memories of guests, tables, stacks and the heap.
+//!
+//! For a worker that is what all executions together may have: `executions=` times `memory=`. A pool's worker has one
+//! execution, so about its `memory=`; one of a gateway that says nothing has 64 of 1 GiB, which bounds little. Less than the
+//! product would be worse: the kernel counts memory that a guest has grown by and never touched, and what fails beyond the limit
+//! is not the guest's next page alone but any allocation of the worker, which ends it. So some guests, each within its limits,
+//! could cost their siblings the worker. Guests are kept to their limits by their accounts; this limit is for a process that
+//! has been taken over, and who wants it tight says what there is to run.
 
 use std::time::Duration;
 

@@ -156,7 +156,10 @@ fn a_trap_in_a_rewritten_operation_names_it_and_its_caller() {
         let mut host = Host::new(1);
         let channel = host.start(&text, Call::default());
         let backtrace = expected.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(host.done(channel), Outcome::Trapped { kind: TrapKind::MemoryOutOfBounds, backtrace });
+        assert_eq!(
+            host.done(channel),
+            Outcome::Trapped { kind: TrapKind::MemoryOutOfBounds, backtrace, stack_bytes: None }
+        );
     }
 }
 

@@ -59,8 +59,9 @@ fn traps_have_their_kind() {
         (r#"(data (i32.const 65536) "x")"#, "", MemoryOutOfBounds),
     ] {
         match outcome(&guest_with(items, body)) {
-            Outcome::Trapped { kind, backtrace } => {
+            Outcome::Trapped { kind, backtrace, stack_bytes } => {
                 assert_eq!(kind, expected, "{items} {body}");
+                assert_eq!(stack_bytes, (kind == StackOverflow).then_some(1 << 20), "{items} {body}");
                 assert!(backtrace.len() <= 20);
             }
             other => panic!("{items} {body}: {other:?}"),

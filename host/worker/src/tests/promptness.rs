@@ -1,5 +1,12 @@
-//! How long after its deadline a guest has ended, in every state. The bound here is wide, for a machine that does much else;
-//! with `SANDGATE_STOPS=N` each state is stopped *N* times and the distribution is printed.
+//! How long after its deadline a guest has ended, in every state.
+//!
+//! The promise is 10 ms, and what checks that is a benchmark on a quiet machine: `cargo xtask bench -- interruption --assert
+//! 10ms`. Tests run on machines that do much else, where a thread waits for its turn. So the bound here is one of the median,
+//! which needs three of five stops to be slow, and it moves with the machine: a guest that ends by itself is run beside each
+//! stop, and what that takes is what nobody can be faster than. What is left is a bound for a stop that polls, or that waits
+//! for the end of an operation which is not interrupted inside: those take 100 ms and more.
+//!
+//! With `SANDGATE_STOPS=N` each state is stopped *N* times and the distribution is printed.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +15,14 @@ use sandgate_wire::{Limits, Outcome};
 use super::host::*;
 use super::stopping::endless;
 
-/// Where the bound is for a machine under any load.
-const BOUND: Duration = Duration::from_secs(2);
+/// What a stop may take at the median beside [`TURNS`] times what a guest that ends by itself does. Measured with a load of 4.7
+/// on two cores, 30 stops of each state, nothing of the workspace optimised: 2 ms at the median of the slowest state, 9 ms at
+/// the most of any stop.
+const BOUND: Duration = Duration::from_millis(50);
+/// How often a stop may have to wait for its turn where a guest that ends by itself waits once.
+const TURNS: u32 = 10;
+/// Stops of each state.
+const RUNS: usize = 5;
 const AFTER: Duration = Duration::from_millis(25);
 
 /// States beyond those that a kill is tried in. Memory is 1025 pages.
@@ -37,26 +50,34 @@ fn more() -> Vec<(&'static str, String)> {
 
 #[test]
 fn every_state_ends_soon_after_its_deadline() {
-    let runs: usize = std::env::var("SANDGATE_STOPS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(1);
+    let runs: usize = std::env::var("SANDGATE_STOPS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(RUNS);
     for (name, text) in endless().into_iter().chain(more()) {
         let mut host = Host::new(1);
         host.takes_output = false;
-        let module = host.load(&text);
-        let mut late: Vec<Duration> = (0..runs)
+        let [module, brief] = [&text, &guest("")].map(|text| host.load(text));
+        let mut run = |module, expected: Outcome| {
+            let start = Instant::now();
+            let wall_time = (expected != Outcome::Returned).then_some(AFTER);
+            let limits = Limits { wall_time, ..Limits::default() };
+            let channel = host.execute(module, Call { limits, ..Call::default() });
+            assert_eq!(host.done(channel), expected, "{name}");
+            start.elapsed()
+        };
+        let (mut late, mut own): (Vec<Duration>, Vec<Duration>) = (0..runs)
             .map(|_| {
-                let limits = Limits { wall_time: Some(AFTER), ..Limits::default() };
-                let start = Instant::now();
-                let channel = host.execute(module, Call { limits, ..Call::default() });
-                assert_eq!(host.done(channel), Outcome::TimedOut { after: AFTER }, "{name}");
-                start.elapsed().saturating_sub(AFTER)
+                let stopped = run(module, Outcome::TimedOut { after: AFTER });
+                (stopped.saturating_sub(AFTER), run(brief, Outcome::Returned))
             })
-            .collect();
+            .unzip();
         late.sort_unstable();
-        let at = |percent: usize| late[(late.len() - 1) * percent / 100].as_secs_f64() * 1e3;
-        if runs > 1 {
-            let text = format!("{name:<40} p50 {:>7.2} ms  p99 {:>7.2} ms  max {:>7.2} ms\n", at(50), at(99), at(100));
+        own.sort_unstable();
+        let at = |percent: usize| late[(late.len() - 1) * percent / 100];
+        if runs > RUNS {
+            let [p50, p99, max] = [50, 99, 100].map(|percent| at(percent).as_secs_f64() * 1e3);
+            let text = format!("{name:<40} p50 {p50:>7.2} ms  p99 {p99:>7.2} ms  max {max:>7.2} ms\n");
             std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).unwrap();
         }
-        assert!(late[0] < BOUND, "{name}: {late:?}");
+        let bound = BOUND + own[own.len() / 2] * TURNS;
+        assert!(at(50) < bound, "{name}: {late:?} after the deadline, the bound is {bound:?}; returns take {own:?}");
     }
 }

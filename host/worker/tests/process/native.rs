@@ -4,7 +4,6 @@
 //! error. An attack that the kernel stops has no result.
 #![expect(unsafe_code, reason = "raw system calls, so that nothing of the standard library is in the way")]
 
-use std::arch::asm;
 use std::ptr;
 
 use libc::{c_long, syscall};
@@ -105,7 +104,9 @@ fn result_of(name: &str, parent: u32) -> Option<c_long> {
             "madvise" => syscall(libc::SYS_madvise, 0, 0, libc::MADV_MERGEABLE),
             "no-such-call" => syscall(5000),
             "quietly" => return Some(quietly()),
+            #[cfg(target_arch = "x86_64")]
             "x32" => syscall(0x4000_0000 | libc::SYS_getpid),
+            #[cfg(target_arch = "x86_64")]
             "i386" => return Some(i386()),
             _ => return None,
         }
@@ -163,6 +164,6 @@ fn quietly() -> c_long {
 fn i386() -> c_long {
     let mut result: i64 = 20;
     // SAFETY: `int 0x80` with this number takes no arguments and changes no register but `rax`, if it comes back at all.
-    unsafe { asm!("int 0x80", inout("rax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _) };
+    unsafe { std::arch::asm!("int 0x80", inout("rax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _) };
     result
 }

@@ -78,6 +78,8 @@ function time(us) {
   if (s < 3600) return Math.floor(s / 60) + 'm' + String(Math.floor(s % 60)).padStart(2, '0') + 's';
   return Math.floor(s / 3600) + 'h' + String(Math.floor(s % 3600 / 60)).padStart(2, '0') + 'm';
 }
+// When something was, to the microsecond that zooming in goes to.
+const exact = (us) => (us / 1e6).toFixed(us < 1e8 ? 6 : 3) + ' s';
 // A moment, as exact as the step of the axis asks for.
 function moment(us, step) {
   const [unit, name] = step < 1e3 ? [1, ' µs'] : step < 1e5 ? [1e3, ' ms'] : [1e6, ' s'];
@@ -450,7 +452,7 @@ function describe({ g, i, mark }) {
   const known = failureOf.get(task[i]);
   const lines = [inputName(i), `task ${task[i]}, attempt ${attempt[i]}, on ${gateway}`,
     `${meta.kinds[outcome[i] & 0x7f]}${outcome[i] & AGAIN ? ', was run again' : ''} after ${time(took[i])}`,
-    `from ${time(start[i])} to ${time(start[i] + took[i])}`];
+    `from ${exact(start[i])} to ${exact(start[i] + took[i])}`];
   if (known && !(outcome[i] & AGAIN)) lines.push(known.failure.message.slice(0, 300));
   return lines.join('\n');
 }

@@ -10,6 +10,9 @@ pub(in crate::lockdown) const ARCHITECTURE: TargetArch = TargetArch::x86_64;
 /// Bits of a page's protection beside reading, writing and executing.
 pub(super) const PROT_OTHER: u64 = 0;
 
+/// Called `fstatat` elsewhere.
+pub(super) const FSTATAT: Sysno = Sysno::newfstatat;
+
 pub(super) const COMMON: &[Entry] = &[
     allow(Sysno::poll, "as ppoll"),
     deny(Sysno::open, "as openat"),

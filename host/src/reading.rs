@@ -1,0 +1,324 @@
+//! Who reads a connection.
+//!
+//! ```text
+//!               ┌──────── the bell rings: service reads ◄───────┐
+//!  attended ────┤                                               │ armed by the service after two ticks,
+//!               └─ a caller is about to wait: it leads ─► free ─┘ or at once if somebody else waits
+//!                                              ▲           │
+//!                                              └───────────┘ it, or another caller, leads again
+//! ```
+//!
+//! A caller that is about to wait for something only the worker can bring reads the connection itself, if nobody does: it
+//! *leads*. So an answer costs no other thread. It leads until what it waits for is there, its deadline has come, or somebody
+//! [raises the alarm](Alarm). Then the connection is *free*, for a caller that has led once is likely to come back soon, and
+//! the [service] would be woken for nothing. It looks after two ticks of a millisecond, unless somebody leads again, and from
+//! then on it is woken when something arrives: the connection is *attended*. Whoever waits beside a leader, or is told
+//! instead of waiting, sees to it that the connection is attended as soon as nobody leads.
+//!
+//! Invariant: a connection that is free is listed with the service, or about to be. What is told to a thread in vain costs
+//! two milliseconds then, and nothing is lost.
+//!
+//! Lock order: whoever reads has the role, and locks endpoints and the table with it. The role itself is only tried.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use sandgate_wire::frame::FrameReader;
+use sandgate_wire::outcome::LossCause;
+use sandgate_wire::reading::{Alarm, Ringer};
+
+use crate::connection::Connection;
+use crate::deadline::Deadline;
+use crate::reader::{Reader, Turn};
+use crate::service::Place;
+
+/// Reads of one connection that the service does before others get their turn.
+const MAX_TURNS: usize = 4;
+
+thread_local! {
+    /// What wakes this thread while it leads; none if the system has no descriptor for it.
+    static RINGER: Option<Arc<Ringer>> = Ringer::event().ok();
+}
+
+/// Who reads one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    role: Mutex<Option<Role>>,
+    alarm: Alarm,
+    /// How often somebody has led.
+    leads: AtomicU64,
+    /// The service looks at it with each tick.
+    listed: AtomicBool,
+    /// The service was here and found the role taken.
+    missed: AtomicBool,
+    /// Those who do not read and want it to be read.
+    beside: AtomicUsize,
+}
+
+/// The right to read, and what is needed for it.
+#[derive(Debug)]
+struct Role {
+    reader: Reader,
+    place: Place,
+    /// The service is woken by the bell.
+    attended: bool,
+    /// The connection is over, and the service is to end it.
+    over: Option<Option<LossCause>>,
+}
+
+/// A caller that reads the connection from here on.
+pub(crate) struct Lead<'a> {
+    connection: &'a Arc<Connection>,
+    reading: &'a Reading,
+    /// Until it is dropped.
+    role: Option<MutexGuard<'a, Option<Role>>>,
+    ringer: Arc<Ringer>,
+}
+
+/// Somebody who waits for what is read, and does not read.
+pub(crate) struct Beside<'a>(&'a Reading);
+
+/// What the service is to do after its look at a connection.
+#[derive(Debug)]
+pub(crate) enum Visited {
+    /// Nothing until it is woken.
+    Done,
+    /// To come back, after others.
+    Again,
+    /// To end it.
+    Over(Option<LossCause>),
+}
+
+impl Role {
+    /// Has the service woken when something arrives; false if something may be here.
+    fn attend(&mut self) -> bool {
+        if !self.reader.frames.about_to_wait() {
+            return false;
+        }
+        let Some(bell) = self.reader.frames.bell() else { return false };
+        self.attended = self.place.arm(bell).is_ok();
+        self.attended
+    }
+}
+
+impl Reading {
+    /// The service reads it from here on.
+    pub(crate) fn begin(&self, frames: FrameReader, place: Place) -> io::Result<()> {
+        let mut role = self.role.lock();
+        let reader = Reader::new(frames);
+        place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
+        let role_of_it = role.insert(Role { reader, place, attended: false, over: None });
+        // What is here already has rung no bell.
+        let look = (!role_of_it.attend()).then(|| role_of_it.place.clone());
+        self.release(role);
+        if let Some(place) = look {
+            place.poke();
+        }
+        Ok(())
+    }
+
+    /// The caller reads from here on, unless somebody does or that cannot be. Tried with endpoints locked.
+    pub(crate) fn try_lead<'a>(&'a self, connection: &'a Arc<Connection>) -> Option<Lead<'a>> {
+        let role = self.role.try_lock()?;
+        let ready = role.as_ref().is_some_and(|role| role.over.is_none() && role.reader.is_greeted());
+        let ringer = RINGER.with(Option::clone).filter(|_| ready);
+        let Some(ringer) = ringer else {
+            self.release(role);
+            return None;
+        };
+        self.alarm.lower();
+        Some(Lead { connection, reading: self, role: Some(role), ringer })
+    }
+
+    /// Whoever leads is to look whether it still has to.
+    pub(crate) fn raise(&self) {
+        self.alarm.raise();
+    }
+
+    /// For a caller that waits for what is read and does not read.
+    pub(crate) fn beside(&self) -> Beside<'_> {
+        self.add_beside();
+        Beside(self)
+    }
+
+    /// Somebody is told of what is read, without a call that waits, until [`end_beside`](Self::end_beside).
+    pub(crate) fn add_beside(&self) {
+        self.beside.fetch_add(1, Ordering::SeqCst);
+        let Some(mut role) = self.role.try_lock() else { return };
+        let mut look = None;
+        if let Some(role) = &mut *role
+            && !role.attended
+            && role.over.is_none()
+            && !role.attend()
+        {
+            look = Some(role.place.clone());
+        }
+        self.release(role);
+        if let Some(place) = look {
+            place.poke();
+        }
+    }
+
+    pub(crate) fn end_beside(&self) {
+        self.beside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn release(&self, role: MutexGuard<'_, Option<Role>>) {
+        let place = role.as_ref().map(|role| role.place.clone());
+        drop(role);
+        if self.missed.swap(false, Ordering::SeqCst)
+            && let Some(place) = place
+        {
+            place.poke();
+        }
+    }
+
+    /// For the service: reads what is here, and has it woken when there is more. If somebody else reads, that one pokes the
+    /// service when it leaves.
+    pub(crate) fn visit(&self, connection: &Arc<Connection>) -> Visited {
+        self.try_role().map_or(Visited::Done, |role| self.visit_with(role, connection))
+    }
+
+    /// For the service: as [`visit`](Self::visit), if nobody reads.
+    pub(crate) fn visit_free(&self, connection: &Arc<Connection>) -> Visited {
+        self.role.try_lock().map_or(Visited::Done, |role| self.visit_with(role, connection))
+    }
+
+    fn visit_with(&self, mut role: MutexGuard<'_, Option<Role>>, connection: &Arc<Connection>) -> Visited {
+        let visited = match &mut *role {
+            None => Visited::Done,
+            Some(role) => role.visit(connection),
+        };
+        if let Visited::Over(_) = visited {
+            // Nothing is read any more.
+            *role = None;
+        }
+        self.release(role);
+        visited
+    }
+
+    /// The role, or a mark for whoever has it.
+    fn try_role(&self) -> Option<MutexGuard<'_, Option<Role>>> {
+        self.role.try_lock().or_else(|| {
+            self.missed.store(true, Ordering::SeqCst);
+            // Who has let it go before the mark was there does not see it.
+            self.role.try_lock()
+        })
+    }
+
+    // ---- ticks ----
+
+    /// How often somebody has led.
+    pub(crate) fn leads(&self) -> u64 {
+        self.leads.load(Ordering::SeqCst)
+    }
+
+    /// For the service: nobody has led anew since the last tick, so either somebody leads and goes on, or nobody reads. True
+    /// if it is to be listed all the same.
+    pub(crate) fn unlist(&self, seen: u64) -> bool {
+        self.listed.store(false, Ordering::SeqCst);
+        self.leads() != seen && !self.listed.swap(true, Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+impl Reading {
+    /// Whether a caller leads and has nothing to do.
+    pub(crate) fn has_sleeping_leader(&self) -> bool {
+        self.alarm.is_asleep()
+    }
+
+    /// Whether somebody reads at this moment, or leads.
+    pub(crate) fn is_read(&self) -> bool {
+        self.role.is_locked()
+    }
+
+    /// Whether the service is woken by the bell.
+    pub(crate) fn is_attended(&self) -> bool {
+        self.role.try_lock().is_some_and(|role| role.as_ref().is_some_and(|role| role.attended))
+    }
+}
+
+impl Role {
+    fn visit(&mut self, connection: &Arc<Connection>) -> Visited {
+        self.attended = false;
+        let mut turns = 0;
+        while self.over.is_none() {
+            if turns == MAX_TURNS {
+                return Visited::Again;
+            }
+            turns += 1;
+            match self.reader.turn(connection) {
+                Turn::More => {}
+                Turn::Nothing if self.attend() => return Visited::Done,
+                Turn::Nothing => {}
+                Turn::Over(why) => self.over = Some(why),
+            }
+        }
+        if let Some(bell) = self.reader.frames.bell() {
+            self.place.remove(bell);
+        }
+        Visited::Over(self.over.take().flatten())
+    }
+}
+
+impl Lead<'_> {
+    /// Reads until the alarm is raised, `deadline` has come, or the connection is over.
+    pub(crate) fn run(mut self, deadline: Deadline) {
+        let alarm = &self.reading.alarm;
+        let Some(Role { reader, place, attended, over }) = self.role.as_deref_mut().and_then(Option::as_mut) else {
+            return;
+        };
+        if std::mem::take(attended)
+            && let Some(bell) = reader.frames.bell()
+        {
+            // If that fails the service looks in vain.
+            let _ = place.disarm(bell);
+        }
+        loop {
+            if reader.frames.wait(alarm, &self.ringer, deadline.at()).is_err() {
+                break;
+            }
+            match reader.turn(self.connection) {
+                Turn::More | Turn::Nothing => {}
+                Turn::Over(why) => {
+                    *over = Some(why);
+                    break;
+                }
+            }
+            if alarm.is_raised() || deadline.is_over() {
+                break;
+            }
+        }
+    }
+}
+
+impl Drop for Lead<'_> {
+    /// Leaves the connection to others.
+    fn drop(&mut self) {
+        let Some(mut guard) = self.role.take() else { return };
+        let reading = self.reading;
+        let Some(role) = &mut *guard else { return };
+        if std::thread::panicking() && role.over.is_none() {
+            role.over = Some(Some(LossCause::Unknown { message: "reading it panicked".to_owned() }));
+        }
+        let place = role.place.clone();
+        let over = role.over.is_some();
+        reading.leads.fetch_add(1, Ordering::SeqCst);
+        let attended = !over && reading.beside.load(Ordering::SeqCst) > 0 && role.attend();
+        reading.release(guard);
+        if over {
+            place.poke();
+        } else if !attended && !reading.listed.swap(true, Ordering::SeqCst) {
+            place.list(self.connection);
+        }
+    }
+}
+
+impl Drop for Beside<'_> {
+    fn drop(&mut self) {
+        self.0.end_beside();
+    }
+}

@@ -1,0 +1,112 @@
+//! The side of a ring that reads.
+
+use std::sync::atomic::Ordering;
+
+use super::Violation;
+use super::layout::{Memory, Place, Word, split};
+use super::producer::much;
+
+/// Reads from a ring. There is one for each ring.
+#[derive(Debug)]
+pub(crate) struct Consumer<M> {
+    memory: M,
+    /// Bytes ever read.
+    head: u64,
+    /// Bytes that the producer had written when this side last looked.
+    tail: u64,
+    /// No more than what was there then counts.
+    is_closed: bool,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// The consumer of a ring that nobody has read from.
+    pub(crate) fn new(memory: M) -> Consumer<M> {
+        Consumer { memory, head: 0, tail: 0, is_closed: false }
+    }
+
+    /// Copies as much as there is, and lets the producer write over it. 0 if there is nothing.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Violation> {
+        let count = self.look()?.min(buffer.len());
+        if count == 0 {
+            return Ok(0);
+        }
+        self.copy(&mut buffer[..count]);
+        self.head = self.head.wrapping_add(count as u64);
+        // The bytes were copied out before anybody sees this.
+        self.memory.word(Place::Head).store(self.head, Ordering::Release);
+        Ok(count)
+    }
+
+    /// As [`read`](Self::read), but everything stays where it is.
+    pub(crate) fn peek(&mut self, buffer: &mut [u8]) -> Result<usize, Violation> {
+        let count = self.look()?.min(buffer.len());
+        self.copy(&mut buffer[..count]);
+        Ok(count)
+    }
+
+    /// Whether the producer sleeps and there is room for it by now, to be asked after each read. It is told so once: whoever
+    /// is told has to ring.
+    pub(crate) fn has_to_ring(&self) -> bool {
+        M::fence();
+        let sleeps = self.memory.word(Place::ProducerSleeps);
+        if sleeps.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        // There may be more in it than this side knows. Then the producer is rung too early, and looks again.
+        let used = usize::try_from(self.tail.wrapping_sub(self.head)).unwrap_or(usize::MAX);
+        self.memory.capacity().saturating_sub(used) >= much(self.memory.capacity())
+            && sleeps.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// How many bytes can be read.
+    pub(crate) fn look(&mut self) -> Result<usize, Violation> {
+        if !self.is_closed {
+            // What the producer has copied in before can be copied out.
+            let tail = self.memory.word(Place::Tail).load(Ordering::Acquire);
+            let most = self.head.wrapping_add(self.memory.capacity() as u64);
+            if tail.wrapping_sub(self.tail) > most.wrapping_sub(self.tail) {
+                return Err(Violation { found: tail, least: self.tail, most });
+            }
+            self.tail = tail;
+        }
+        Ok(usize::try_from(self.tail.wrapping_sub(self.head)).expect("at most the capacity, which is a usize"))
+    }
+
+    /// Whether [`read`](Self::read) would find anything, or something wrong. A word is looked at, and nothing is believed.
+    pub(crate) fn has_something(&self) -> bool {
+        self.tail != self.head
+            || (!self.is_closed && self.memory.word(Place::Tail).load(Ordering::Relaxed) != self.head)
+    }
+
+    /// Says that this side sleeps until there is something; false if there is already.
+    pub(crate) fn about_to_wait(&self) -> bool {
+        self.memory.word(Place::ConsumerSleeps).store(1, Ordering::Relaxed);
+        M::fence();
+        if self.has_something() {
+            self.is_awake();
+            return false;
+        }
+        true
+    }
+
+    /// Takes back what [`about_to_wait`](Self::about_to_wait) said.
+    pub(crate) fn is_awake(&self) {
+        self.memory.word(Place::ConsumerSleeps).store(0, Ordering::Relaxed);
+    }
+
+    /// The producer is gone, or is not to be listened to any more: what there is by now is the last.
+    pub(crate) fn close(&mut self) -> Result<(), Violation> {
+        self.look()?;
+        self.is_closed = true;
+        Ok(())
+    }
+
+    fn copy(&self, bytes: &mut [u8]) {
+        let (offset, first) = split(self.memory.capacity(), self.head, bytes.len());
+        let (first, rest) = bytes.split_at_mut(first);
+        self.memory.copy_out(offset, first);
+        if !rest.is_empty() {
+            self.memory.copy_out(0, rest);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The side of a ring that writes.
+
+use std::io::IoSlice;
+use std::sync::atomic::Ordering;
+
+use super::Violation;
+use super::layout::{Memory, Place, Word, split};
+
+/// Bytes after which a consumer that is awake can begin, while the rest is still being copied.
+const PIECE_BYTES: usize = 32 * 1024;
+
+/// Writes into a ring. There is one for each ring.
+#[derive(Debug)]
+pub(crate) struct Producer<M> {
+    memory: M,
+    /// Bytes ever written.
+    tail: u64,
+    /// Bytes that the consumer had read when this side last looked.
+    head: u64,
+}
+
+impl<M: Memory> Producer<M> {
+    /// The producer of a ring that nobody has written to.
+    pub(crate) fn new(memory: M) -> Producer<M> {
+        Producer { memory, tail: 0, head: 0 }
+    }
+
+    /// Copies as much as there is room for and lets the consumer see it. Nothing is written when there is no room.
+    pub(crate) fn write(&mut self, buffers: &[IoSlice<'_>]) -> Result<usize, Violation> {
+        let wanted = buffers.iter().map(|buffer| buffer.len()).sum();
+        let mut room = self.known_room();
+        if room < wanted {
+            room = self.room()?;
+        }
+        let mut written = 0;
+        for buffer in buffers {
+            let bytes = &buffer[..buffer.len().min(room - written)];
+            bytes.chunks(PIECE_BYTES).for_each(|piece| self.publish(piece));
+            written += bytes.len();
+        }
+        Ok(written)
+    }
+
+    /// There is room for them.
+    fn publish(&mut self, bytes: &[u8]) {
+        let (offset, first) = split(self.memory.capacity(), self.tail, bytes.len());
+        self.memory.copy_in(offset, &bytes[..first]);
+        if first < bytes.len() {
+            self.memory.copy_in(0, &bytes[first..]);
+        }
+        self.tail = self.tail.wrapping_add(bytes.len() as u64);
+        // The bytes above are there for whoever sees this.
+        self.memory.word(Place::Tail).store(self.tail, Ordering::Release);
+    }
+
+    /// Whether the consumer sleeps, to be asked after each write. It is told so once: whoever is told has to ring.
+    pub(crate) fn has_to_ring(&self) -> bool {
+        M::fence();
+        let sleeps = self.memory.word(Place::ConsumerSleeps);
+        sleeps.load(Ordering::Relaxed) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// How many bytes can be written.
+    pub(crate) fn room(&mut self) -> Result<usize, Violation> {
+        // What the consumer has copied out before may be written over.
+        let head = self.memory.word(Place::Head).load(Ordering::Acquire);
+        if head.wrapping_sub(self.head) > self.tail.wrapping_sub(self.head) {
+            return Err(Violation { found: head, least: self.head, most: self.tail });
+        }
+        self.head = head;
+        Ok(self.known_room())
+    }
+
+    /// Whether there is room worth waking up for: then the consumer rings who sleeps.
+    pub(crate) fn has_much_room(&mut self) -> Result<bool, Violation> {
+        Ok(self.room()? >= much(self.memory.capacity()))
+    }
+
+    /// Says that this side sleeps until there is much room; false if there is already.
+    pub(crate) fn about_to_wait(&mut self) -> Result<bool, Violation> {
+        self.memory.word(Place::ProducerSleeps).store(1, Ordering::Relaxed);
+        M::fence();
+        if self.has_much_room()? {
+            self.is_awake();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Takes back what [`about_to_wait`](Self::about_to_wait) said.
+    pub(crate) fn is_awake(&self) {
+        self.memory.word(Place::ProducerSleeps).store(0, Ordering::Relaxed);
+    }
+
+    fn known_room(&self) -> usize {
+        let used = usize::try_from(self.tail.wrapping_sub(self.head)).unwrap_or(usize::MAX);
+        self.memory.capacity().saturating_sub(used)
+    }
+}
+
+/// Room for which a producer that sleeps is woken.
+pub(super) const fn much(capacity: usize) -> usize {
+    capacity / 2
+}

@@ -1,0 +1,291 @@
+//! Who reads the connection: the main thread, or an executor that waits for what only the host can bring.
+//!
+//! ```text
+//!                ┌── woke the only one that waits ──► free ◄── leads ends ──┐
+//!  main: standing│                                     │                    │
+//!                └── two ticks without a lead ◄────────┴──► an executor leads
+//! ```
+//!
+//! An executor that is about to wait, for an event of its guest or for its next execution, reads the connection itself if
+//! nobody does: it *leads*. So what it waits for costs no other thread. When it has that, the connection is *free*: the next
+//! to wait leads, and the main thread, which looks once a millisecond while executors lead, takes over if none does. It does
+//! so at once if another guest waits, and stays for as long as several do. Nothing ticks while a leader sleeps.
+//!
+//! All of it is decided under the hub's lock, and nobody reads while holding that. Nobody leads before [`main_loop::run`] has
+//! begun. Beyond what the main thread does when it reads, a leader does nothing: no code of a guest runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::frame::{Arrived, FrameReader};
+use sandgate_wire::reading::{Alarm, Ringer};
+
+use crate::hub::HubGuard;
+use crate::main_loop;
+use crate::worker::{Ended, Worker, WorkerError};
+
+/// Between two looks of the main thread.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Role {
+    /// The main thread, or nobody yet.
+    #[default]
+    Standing,
+    /// Nobody. The main thread looks after it.
+    Free,
+    /// An executor, on behalf of a guest.
+    Guest,
+    /// An executor that has no execution.
+    Idle,
+    /// Nobody any more.
+    Over,
+}
+
+/// The part of it that the hub keeps.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) role: Role,
+    /// How often somebody has led.
+    leads: u64,
+    /// The main thread is to read as soon as nobody does.
+    wanted: bool,
+    /// The main thread waits until it is told.
+    asleep: bool,
+    /// How the reading ended, for the main thread.
+    ended: Option<Result<Ended, WorkerError>>,
+}
+
+/// Those who wait for what is read. Changed under the hub's lock.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    alarm: Alarm,
+    /// Guests that wait and do not lead.
+    asleep: AtomicUsize,
+    /// Threads that were woken since the main thread looked.
+    woken: AtomicUsize,
+}
+
+/// What an execution's thread waits on, together with the hub's lock.
+#[derive(Debug)]
+pub(crate) struct Waker {
+    condition: Condvar,
+    waiters: Arc<Waiters>,
+    leads: AtomicBool,
+    asleep: AtomicBool,
+}
+
+impl Waiters {
+    /// An executor was given work.
+    pub(crate) fn woke_executor(&self) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The leader is to look whether it still has to lead.
+    pub(crate) fn raise(&self) {
+        self.alarm.raise();
+    }
+}
+
+impl Waker {
+    pub(crate) fn new(waiters: &Arc<Waiters>) -> Waker {
+        Waker {
+            condition: Condvar::new(),
+            waiters: Arc::clone(waiters),
+            leads: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// Has the thread look at what it waits for. With the hub locked.
+    pub(crate) fn wake(&self) {
+        if self.leads.load(Ordering::Relaxed) {
+            self.waiters.alarm.raise();
+            return;
+        }
+        if self.gets_up() {
+            self.waiters.woken.fetch_add(1, Ordering::Relaxed);
+        }
+        self.condition.notify_all();
+    }
+
+    /// Waits once, leading if nobody reads.
+    pub(crate) fn wait(&self, worker: &Arc<Worker>, hub: &mut HubGuard<'_>, deadline: Option<Instant>) {
+        if hub.reading.role == Role::Free {
+            self.leads.store(true, Ordering::Relaxed);
+            lead(worker, hub, Role::Guest, deadline);
+            self.leads.store(false, Ordering::Relaxed);
+            return;
+        }
+        self.asleep.store(true, Ordering::Relaxed);
+        self.waiters.asleep.fetch_add(1, Ordering::Relaxed);
+        hub.wait(&self.condition, deadline);
+        self.gets_up();
+    }
+
+    /// Counts it out of those that are asleep.
+    fn gets_up(&self) -> bool {
+        let was_asleep = self.asleep.swap(false, Ordering::Relaxed);
+        if was_asleep {
+            self.waiters.asleep.fetch_sub(1, Ordering::Relaxed);
+        }
+        was_asleep
+    }
+}
+
+/// The connection, and what the threads need that take turns at it.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    waiters: Arc<Waiters>,
+    /// Whoever has the role has this.
+    frames: Mutex<Option<FrameReader>>,
+    /// What wakes a leader; without it nobody leads.
+    ringer: Option<Arc<Ringer>>,
+    main: Condvar,
+}
+
+impl Reading {
+    pub(crate) fn new(waiters: Arc<Waiters>, ringer: Option<Arc<Ringer>>) -> Reading {
+        Reading { waiters, frames: Mutex::default(), ringer, main: Condvar::new() }
+    }
+
+    /// Has the main thread read as soon as nobody else does.
+    pub(crate) fn attend(&self, hub: &mut HubGuard<'_>) {
+        hub.reading.wanted = true;
+        self.wake_main(hub);
+    }
+
+    fn wake_main(&self, hub: &mut HubGuard<'_>) {
+        hub.reading.asleep = false;
+        self.main.notify_one();
+    }
+
+    /// Reads on behalf of the caller.
+    fn run(&self, worker: &Arc<Worker>, deadline: Option<Instant>) -> Option<Result<Ended, WorkerError>> {
+        let mut frames = self.frames.lock();
+        let (frames, ringer) = (frames.as_mut()?, self.ringer.as_ref()?);
+        let alarm = &self.waiters.alarm;
+        loop {
+            if let Err(source) = frames.wait(alarm, ringer, deadline) {
+                return Some(Err(WorkerError::System { what: "wait for its connection", source }));
+            }
+            let end = match frames.read_here() {
+                Ok(Arrived::Bytes { .. }) => main_loop::take_all(worker, frames),
+                Ok(Arrived::Nothing) => Ok(None),
+                Ok(Arrived::End) => Ok(Some(main_loop::end_of_stream(worker))),
+                Err(error) => Err(error.into()),
+            };
+            if let Some(end) = end.transpose() {
+                return Some(end);
+            }
+            if alarm.is_raised() || deadline.is_some_and(|at| Instant::now() >= at) {
+                return None;
+            }
+        }
+    }
+}
+
+/// Reads on behalf of the caller until it is woken or `deadline` has come. The hub is let go meanwhile. Returns early if
+/// there was something to write. Only to be called while nobody reads.
+pub(crate) fn lead(worker: &Arc<Worker>, hub: &mut HubGuard<'_>, role: Role, deadline: Option<Instant>) {
+    if hub.write_placed() {
+        return;
+    }
+    let reading = &worker.reading;
+    reading.waiters.alarm.lower();
+    hub.reading.role = role;
+    let mut ended = None;
+    hub.unlocked(|| ended = reading.run(worker, deadline));
+    hub.reading.leads += 1;
+    hub.reading.role = Role::Free;
+    if ended.is_some() {
+        hub.reading.role = Role::Over;
+        hub.reading.ended = ended;
+        reading.wake_main(hub);
+    } else if reading.waiters.asleep.load(Ordering::Relaxed) > 0 {
+        reading.attend(hub);
+    } else if hub.reading.asleep {
+        reading.wake_main(hub);
+    }
+}
+
+/// The main thread: reads, and stands by while executors do. Returns how the connection ended.
+pub(crate) fn stand(worker: &Arc<Worker>, frames: FrameReader) -> Result<Ended, WorkerError> {
+    let reading = &worker.reading;
+    let shares = reading.ringer.is_some() && frames.bell().is_some();
+    *reading.frames.lock() = Some(frames);
+    loop {
+        if let Some(end) = read_standing(worker, shares).transpose() {
+            worker.hub.lock().reading.role = Role::Over;
+            return end;
+        }
+        if let Some(end) = stand_by(worker) {
+            return end;
+        }
+    }
+}
+
+/// Reads until it is better that executors do.
+fn read_standing(worker: &Arc<Worker>, shares: bool) -> Result<Option<Ended>, WorkerError> {
+    let waiters = &worker.reading.waiters;
+    let mut frames = worker.reading.frames.lock();
+    let Some(reader) = frames.as_mut() else { return Ok(Some(Ended::HostGone)) };
+    loop {
+        if !reader.wait_for_frame()? {
+            return Ok(Some(main_loop::end_of_stream(worker)));
+        }
+        let end = main_loop::take_all(worker, reader)?;
+        if end.is_some() {
+            return Ok(end);
+        }
+        if !shares {
+            continue;
+        }
+        let mut hub = worker.hub.lock();
+        let woken = waiters.woken.swap(0, Ordering::Relaxed) > 0;
+        if woken && waiters.asleep.load(Ordering::Relaxed) == 0 && !hub.reading.wanted {
+            // Before anybody can lead.
+            drop(frames);
+            hub.reading.role = Role::Free;
+            return Ok(None);
+        }
+        hub.reading.wanted = false;
+    }
+}
+
+/// Waits until the main thread is to read; or the end, if a leader has met it.
+fn stand_by(worker: &Arc<Worker>) -> Option<Result<Ended, WorkerError>> {
+    let main = &worker.reading.main;
+    let mut hub = worker.hub.lock();
+    let mut seen = hub.reading.leads;
+    let mut tick = Instant::now() + TICK;
+    loop {
+        let is_free = hub.reading.role == Role::Free;
+        if let Some(end) = hub.reading.ended.take() {
+            return Some(end);
+        }
+        if is_free && std::mem::take(&mut hub.reading.wanted) {
+            hub.reading.role = Role::Standing;
+            return None;
+        }
+        if Instant::now() >= tick {
+            if hub.reading.leads == seen {
+                if is_free {
+                    hub.reading.role = Role::Standing;
+                    return None;
+                }
+                hub.reading.asleep = true;
+                while hub.reading.asleep {
+                    hub.wait(main, None);
+                }
+            }
+            seen = hub.reading.leads;
+            tick = Instant::now() + TICK;
+            continue;
+        }
+        hub.wait(main, Some(tick));
+    }
+}
