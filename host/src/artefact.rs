@@ -57,6 +57,16 @@ impl Artefact {
         Ok(Artefact { memory, bytes, description: Vec::new(), shape: Shape::default(), described: OnceLock::new() })
     }
 
+    /// Memory that stands for an artefact of another machine, which has so many bytes.
+    pub(crate) fn elsewhere(ticket: OwnedFd, bytes: u64) -> Artefact {
+        let (description, described) = (Vec::new(), OnceLock::new());
+        Artefact { memory: ticket, bytes, description, shape: Shape::default(), described }
+    }
+
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     pub(crate) fn with_description(self, description: Vec<u8>, shape: Shape) -> Artefact {
         Artefact { description, shape, ..self }
     }
@@ -233,8 +243,12 @@ impl ArtefactStore {
         Arc::new(store)
     }
 
-    /// The artefact of a module. Blocks while it is compiled, here or by another process of this machine.
-    pub(crate) fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
+    /// The artefact of a module. Blocks while it is made by `make`, or by another process of this machine.
+    pub(crate) fn get_or(
+        &self,
+        wanted: &Wanted<'_>,
+        make: impl FnOnce() -> Result<(Artefact, Shape), ExecError>,
+    ) -> Result<Arc<Artefact>, ExecError> {
         let found = wanted.module.bytes().len() as u64;
         if found > wanted.limits.module_bytes {
             let (limit, value) = (ModuleLimitName::ModuleBytes, wanted.limits.module_bytes);
@@ -256,18 +270,17 @@ impl ArtefactStore {
         {
             return Err(wanted.rejected(reason.clone()));
         }
-        let (artefact, shape) =
-            match self.find_or_make(key, wanted.deadline, wanted.limits.cache_bytes, || compile(wanted)) {
-                Ok(made) => made,
-                Err(error) => {
-                    if let ExecError::Rejected { reason, .. } = &error
-                        && will_be_said_again(reason)
-                    {
-                        known.refused = Some((reason.clone(), wanted.limits.clone(), wanted.profile));
-                    }
-                    return Err(error);
+        let (artefact, shape) = match self.find_or_make(key, wanted.deadline, wanted.limits.cache_bytes, make) {
+            Ok(made) => made,
+            Err(error) => {
+                if let ExecError::Rejected { reason, .. } = &error
+                    && will_be_said_again(reason)
+                {
+                    known.refused = Some((reason.clone(), wanted.limits.clone(), wanted.profile));
                 }
-            };
+                return Err(error);
+            }
+        };
         let artefact = Arc::new(artefact);
         *known = Known { made: Some((Arc::clone(&artefact), shape.clone())), refused: None };
         drop(known);
@@ -331,6 +344,18 @@ impl ArtefactStore {
         drop(entry);
         directory.has_grown_by(artefact.bytes(), cache_bytes);
         Ok((artefact, shape))
+    }
+}
+
+/// Whatever has compiled modules for the workers of a gateway.
+pub(crate) trait ArtefactSource: std::fmt::Debug + Send + Sync {
+    /// The artefact of a module. Blocks while it is made.
+    fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError>;
+}
+
+impl ArtefactSource for ArtefactStore {
+    fn get(&self, wanted: &Wanted<'_>) -> Result<Arc<Artefact>, ExecError> {
+        self.get_or(wanted, || compile(wanted))
     }
 }
 

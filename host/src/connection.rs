@@ -24,7 +24,7 @@ use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, ModuleLimits, Outbox, Outcome, Side, ToWorker};
 
-use crate::artefact::{Artefact, ArtefactStore, Wanted};
+use crate::artefact::{Artefact, ArtefactSource, Wanted};
 use crate::call::Call;
 use crate::callback;
 use crate::channel::{Channel, message_for};
@@ -34,9 +34,9 @@ use crate::error::{ExecError, SendError, WaitError};
 use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
-use crate::process::Process;
 use crate::reader::Reader;
 use crate::reading::Reading;
+use crate::remote::Running;
 use crate::schema::{DescribeError, Mismatch, ModuleDescription};
 use crate::service::{self, Place};
 use crate::spec::Spec;
@@ -65,10 +65,10 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) output: Arc<OutputRouter>,
     pub(crate) owner: Owner,
-    process: Option<Process>,
+    process: Option<Running>,
     /// Until the process was reaped.
     exit: Mutex<Option<exits::Watch>>,
-    artefacts: Arc<ArtefactStore>,
+    artefacts: Arc<dyn ArtefactSource>,
     tenant: Option<Arc<str>>,
     pub(crate) usage: Mutex<Usage>,
     pub(crate) reading: Reading,
@@ -89,14 +89,18 @@ pub(crate) struct Connection {
 #[derive(Debug, Clone)]
 pub(crate) struct Common {
     pub(crate) output: Arc<OutputRouter>,
-    pub(crate) artefacts: Arc<ArtefactStore>,
+    pub(crate) artefacts: Arc<dyn ArtefactSource>,
     pub(crate) tenant: Option<Arc<str>>,
     /// The next id of the host's channels: one is never used twice in a gateway.
     next_channel: Arc<AtomicU64>,
 }
 
 impl Common {
-    pub(crate) fn new(output: Arc<OutputRouter>, artefacts: Arc<ArtefactStore>, tenant: Option<Arc<str>>) -> Common {
+    pub(crate) fn new(
+        output: Arc<OutputRouter>,
+        artefacts: Arc<dyn ArtefactSource>,
+        tenant: Option<Arc<str>>,
+    ) -> Common {
         let next_channel = Arc::new(AtomicU64::new(ChannelId::first(Side::Host).0));
         Common { output, artefacts, tenant, next_channel }
     }
@@ -125,12 +129,12 @@ impl Connection {
         id: String,
         spec: Spec,
         (send, receive): (Box<dyn SendHalf>, Box<dyn ReceiveHalf>),
-        process: Option<Process>,
+        process: Option<Running>,
         common: Common,
     ) -> std::io::Result<Arc<Connection>> {
         let hello = HostHello {
             gateway: id.clone(),
-            host_pid: std::process::id(),
+            host_pid: process.as_ref().map_or_else(std::process::id, Running::parent),
             max_executions: spec.max_executions(),
             nice: spec.nice_value(),
             grants: spec.grants().clone(),
@@ -198,7 +202,7 @@ impl Connection {
 
     /// Has the reader told when the process has ended, whoever else holds its end of the connection.
     fn watch_exit(self: &Arc<Self>) -> std::io::Result<()> {
-        if let Some(pidfd) = self.process.as_ref().and_then(Process::pidfd) {
+        if let Some(pidfd) = self.process.as_ref().and_then(Running::pidfd) {
             *self.exit.lock() = Some(exits::watch(self, pidfd)?);
         }
         Ok(())
@@ -325,15 +329,23 @@ impl Connection {
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
+        self.process.as_ref().and_then(Running::pid)
+    }
+
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Running::round_trip)
+    }
+
+    pub(crate) fn processors(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Running::processors)
     }
 
     pub(crate) fn exit_cause(&self) -> Option<LossCause> {
-        self.process.as_ref().and_then(|process| process.ended().cloned())
+        self.process.as_ref().and_then(Running::ended)
     }
 
     pub(crate) fn resident_bytes(&self) -> Option<u64> {
-        self.process.as_ref().and_then(Process::resident_bytes)
+        self.process.as_ref().and_then(Running::resident_bytes)
     }
 
     // ---- executions ----

@@ -16,6 +16,7 @@ use sandgate_wire::{LimitName, Limits};
 
 use crate::vetting;
 
+use crate::remote::ReachError;
 use crate::schema::Mismatch;
 
 /// A value could not be turned into bytes or back.
@@ -375,6 +376,24 @@ pub enum GatewayError {
         /// Why.
         source: LaunchError,
     },
+    /// The machine on which it is to be was not reached.
+    #[error("machine `{host}` of gateway `{id}` was not reached")]
+    Reach {
+        /// The gateway.
+        id: String,
+        /// The last step of the way to it, without a launcher's arguments.
+        host: String,
+        /// Why.
+        source: ReachError,
+    },
+    /// A spec names a gateway on the way that its group does not have.
+    #[error("gateway `{id}` is to start from gateway `{via}`, which its group does not have")]
+    NoSuchWay {
+        /// The gateway.
+        id: String,
+        /// What its `via=` says.
+        via: String,
+    },
     /// The worker ended, or said something else, before its hello.
     #[error("no handshake: {loss}")]
     Handshake {
@@ -424,6 +443,12 @@ impl fmt::Display for MissingLayers {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SpecError {
+    /// Two keys that say what kind of gateway it is.
+    #[error("spec `{spec}` names two kinds of gateway; `popen`, `exec=` and `ssh=` exclude each other")]
+    TwoKinds {
+        /// The whole spec.
+        spec: String,
+    },
     /// No such key.
     #[error("unknown key `{key}` in spec `{spec}`; known are {known}")]
     UnknownKey {
@@ -453,7 +478,7 @@ pub enum SpecError {
         problem: String,
     },
     /// It does not say what kind of gateway it is.
-    #[error("spec `{spec}` names no kind of gateway; start it with `popen`")]
+    #[error("spec `{spec}` names no kind of gateway; start it with `popen`, `exec=` or `ssh=`")]
     NoKind {
         /// The whole spec.
         spec: String,

@@ -87,6 +87,11 @@ impl Gateway {
         self.connection().pid()
     }
 
+    /// Processors that workers of its machine can use, as the agent there says; `None` on this machine.
+    pub fn processors(&self) -> Option<u32> {
+        self.connection().processors()
+    }
+
     /// What the operating system keeps from the worker, layer by layer, as the worker found it before it had seen any
     /// guest's code. Empty if the worker has not said hello.
     pub fn isolation(&self) -> Report {

@@ -24,6 +24,7 @@ use crate::multi::MultiChannel;
 use crate::output::{OutputRouter, OutputSink};
 use crate::process::{Launch, launch};
 use crate::recycle::Recycle;
+use crate::remote::{Hosts, Remote, Running, ways};
 use crate::schema::{DescribeError, ModuleDescription};
 use crate::spec::Spec;
 use crate::termination::{TerminationReport, terminate_all};
@@ -43,6 +44,8 @@ pub struct Group {
     next_id: Mutex<u64>,
     options: GroupBuilder,
     artefacts: Arc<ArtefactStore>,
+    /// The other machines that it has reached.
+    hosts: Arc<Hosts>,
     /// Gateways are made one call at a time, so that positions follow ids.
     making: Mutex<()>,
     terminated: AtomicBool,
@@ -64,6 +67,8 @@ pub struct GroupBuilder {
     cache: Option<PathBuf>,
     drop_timeout: Duration,
     tenant: Option<Arc<str>>,
+    /// Those of somebody else, who closes them.
+    hosts: Option<Arc<Hosts>>,
     pub(crate) launcher: Arc<dyn Launcher>,
 }
 
@@ -76,6 +81,7 @@ impl Default for GroupBuilder {
             cache: cache::default_directory(),
             drop_timeout: DEFAULT_DROP_TIMEOUT,
             tenant: None,
+            hosts: None,
             launcher: Arc::new(Popen),
         }
     }
@@ -141,6 +147,16 @@ impl GroupBuilder {
         (&self.defaults, self.drop_timeout, self.tenant.is_some())
     }
 
+    /// What reaches other machines for several groups like this one.
+    pub(crate) fn common_hosts(&self) -> Arc<Hosts> {
+        Hosts::new(self.tenant.clone(), self.cache.is_some())
+    }
+
+    pub(crate) fn with_hosts(mut self, hosts: Arc<Hosts>) -> GroupBuilder {
+        self.hosts = Some(hosts);
+        self
+    }
+
     /// A group without gateways.
     pub fn build(mut self) -> Group {
         if self.tenant.is_some() {
@@ -150,6 +166,7 @@ impl GroupBuilder {
             members: boxcar::Vec::new(),
             next_id: Mutex::default(),
             artefacts: ArtefactStore::shared(self.cache.clone(), self.tenant.clone()),
+            hosts: self.hosts.clone().unwrap_or_else(|| self.common_hosts()),
             making: Mutex::default(),
             terminated: AtomicBool::new(false),
             options: self,
@@ -240,13 +257,27 @@ impl Group {
                 }
             }
         }
+        let known = self.iter().map(|gateway| (gateway.id().to_owned(), gateway.spec().route().to_vec())).collect();
+        ways::find(&mut specs, known)?;
         Ok(specs)
     }
 
     fn start_all(&self, specs: Vec<Spec>) -> Result<Vec<Gateway>, GatewayError> {
         // The time to say hello runs for each from its own start, so that many silent workers take no longer than one.
-        let started: Vec<_> =
-            specs.into_iter().map(|spec| (Deadline::after(spec.hello_deadline()), self.start(&spec))).collect();
+        let start = |spec: &Spec| {
+            let gateway = self.start(spec);
+            (Deadline::after(spec.hello_deadline()), gateway)
+        };
+        let started: Vec<_> = if specs.iter().all(|spec| spec.route().is_empty()) {
+            specs.iter().map(start).collect()
+        } else {
+            // Other machines are reached at the same time.
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = specs.iter().map(|spec| scope.spawn(move || start(spec))).collect();
+                let joined = threads.into_iter().map(|thread| thread.join());
+                joined.map(|started| started.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            })
+        };
         let ready = started.into_iter().map(|(deadline, gateway)| {
             let gateway = gateway?;
             check_hello(&gateway.connection(), deadline).map(|()| gateway)
@@ -258,6 +289,9 @@ impl Group {
             None => Ok(ready),
             Some(error) => {
                 terminate_all(&ready, Deadline::after(Duration::ZERO));
+                if self.is_empty() {
+                    self.close_hosts();
+                }
                 Err(error)
             }
         }
@@ -266,10 +300,19 @@ impl Group {
     fn start(&self, spec: &Spec) -> Result<Gateway, GatewayError> {
         let id = spec.given_id().unwrap_or_default().to_owned();
         let output = OutputRouter::new(id, self.options.output.clone());
-        let common = Common::new(output, Arc::clone(&self.artefacts), self.options.tenant.clone());
-        let launcher = &self.options.launcher;
+        let common = Common::new(output, self.artefacts.clone(), self.options.tenant.clone());
+        let launcher: Arc<dyn Launcher> = match spec.route() {
+            [] => Arc::clone(&self.options.launcher),
+            _ => Arc::new(Remote { hosts: Arc::clone(&self.hosts) }),
+        };
         let first = launcher.launch(spec, &common)?;
-        Ok(Gateway::new(Workers::new(first, Arc::clone(launcher), common)))
+        Ok(Gateway::new(Workers::new(first, launcher, common)))
+    }
+
+    fn close_hosts(&self) {
+        if self.options.hosts.is_none() {
+            self.hosts.close();
+        }
     }
 
     /// Whom the group works for, if [`GroupBuilder::tenant`] said so.
@@ -377,6 +420,7 @@ impl Group {
         let (mine, gateways): (Vec<bool>, Vec<Gateway>) =
             members.map(|member| (!member.reported.swap(true, Ordering::AcqRel), member.gateway.clone())).unzip();
         let reports = terminate_all(&gateways, deadline).into_iter().zip(mine);
+        self.close_hosts();
         TerminationReport { gateways: reports.filter_map(|(report, mine)| mine.then_some(report)).collect() }
     }
 }
@@ -395,7 +439,8 @@ impl Launcher for Popen {
         let directory = spec.directory().map(ToOwned::to_owned);
         let argument = sandgate_wire::launch::WORKER_ARGUMENT;
         let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
-        Connection::start(id.clone(), spec.clone(), ours, Some(process), common.clone()).map_err(resources)
+        let process = Some(Running::Local(process));
+        Connection::start(id.clone(), spec.clone(), ours, process, common.clone()).map_err(resources)
     }
 }
 
@@ -426,6 +471,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.terminated.store(true, Ordering::Release);
         self.terminate(self.options.drop_timeout);
+        if self.options.hosts.is_none() {
+            self.hosts.close_for_good();
+        }
     }
 }
 

@@ -45,6 +45,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod agent;
 mod artefact;
 mod budget;
 pub mod cache;
@@ -76,6 +77,7 @@ mod queue;
 mod reader;
 mod reading;
 mod recycle;
+mod remote;
 pub mod schema;
 mod service;
 mod spec;
@@ -117,6 +119,7 @@ pub use pool::{
 };
 pub use queue::ReceiveQueue;
 pub use recycle::{Recycle, Recycled};
+pub use remote::ReachError;
 pub use sandgate_guest_macros::HostSchema as Schema;
 pub use sandgate_schema::__private::Schema;
 pub use sandgate_wire::ModuleId;
@@ -125,7 +128,7 @@ pub use sandgate_wire::isolation;
 pub use sandgate_wire::limits::{LimitName, Limits};
 pub use sandgate_wire::message::Stream;
 pub use sandgate_wire::module_limits::{ModuleLimitName, ModuleLimits, Shape};
-pub use sandgate_wire::outcome::{KilledBy, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
+pub use sandgate_wire::outcome::{KilledBy, LinkProblem, LossCause, Outcome, Rejection, TrapKind, WorkerLoss};
 pub use sandgate_wire::profile::{Feature, Profile};
 pub use sandgate_wire::text;
 pub use spec::{DEFAULT_EXECUTIONS, DEFAULT_GRACE, Spec};

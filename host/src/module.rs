@@ -78,6 +78,17 @@ impl Module {
         Module { inner: Arc::new(Inner { id, bytes, name }) }
     }
 
+    /// The same module by another name.
+    pub(crate) fn named(&self, name: &str) -> Module {
+        let Inner { id, bytes, .. } = &*self.inner;
+        Module { inner: Arc::new(Inner { id: *id, bytes: bytes.clone(), name: name.to_owned() }) }
+    }
+
+    /// Stands for a module whose bytes are elsewhere.
+    pub(crate) fn absent(id: ModuleId, name: String) -> Module {
+        Module { inner: Arc::new(Inner { id, bytes: Bytes::new(), name }) }
+    }
+
     /// The SHA-256 of the bytes.
     pub fn id(&self) -> ModuleId {
         self.inner.id

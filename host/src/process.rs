@@ -41,6 +41,24 @@ pub(crate) struct Launch {
     pub(crate) directory: Option<PathBuf>,
 }
 
+/// A program that somebody names, to be started with the host's own environment: the launcher of a link.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
+}
+
+/// What the spawner thread is asked for.
+#[derive(Debug)]
+struct Start {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    directory: Option<PathBuf>,
+    keeps_environment: bool,
+    stdin: OwnedFd,
+    stdout: Option<OwnedFd>,
+}
+
 /// What a child writes to its standard error.
 #[derive(Debug)]
 enum LastWords {
@@ -62,17 +80,29 @@ pub(crate) struct Process {
 }
 
 type Spawned = Result<Process, LaunchError>;
-type Request = (Launch, OwnedFd, Sender<Spawned>);
+type Request = (Start, Sender<Spawned>);
 
 /// Starts a child whose standard input is `connection`.
 pub(crate) fn launch(launch: Launch, connection: OwnedFd) -> Spawned {
+    let Launch { program, argument, directory } = launch;
+    let arguments = vec![OsString::from(argument)];
+    start(Start { program, arguments, directory, keeps_environment: false, stdin: connection, stdout: None })
+}
+
+/// Starts a program between two pipes.
+pub(crate) fn launch_program(program: Program, stdin: OwnedFd, stdout: OwnedFd) -> Spawned {
+    let Program { program, arguments } = program;
+    start(Start { program, arguments, directory: None, keeps_environment: true, stdin, stdout: Some(stdout) })
+}
+
+fn start(start: Start) -> Spawned {
     static SPAWNER: OnceLock<Result<Sender<Request>, io::ErrorKind>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, requests) = unbounded::<Request>();
         let run = move || {
-            for (launch, connection, answer) in requests {
+            for (start, answer) in requests {
                 // Whoever asked may be gone; then the process is killed and reaped by its drop.
-                let _ = answer.send(spawn(launch, connection));
+                let _ = answer.send(spawn(start));
             }
         };
         let thread = std::thread::Builder::new().name("sandgate-spawner".to_owned()).spawn(run);
@@ -81,31 +111,31 @@ pub(crate) fn launch(launch: Launch, connection: OwnedFd) -> Spawned {
     let sender = spawner.as_ref().map_err(|kind| LaunchError::Resources((*kind).into()))?;
     let (answer, answered) = bounded(1);
     let gone = || LaunchError::Resources(io::Error::other("the spawner thread is gone"));
-    sender.send((launch, connection, answer)).map_err(|_| gone())?;
+    sender.send((start, answer)).map_err(|_| gone())?;
     answered.recv().map_err(|_| gone())?
 }
 
-fn spawn(launch: Launch, connection: OwnedFd) -> Spawned {
+fn spawn(start: Start) -> Spawned {
     let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| LaunchError::Resources(error.into()))?;
     for end in [&stderr, &child_stderr] {
         // Neither a chatty worker nor a reader of its last words may ever wait for the other.
         rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK).map_err(|error| LaunchError::Resources(error.into()))?;
     }
     #[expect(clippy::disallowed_methods, reason = "this is the one place where the library starts processes")]
-    let mut command = Command::new(&launch.program);
-    command.arg(OsString::from(launch.argument)).env_clear();
+    let mut command = Command::new(&start.program);
+    command.args(start.arguments);
+    if !start.keeps_environment {
+        command.env_clear();
+    }
     // An interrupt from the terminal is the host's to handle: workers end in order, when it says so.
     command.process_group(0);
-    command.stdin(connection).stdout(Stdio::null()).stderr(child_stderr);
-    if let Some(directory) = &launch.directory {
+    command.stdin(start.stdin).stdout(start.stdout.map_or_else(Stdio::null, Stdio::from)).stderr(child_stderr);
+    if let Some(directory) = &start.directory {
         command.current_dir(directory);
     }
     let spawned = command.spawn();
-    let mut child = spawned.map_err(|source| LaunchError::Spawn {
-        program: launch.program,
-        directory: launch.directory,
-        source,
-    })?;
+    let mut child =
+        spawned.map_err(|source| LaunchError::Spawn { program: start.program, directory: start.directory, source })?;
     let opened = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("bad pid"));
     match opened.and_then(|pid| Ok((pid, pidfd_open(pid, PidfdFlags::empty())?))) {
         Ok((pid, pidfd)) => Ok(Process {
@@ -252,7 +282,7 @@ fn forbidden_call(last_words: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn start(program: &str) -> Process {
+    fn started(program: &str) -> Process {
         let (ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
         let launch = Launch { program: program.into(), argument: "--no-such-option", directory: None };
         let process = super::launch(launch, theirs).unwrap();
@@ -262,7 +292,7 @@ mod tests {
 
     #[test]
     fn an_exit_code_and_the_last_words_are_kept() {
-        let process = start("/bin/ls");
+        let process = started("/bin/ls");
         assert_eq!(*process.reap(Duration::from_secs(10)), LossCause::Exited { code: 2 });
         let tail = process.take_stderr_tail();
         assert!(tail.contains("--no-such-option"), "{tail}");

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use sandgate_wire::grants::{Clock, Directory, ExecutionGrants, Grants, Random};
 use sandgate_wire::isolation::{Demand, Layer, Policy};
+use sandgate_wire::link::message::DEFAULT_HEARTBEAT;
 use sandgate_wire::message::HELLO_DEADLINE;
 use sandgate_wire::{Limits, ModuleLimits, Profile};
 
 use crate::error::SpecError;
 use crate::recycle::Recycle;
+use crate::remote::Step;
 use crate::transport::Transport;
 
 mod text;
@@ -24,14 +26,20 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 ///
 /// | key | meaning | default |
 /// |---|---|---|
-/// | `popen` | a process of this machine | required |
+/// | `popen` | a process of this machine, or with `via=` of that of another gateway | one of these three |
+/// | `exec=COMMAND` | a process of the machine to which a launcher connects its standard input and output, where the command has to start `sandgate agent`, as in `docker run -i IMAGE sandgate agent`; split as a shell does, run by none | |
+/// | `ssh=[USER@]HOST[:PORT]` | a process of a host, by the system's ssh client | |
+/// | `ssh_config=PATH` | the configuration of ssh, instead of the user's and the system's | ssh's |
+/// | `agent=PATH` | the `sandgate` binary that is copied to a host of ssh that does not have it; one for another platform has to be named | this machine's own |
+/// | `via=ID` | the gateway of the group on whose machine the worker, ssh client or launcher is started | this machine |
+/// | `heartbeat=TIME` | how long the link to another machine may be silent before it counts as lost | 10s |
 /// | `id=NAME` | the gateway's id | `gw0`, `gw1`, … |
 /// | `nice=N` | added to the worker's nice value | 0 |
 /// | `chdir=PATH` | the directory in which the worker process starts, which must exist; guests do not see it, and a worker that is locked in leaves it | the host's |
 /// | `worker=PATH` | the executable that becomes the worker | see [`LaunchError`](crate::LaunchError) |
 /// | `executions=N` | executions at once, and so instances, of which each has one; more wait, first come first served | 64; 1 in a pool |
 /// | `grace=TIME` | time that an interrupted execution has before its worker is killed | 1s |
-/// | `hello=TIME` | time that a worker has to start | 10s |
+/// | `hello=TIME` | time that a worker has to start, and before it each step to another machine | 10s |
 /// | `memory=`, `table=`, `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, `fuel=` | what an execution may use: [`Limits`] | see there |
 /// | `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, `compile-time=`, `compile-memory=`, `cache=` | what a module may be: [`ModuleLimits`] | see there |
 /// | `profile=NAMES` | the WebAssembly that is taken: [`Profile`] | `minimal` |
@@ -66,6 +74,14 @@ pub struct Spec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Settings {
     id: Option<String>,
+    /// The last step to its machine; `None` for the machine where it starts.
+    step: Option<Step>,
+    via: Option<String>,
+    /// The whole way, once the group has found it.
+    route: Option<Vec<Step>>,
+    ssh_config: Option<PathBuf>,
+    agent: Option<PathBuf>,
+    heartbeat: Duration,
     nice: i32,
     directory: Option<PathBuf>,
     worker: Option<PathBuf>,
@@ -102,7 +118,10 @@ impl Eq for Spec {}
 type Copy = fn(&mut Settings, &Settings);
 
 /// Every key, with how a gateway that does not say it gets it from its group.
-const COMMON: [(&str, Copy); 40] = [
+const COMMON: [(&str, Copy); 46] = [
+    ("heartbeat", |to, from| to.heartbeat = from.heartbeat),
+    ("ssh_config", |to, from| to.ssh_config.clone_from(&from.ssh_config)),
+    ("agent", |to, from| to.agent.clone_from(&from.agent)),
     ("nice", |to, from| to.nice = from.nice),
     ("chdir", |to, from| to.directory.clone_from(&from.directory)),
     ("worker", |to, from| to.worker.clone_from(&from.worker)),
@@ -143,6 +162,9 @@ const COMMON: [(&str, Copy); 40] = [
     ("transport", |to, from| to.transport = from.transport),
     // Each gateway says these itself.
     ("popen", |_, _| {}),
+    ("exec", |_, _| {}),
+    ("ssh", |_, _| {}),
+    ("via", |_, _| {}),
     ("id", |_, _| {}),
 ];
 
@@ -151,6 +173,12 @@ impl Spec {
     pub fn popen() -> Spec {
         let settings = Settings {
             id: None,
+            step: None,
+            via: None,
+            route: None,
+            ssh_config: None,
+            agent: None,
+            heartbeat: DEFAULT_HEARTBEAT,
             nice: 0,
             directory: None,
             worker: None,
@@ -168,6 +196,82 @@ impl Spec {
             transport: None,
         };
         Spec { settings, given: BTreeSet::new() }
+    }
+
+    /// A process of the machine to which `command` connects its standard input and output, by starting `sandgate agent` there.
+    ///
+    /// # Errors
+    /// The command has no program.
+    pub fn exec(command: impl IntoIterator<Item = impl Into<String>>) -> Result<Spec, SpecError> {
+        let command: Vec<String> = command.into_iter().map(Into::into).collect();
+        if command.first().is_none_or(String::is_empty) {
+            let problem = "needs a program".to_owned();
+            return Err(SpecError::Value { key: "exec".to_owned(), spec: format!("{command:?}"), problem });
+        }
+        Ok(Spec::popen().setting("exec", |it| it.step = Some(Step::Exec { command })))
+    }
+
+    /// A process of a host, `[user@]host[:port]`, by the system's ssh client.
+    ///
+    /// # Errors
+    /// The text names no host.
+    pub fn ssh(host: &str) -> Result<Spec, SpecError> {
+        let step = Step::ssh(host).map_err(|problem| {
+            let (key, spec) = ("ssh".to_owned(), host.to_owned());
+            SpecError::Value { key, spec, problem: problem.to_owned() }
+        })?;
+        Ok(Spec::popen().setting("ssh", |it| it.step = Some(step)))
+    }
+
+    /// The configuration of ssh, instead of the user's and the system's.
+    #[must_use]
+    pub fn ssh_config(self, path: impl Into<PathBuf>) -> Spec {
+        self.setting("ssh_config", |it| it.ssh_config = Some(path.into()))
+    }
+
+    /// The `sandgate` binary that is copied to a host of ssh that does not have it.
+    #[must_use]
+    pub fn agent(self, path: impl Into<PathBuf>) -> Spec {
+        self.setting("agent", |it| it.agent = Some(path.into()))
+    }
+
+    /// Starts it from the machine of another gateway of the group.
+    #[must_use]
+    pub fn via(self, gateway: impl Into<String>) -> Spec {
+        self.setting("via", |it| it.via = Some(gateway.into()))
+    }
+
+    /// How long the link to another machine may be silent.
+    #[must_use]
+    pub fn with_heartbeat(self, heartbeat: Duration) -> Spec {
+        self.setting("heartbeat", |it| it.heartbeat = heartbeat)
+    }
+
+    /// The way to its machine, after that of the gateway where it starts.
+    pub(crate) fn follow(mut self, before: &[Step]) -> Spec {
+        let mut route = before.to_vec();
+        let (config, agent) = (self.settings.ssh_config.as_deref(), self.settings.agent.as_deref());
+        route.extend(self.settings.step.clone().map(|step| step.with(config, agent)));
+        self.settings.route = Some(route);
+        self
+    }
+
+    /// The way to its machine; empty for this one.
+    pub(crate) fn route(&self) -> &[Step] {
+        self.settings.route.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn has_way(&self) -> bool {
+        self.settings.route.is_some()
+    }
+
+    pub(crate) fn starts_from(&self) -> Option<&str> {
+        self.settings.via.as_deref()
+    }
+
+    /// How long the link to another machine may be silent.
+    pub fn heartbeat(&self) -> Duration {
+        self.settings.heartbeat
     }
 
     fn setting(mut self, key: &'static str, set: impl FnOnce(&mut Settings)) -> Spec {

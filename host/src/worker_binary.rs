@@ -26,6 +26,16 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf, LaunchError> {
     on_search_path(Path::new(SHIPPED_BINARY))
 }
 
+/// The executable that can be an agent on another machine, in the same order; this very one only if it said that it can be
+/// an agent too.
+pub(crate) fn find_agent() -> Result<PathBuf, LaunchError> {
+    let is_named = std::env::var_os(WORKER_VARIABLE).is_some();
+    if is_named || crate::agent::current_executable_is_agent() {
+        return find(None);
+    }
+    on_search_path(Path::new(SHIPPED_BINARY))
+}
+
 fn on_search_path(name: &Path) -> Result<PathBuf, LaunchError> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     // An empty entry means the current directory, which is no place to look for something to execute.

@@ -1,7 +1,8 @@
 //! A host for tests to look at from outside, and to kill: runs guests on a gateway each and, when all have begun, does what it
 //! was told.
 //!
-//! `host-process MODE GUEST..`, where a guest is the name of one, or a path of a `.wasm` file. It prints the workers' process
+//! `host-process MODE GUEST..`, where a guest is the name of one, or a path of a `.wasm` file; `spec:SPEC` before it says what
+//! its gateway, and those of the next ones, are to be. It prints the workers' process
 //! ids in one line when all guests have begun, waits for the end of its stdin, and then:
 //!
 //! | mode | does |
@@ -42,8 +43,13 @@ fn host(mut arguments: impl Iterator<Item = String>) -> Result<(), Box<dyn Error
     let mode = arguments.next().ok_or("no mode")?;
     let group = Group::builder().output(OutputSink::Discard).build();
     let mut channels = Vec::new();
+    let mut spec = "popen".to_owned();
     for guest in arguments {
-        let gateway = group.make_gateway("popen")?;
+        if let Some(text) = guest.strip_prefix("spec:") {
+            spec = text.to_owned();
+            continue;
+        }
+        let gateway = group.make_gateway(&spec)?;
         channels.push(gateway.remote_exec(&module(&guest)?)?);
     }
     wait_until_all_run(&group, &channels)?;

@@ -13,6 +13,7 @@ mod guests;
 mod peers;
 mod process;
 mod programs;
+mod servers;
 mod suite;
 mod toolchain;
 mod workspace;

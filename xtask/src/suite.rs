@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::guests::{self, Guests};
 use crate::process::Step;
+use crate::servers;
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
 
@@ -25,13 +26,15 @@ pub(crate) fn test(workspace: &Workspace, lint: bool, runner_args: &[String]) ->
         check_guest_lints(workspace, &guests)?;
     }
     let worker = build_tests(workspace)?;
+    let servers = servers::install(workspace);
+    let with_servers = |step: Step| servers.iter().fold(step, |step, (variable, value)| step.env(variable, value));
 
     match Runner::find(workspace) {
         Runner::Nextest => {
             run_doctests(workspace, &guests, &worker, runner_args)?;
-            Runner::Nextest.step(workspace, &guests, &worker).args(runner_args).run()
+            with_servers(Runner::Nextest.step(workspace, &guests, &worker)).args(runner_args).run()
         }
-        Runner::CargoTest => Runner::CargoTest.step(workspace, &guests, &worker).args(runner_args).run(),
+        Runner::CargoTest => with_servers(Runner::CargoTest.step(workspace, &guests, &worker)).args(runner_args).run(),
     }
 }
 

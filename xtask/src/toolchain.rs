@@ -110,7 +110,7 @@ struct Facts {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Apt {
+pub(crate) enum Apt {
     Unavailable,
     AsRoot,
     WithSudo,
@@ -248,7 +248,7 @@ fn minor_version(text: &str) -> Result<u32> {
     version.split('.').nth(1).context("no minor version")?.parse().context("not a number")
 }
 
-fn apt(root: &Path) -> Apt {
+pub(crate) fn apt(root: &Path) -> Apt {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
     if !Path::new("/usr/bin/apt-get").exists() {
         Apt::Unavailable
@@ -261,7 +261,7 @@ fn apt(root: &Path) -> Apt {
     }
 }
 
-fn apt_get(name: &str, sudo: bool, root: &Path) -> Step {
+pub(crate) fn apt_get(name: &str, sudo: bool, root: &Path) -> Step {
     // Given as arguments of `env`, because sudo clears the environment.
     let apt_get = ["DEBIAN_FRONTEND=noninteractive", "apt-get"];
     if sudo {

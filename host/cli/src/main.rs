@@ -4,6 +4,7 @@
 //! its own.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod cache;
 mod check;
 mod doctor;
@@ -41,12 +42,14 @@ enum Command {
     New(new::Arguments),
     Cache(cache::Arguments),
     Doctor(doctor::Arguments),
+    Agent(agent::Arguments),
     Completions(shell::Completions),
     Man(shell::Man),
 }
 
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
+    sandgate::agent::run_if_agent();
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Map(arguments) => map::run(&arguments),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::New(arguments) => new::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Agent(arguments) => agent::run(&arguments),
         Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
         Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
     };

@@ -9,7 +9,7 @@ use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 
 use super::Connection;
 use crate::endpoint::Role;
-use crate::process::Process;
+use crate::remote::Running;
 
 /// How long a worker may take to end after its connection has.
 pub(crate) const REAP_PATIENCE: Duration = Duration::from_millis(500);
@@ -25,7 +25,7 @@ impl Connection {
 
     /// Whether there is nothing to wait for before [`finish`](Self::finish).
     pub(crate) fn process_has_ended(&self) -> bool {
-        self.process.as_ref().is_none_or(Process::has_exited)
+        self.process.as_ref().is_none_or(Running::has_exited)
     }
 
     /// Why the host has ended the connection, if it has.
@@ -62,7 +62,7 @@ impl Connection {
             if violation.is_some() {
                 process.kill();
             }
-            ended = process.reap(REAP_PATIENCE).clone();
+            ended = process.reap(REAP_PATIENCE);
             drop(self.exit.lock().take());
             stderr_tail = process.take_stderr_tail();
         }

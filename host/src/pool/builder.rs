@@ -1,5 +1,6 @@
 //! [`Pool`] and what it is built from.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -29,7 +30,10 @@ use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
 use crate::recycle::Recycle;
+use crate::remote::{Hosts, ways};
 use crate::spec::Spec;
+
+mod machines;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 2 ms of work, and one task more than the one that runs at least.
@@ -57,6 +61,10 @@ pub struct PoolBuilder {
     reuse: bool,
     gateways: Option<usize>,
     specs: Vec<Spec>,
+    /// Specs of which each machine gets as many as it has cores.
+    machines: Vec<Spec>,
+    /// What has reached them.
+    hosts: Option<Arc<Hosts>>,
     spec: Spec,
     group: GroupBuilder,
     limits: Option<Limits>,
@@ -288,17 +296,21 @@ impl PoolBuilder {
     /// # Errors
     /// [`PoolError`] of the first that is not; nothing is left running then.
     pub fn build(self) -> Result<Pool, PoolError> {
-        let specs = self.all_specs();
-        let (group, module, call) = (self.group.clone(), self.module.clone(), self.call_of(&specs));
-        let maker = Arc::new(GroupMaker { group, specs: specs.clone(), module, call });
-        self.build_over(specs, maker)
+        let reached = self.reach_machines()?;
+        let specs = reached.all_specs(reached.specs.clone());
+        let (group, module, call) = (reached.group.clone(), reached.module.clone(), reached.call_of(&specs));
+        let hosts = reached.hosts.clone().unwrap_or_else(|| group.common_hosts());
+        let mut maker = GroupMaker { hosts, group, specs, module, call };
+        ways::find(&mut maker.specs, HashMap::new()).map_err(PoolError::Gateway)?;
+        let specs = maker.specs.clone();
+        reached.build_over(specs, Arc::new(maker))
     }
 
-    fn all_specs(&self) -> Vec<Spec> {
+    fn all_specs(&self, specs: Vec<Spec>) -> Vec<Spec> {
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let specs = match self.specs.is_empty() {
+        let specs = match specs.is_empty() {
             true => vec![Spec::popen(); self.gateways.unwrap_or_else(cores)],
-            false => self.specs.clone(),
+            false => specs,
         };
         let (common, _, has_tenant) = self.group.settings();
         let recycle = if has_tenant { Recycle::for_tenant() } else { Recycle::default() };
@@ -399,6 +411,8 @@ impl Pool {
             reuse: false,
             gateways: None,
             specs: Vec::new(),
+            machines: Vec::new(),
+            hosts: None,
             spec: Spec::popen(),
             group: Group::builder(),
             limits: None,

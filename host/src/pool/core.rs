@@ -36,6 +36,9 @@ use super::stats::Counts;
 /// makes as many suspects more.
 const UNHEARD: usize = 3;
 
+/// Links that may be lost under a task for each worker that it may cost.
+const LINKS_FOR_A_LOSS: u32 = 8;
+
 /// A task's number within its pool.
 pub(crate) type TaskId = u64;
 
@@ -109,6 +112,8 @@ struct Task<P> {
     payload: P,
     attempts: u32,
     losses: u32,
+    /// Links that were lost while it ran.
+    links: u32,
     retries: u32,
     queued: Instant,
 }
@@ -198,7 +203,7 @@ impl<P, V> Core<P, V> {
     pub(crate) fn submit(&mut self, id: TaskId, payload: P, now: Instant) {
         self.counts.queued += 1;
         self.tell(now, || PoolEvent::TaskQueued { task: id });
-        self.tasks.insert(id, Task { payload, attempts: 0, losses: 0, retries: 0, queued: now });
+        self.tasks.insert(id, Task { payload, attempts: 0, losses: 0, links: 0, retries: 0, queued: now });
         match self.broken.clone() {
             Some(error) => self.finish(id, Err(TaskError::NoGateway(error)), None, now),
             None => self.waiting.push_back(id),
@@ -236,7 +241,13 @@ impl<P, V> Core<P, V> {
 
     /// A lane's gateway is there.
     pub(crate) fn lane_up(&mut self, lane: usize, now: Instant) {
+        self.lane_up_at(lane, Duration::ZERO, now);
+    }
+
+    /// A lane's gateway is there, and so far away.
+    pub(crate) fn lane_up_at(&mut self, lane: usize, way: Duration, now: Instant) {
         let it = &mut self.lanes[lane];
+        it.way = way;
         (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
         (it.stop_is_under_way, it.killed) = (false, false);
         it.generation += 1;
@@ -380,21 +391,25 @@ impl<P, V> Core<P, V> {
         self.counts.lost_workers += 1;
         let told = loss.clone();
         self.tell(now, || PoolEvent::GatewayLost { gateway: lane, loss: Box::new(told) });
-        let single = flights.len() == 1 && !std::mem::take(&mut self.lanes[lane].innocent);
+        let is_innocent = std::mem::take(&mut self.lanes[lane].innocent);
+        // The machine or the way to it has failed, and no task is a suspect for that; one that is there each time is, in the end.
+        let is_link = matches!(loss.cause, LossCause::Link { .. });
+        let single = flights.len() == 1 && !is_innocent && !is_link;
         let mut behind = Vec::new();
         for (position, flight) in flights.into_iter().enumerate() {
             let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
-            if single {
+            task.links += u32::from(is_link && position < self.rules.executions);
+            if single || task.links >= self.rules.max_losses.saturating_mul(LINKS_FOR_A_LOSS) {
                 task.attempts += 1;
                 task.losses += 1;
-                if task.losses >= self.rules.max_losses {
+                if is_link || task.losses >= self.rules.max_losses {
                     let error = TaskError::Poisonous { attempts: task.attempts, loss: loss.clone() };
                     self.finish(flight.task, Err(error), Some((lane, flight.started)), now);
                     continue;
                 }
             }
             self.retry(flight.task, lane, OutcomeKind::WorkerLost, now);
-            if position < self.rules.executions + UNHEARD {
+            if position < self.rules.executions + UNHEARD && !is_link {
                 self.suspects.push_back(flight.task);
             } else {
                 behind.push(flight.task);

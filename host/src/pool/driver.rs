@@ -200,7 +200,8 @@ impl Driver {
         // A spare takes over the name with the place.
         let id = Arc::clone(self.names[lane].get_or_insert_with(|| Arc::from(made.gateway.id())));
         self.ground.started(lane, *made, Arc::clone(&id));
-        self.core.lane_up(lane, now);
+        let way = self.ground.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip());
+        self.core.lane_up_at(lane, way, now);
         if self.spares_from.is_none() && self.state != Life::Ending {
             self.ground.start_spares();
         }

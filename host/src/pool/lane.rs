@@ -2,6 +2,7 @@
 //!
 //! The window is about 2 ms of work, as the time from one end to the next tells. A lane that has run dry though tasks wait
 //! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
+//! A lane on another machine has as much more under way as the way there and back takes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub(super) struct Lane {
     pub(super) mean: f64,
     /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
     pub(super) enough: f64,
+    /// How long something takes to its worker and back: work of that long is under way besides.
+    pub(super) way: Duration,
     /// When a run ended last, or the first of the present ones began.
     pub(super) progress: Instant,
     pub(super) generation: u64,
@@ -94,6 +97,7 @@ impl Lane {
             failed_starts: 0,
             mean: 0.0,
             enough: 0.0,
+            way: Duration::ZERO,
             progress: now,
             generation: 0,
             stops: 0,
@@ -137,7 +141,7 @@ impl Lane {
     }
 
     pub(super) fn takes_long_from(&self) -> Instant {
-        self.progress + LONG
+        self.progress + LONG + self.way
     }
 
     pub(super) fn is_at_a_long_run(&self, now: Instant) -> bool {
@@ -148,12 +152,15 @@ impl Lane {
         if self.mean == 0.0 {
             return MIN_WINDOW.min(most);
         }
-        let (least, most_ahead) =
-            (AHEAD.as_secs_f64() / self.mean.max(1e-9), MOST_AHEAD.as_secs_f64() / self.mean.max(1e-9));
+        let runs_in = |time: Duration| (time + self.way).as_secs_f64() / self.mean.max(1e-9);
+        let (least, most_ahead) = (runs_in(AHEAD), runs_in(MOST_AHEAD));
         let ahead = least.max(self.enough.min(most_ahead));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
         let ahead = ahead as usize;
-        ahead.clamp(MIN_WINDOW, most.max(MIN_WINDOW)).min(most)
+        // What is on its way keeps no worker busy.
+        let least = if self.way.is_zero() { MIN_WINDOW } else { MIN_WINDOW + 1 };
+        let ahead = if self.way.is_zero() { ahead } else { ahead + MIN_WINDOW };
+        ahead.clamp(least, most.max(least)).min(most)
     }
 
     pub(super) fn next_timer(&self, rules: &Rules) -> Option<Instant> {

@@ -18,14 +18,18 @@ use sandgate_wire::isolation::{Demand, Layer};
 use super::{COMMON, Settings, Spec};
 use crate::error::SpecError;
 use crate::recycle::Recycle;
+use crate::remote::Step;
 use crate::transport::Transport;
 
-const KNOWN: &str = "`popen`, `id=`, `nice=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, `memory=`, `table=`, \
+const KNOWN: &str = "`popen`, `exec=`, `ssh=`, `ssh_config=`, `agent=`, `via=`, `heartbeat=`, `id=`, `nice=`, `chdir=`, `worker=`, `executions=`, `grace=`, `hello=`, `memory=`, `table=`, \
                      `stack=`, `message=`, `channels=`, `window=`, `window-messages=`, `output=`, `timeout=`, `cpu=`, \
                      `fuel=`, `module=`, `functions=`, `function=`, `locals=`, `nesting=`, `jumps=`, `items=`, \
                      `compile-time=`, `compile-memory=`, `cache=`, `profile=`, `epochs=`, `env:NAME=`, `dir:GUEST=`, \
                      `dir-rw:GUEST=`, `clock=`, `random=`, `deterministic=`, `sandbox=`, `sandbox:LAYER=`, `modules=`, \
                      `recycle=`, `transport=`";
+
+/// Less than this is no sign that anything is lost.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Sets what `key` says and returns the name under which it counts as given.
 fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<&'static str, Problem> {
@@ -43,6 +47,17 @@ fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<&'static str, 
     match key {
         "popen" if value.is_none() => {}
         "popen" => return Err(Problem::value("takes no value")),
+        "exec" => settings.step = Some(Step::exec(text(value)?).map_err(Problem::value)?),
+        "ssh" => settings.step = Some(Step::ssh(text(value)?).map_err(Problem::value)?),
+        "ssh_config" => settings.ssh_config = Some(text(value)?.into()),
+        "agent" => settings.agent = Some(text(value)?.into()),
+        "via" => settings.via = Some(text(value)?.to_owned()),
+        "heartbeat" => match duration(value)? {
+            heartbeat if heartbeat < MIN_HEARTBEAT => {
+                return Err(Problem::value(format!("must be at least {MIN_HEARTBEAT:?}")));
+            }
+            heartbeat => settings.heartbeat = heartbeat,
+        },
         "id" => settings.id = Some(text(value)?.to_owned()),
         "nice" => settings.nice = number(value)?,
         "chdir" => settings.directory = Some(text(value)?.into()),
@@ -234,8 +249,10 @@ impl FromStr for Spec {
                 Err(Problem::Value(problem)) => return Err(SpecError::Value { key, spec, problem }),
             }
         }
-        if !seen.contains("popen") {
-            return Err(SpecError::NoKind { spec: spec.to_owned() });
+        match ["popen", "exec", "ssh"].into_iter().filter(|kind| seen.contains(*kind)).count() {
+            0 => return Err(SpecError::NoKind { spec: spec.to_owned() }),
+            1 => {}
+            _ => return Err(SpecError::TwoKinds { spec: spec.to_owned() }),
         }
         Ok(parsed)
     }
@@ -337,6 +354,13 @@ mod tests {
         let recycle = Recycle { after_loss: true, executions: Some(5), memory_bytes: Some(1 << 20) };
         check("popen//recycle=loss,executions:5,memory:1M", Spec::popen().recycle(recycle));
         check("popen//recycle=off", Spec::popen());
+        check("exec=run -i 'an image'", Spec::exec(["run", "-i", "an image"]).unwrap());
+        check(r"exec=\/a\/b", Spec::exec(["/a/b"]).unwrap());
+        let ssh = Spec::ssh("me@host:22").unwrap().ssh_config("/c").agent("/a").via("gw0");
+        check(
+            "ssh=me@host:22//ssh_config=/c//agent=/a//via=gw0//heartbeat=2s",
+            ssh.with_heartbeat(Duration::from_secs(2)),
+        );
         check("popen//transport=ring", Spec::popen().transport(Transport::Ring));
         check("popen//transport=socket", Spec::popen().transport(Transport::Socket));
     }
@@ -362,10 +386,17 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (spec, message) in [
             ("", "unknown key ``"),
-            ("id=x", "names no kind of gateway; start it with `popen`"),
+            ("id=x", "names no kind of gateway; start it with `popen`, `exec=` or `ssh=`"),
             ("popen//", "unknown key ``"),
             ("popen//memroy=1", "unknown key `memroy`"),
-            ("popen//ssh=host", "unknown key `ssh`"),
+            ("popen//ssh=host", "names two kinds of gateway"),
+            ("exec=a//ssh=host", "names two kinds of gateway"),
+            ("ssh=-oProxyCommand=x", "names no host"),
+            ("ssh=host:port", "has a port that is none"),
+            ("exec='a", "nothing ends"),
+            ("exec= ", "needs a program"),
+            ("ssh=host//heartbeat=1ms", "must be at least 100ms"),
+            ("ssh=host//via", "needs a value"),
             ("popen=python", "takes no value"),
             ("popen//id", "key `id` in spec `popen//id` needs a value"),
             ("popen//id=", "needs a value"),

@@ -179,7 +179,9 @@ fn a_worker_that_ends_is_lost_although_its_child_has_the_connection() {
         let output = OutputRouter::new("gw0".to_owned(), OutputSink::Discard);
         let common = Common::new(output, ArtefactStore::holding(&module(), "e"), None);
         let spec = Spec::popen().id("gw0");
-        let connection = Connection::start("gw0".to_owned(), spec, transport, Some(process), common).unwrap();
+        let connection =
+            Connection::start("gw0".to_owned(), spec, transport, Some(crate::remote::Running::Local(process)), common)
+                .unwrap();
         if end == "wait" {
             connection.kill_process();
         }

@@ -32,6 +32,7 @@ pub mod ids;
 pub mod isolation;
 pub mod launch;
 pub mod limits;
+pub mod link;
 pub mod message;
 pub mod module_limits;
 pub mod outbox;

@@ -250,11 +250,43 @@ pub enum LossCause {
         /// The name of the system call it tried, if it is known.
         call: Option<String>,
     },
+    /// The link to the machine on which it ran is gone, and it with it.
+    Link {
+        /// What happened to the link.
+        problem: LinkProblem,
+        /// What is known of it: the launcher's end, and its last words.
+        message: String,
+    },
     /// Its process could not be waited for.
     Unknown {
         /// The system's text.
         message: String,
     },
+}
+
+/// What happened to the link to another machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum LinkProblem {
+    /// It ended: the launcher, the connection under it or the agent is gone.
+    Ended,
+    /// Nothing was heard for this long: the cable is cut, or the machine frozen.
+    Silent {
+        /// How long that is.
+        after: Duration,
+    },
+    /// What arrived is not what was sent, or not what any agent sends.
+    Corrupt,
+}
+
+impl fmt::Display for LinkProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkProblem::Ended => f.write_str("ended"),
+            LinkProblem::Silent { after } => write!(f, "was silent for {after:?} (setting `heartbeat=`)"),
+            LinkProblem::Corrupt => f.write_str("is corrupt"),
+        }
+    }
 }
 
 impl Outcome {
@@ -418,6 +450,7 @@ impl fmt::Display for WorkerLoss {
             LossCause::PolicyViolation { call: None } => {
                 f.write_str(" tried a system call that no worker makes, and was stopped")?;
             }
+            LossCause::Link { problem, message } => write!(f, " is lost, its link {problem}: {message}")?,
             LossCause::Unknown { message } => write!(f, " is lost: {message}")?,
         }
         match self.stderr_tail.trim_end() {

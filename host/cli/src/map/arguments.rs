@@ -24,6 +24,7 @@ Examples:
   sandgate map -I {} lint.wasm --arg --name={} --files src   each program is told which file it reads
   find . -name '*.png' -print0 | sandgate map --nul --task describe images.wasm
   sandgate map --json --task add tools.wasm < pairs.jsonl    typed arguments, a JSON value a line
+  sandgate map --gateway popen --gateway ssh=me@big --gateway ssh=me@bigger words.wasm < books.txt
   sandgate map --journal run.journal big.wasm < all.txt > results.txt
   sandgate map --journal run.journal --resume big.wasm < all.txt > results.txt
 
@@ -71,6 +72,13 @@ pub(crate) struct Arguments {
     /// Tasks at once [default: one for each core]
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
     pub(super) jobs: Option<usize>,
+    /// A machine that takes tasks, as many at once as it has cores: `popen` is this one, `ssh=me@host` and `exec=COMMAND` are
+    /// others; can be given again. A spec says what else a gateway is, as in `ssh=me@host//heartbeat=5s`
+    #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
+    pub(super) gateway: Vec<sandgate::Spec>,
+    /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment
+    #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
+    pub(super) hosts: Option<PathBuf>,
     /// Time for each task, as in 10s, or `off` [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = setting("timeout"), help_heading = "Execution")]
     pub(super) timeout: Option<String>,
@@ -154,9 +162,39 @@ impl Template {
     }
 }
 
+fn machine(text: &str) -> Result<sandgate::Spec, String> {
+    text.parse().map_err(|error: sandgate::SpecError| error.to_string())
+}
+
+/// The specs of a hosts file.
+pub(super) fn machines_of(text: &str) -> Result<Vec<sandgate::Spec>, String> {
+    // A comment begins a line or stands after a space, so that a command can have a `#` in it.
+    let without_comment = |line: &str| match line.find(" #") {
+        _ if line.starts_with('#') => String::new(),
+        Some(at) => line[..at].trim().to_owned(),
+        None => line.trim().to_owned(),
+    };
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, without_comment(line)));
+    let specs = lines.filter(|(_, line)| !line.is_empty());
+    specs.map(|(at, line)| machine(&line).map_err(|error| format!("line {at}: {error}"))).collect()
+}
+
 fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(jobs @ 1..=1024) => Ok(jobs),
         _ => Err("is not a number from 1 to 1024".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_file_has_a_machine_on_each_line() {
+        let text = "# ours\npopen\n\n  ssh=me@big//heartbeat=5s # the big one\nexec=run '#1' agent\n";
+        let expected = ["popen", "ssh=me@big//heartbeat=5s", "exec=run '#1' agent"];
+        assert_eq!(machines_of(text), Ok(expected.map(|spec| machine(spec).unwrap()).to_vec()));
+        assert!(machines_of("popen\nssh=-x\n").unwrap_err().starts_with("line 2: "));
     }
 }

@@ -34,7 +34,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use sandgate::{Group, Module, Pool, RetryOn};
+use sandgate::{Group, Module, Pool, RetryOn, Spec};
 
 pub(crate) use self::arguments::Arguments;
 use self::collector::Collector;
@@ -67,12 +67,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
     let journal = journal(arguments, &module)?;
-    let gateways = arguments.jobs.unwrap_or_else(cores);
     let builder = Pool::builder(&module)
         .spec(spec)
         .argv(&arguments.arg)
-        .gateways(gateways)
-        .retries(arguments.retries, RetryOn::any_failure());
+        .gateways(arguments.jobs.unwrap_or_else(cores))
+        .machines(machines(arguments)?)
+        .retries(arguments.retries, RetryOn::any_failure())
+        .reach_machines()?;
+    let gateways = builder.gateway_count();
     let facts = see::Facts {
         module: module.name().to_owned(),
         gateways,
@@ -127,6 +129,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// The machines that are named; none is this one.
+fn machines(arguments: &Arguments) -> Result<Vec<Spec>> {
+    let mut machines = arguments.gateway.clone();
+    if let Some(path) = &arguments.hosts {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let named = arguments::machines_of(&text);
+        machines.extend(named.map_err(|problem| anyhow::anyhow!("hosts file `{}`: {problem}", path.display()))?);
+    }
+    Ok(machines)
 }
 
 fn inputs(arguments: &Arguments) -> Result<Inputs> {

@@ -1,0 +1,189 @@
+//! What an agent compiles: modules by hash, artefacts by number.
+//!
+//! ```text
+//!  COMPILE ──► a thread ──► this machine's store ──► there already ──────────────► number
+//!                             └ a module that is not here: NEED ──► UPLOAD ──► compiler ──► number
+//! ```
+//!
+//! The bytes of a module are asked for once at a time, and kept for a while, since the next compilation may be of the same
+//! module in another way.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use sandgate_wire::ModuleId;
+use sandgate_wire::link::message::{FromAgent, RemoteCompile, RemoteCompiled};
+use sandgate_wire::link::{Link, StreamItem};
+
+use super::spawn;
+use crate::artefact::{Artefact, ArtefactStore, Wanted};
+use crate::compile::compile;
+use crate::deadline::Deadline;
+use crate::error::{CompileError, ExecError};
+use crate::module::Module;
+
+/// Bytes of modules that are kept.
+const KEPT_BYTES: usize = 128 << 20;
+/// How long the next bytes of a module may take, once it was asked for.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Compiling {
+    link: Arc<Link>,
+    store: Arc<ArtefactStore>,
+    tenant: Option<Arc<str>>,
+    modules: Mutex<Modules>,
+    /// A module has come, or will not.
+    came: Condvar,
+    artefacts: Mutex<Artefacts>,
+}
+
+#[derive(Debug, Default)]
+struct Modules {
+    /// The one that came last is last.
+    kept: VecDeque<Module>,
+    kept_bytes: usize,
+    /// Those that the host was asked for.
+    expected: HashSet<ModuleId>,
+}
+
+#[derive(Debug, Default)]
+struct Artefacts {
+    last: u64,
+    by_number: HashMap<u64, Arc<Artefact>>,
+}
+
+impl Compiling {
+    pub(super) fn new(link: Arc<Link>, store: Arc<ArtefactStore>, tenant: Option<Arc<str>>) -> Arc<Compiling> {
+        let (modules, artefacts) = (Mutex::default(), Mutex::default());
+        Arc::new(Compiling { link, store, tenant, modules, came: Condvar::new(), artefacts })
+    }
+
+    /// Compiles on a thread of its own and answers.
+    pub(super) fn compile(self: &Arc<Self>, request: u64, wanted: RemoteCompile) -> io::Result<()> {
+        let compiling = Arc::clone(self);
+        spawn("compile", move || {
+            let answer = compiling.answer(request, wanted);
+            compiling.link.push(FromAgent::Compiled(request, Box::new(answer)).encode());
+        })
+    }
+
+    fn answer(&self, request: u64, asked: RemoteCompile) -> RemoteCompiled {
+        let absent = Module::absent(asked.module, asked.name.clone());
+        let program = asked.program.map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)));
+        let wanted = Wanted {
+            module: &absent,
+            engine: &asked.engine,
+            codegen: asked.codegen,
+            tenant: self.tenant.as_deref(),
+            limits: &asked.limits,
+            profile: asked.profile,
+            policy: &asked.policy,
+            worker: program.as_deref(),
+            deadline: asked.patience.map_or(Deadline::NEVER, Deadline::after),
+        };
+        let made = self.store.get_or(&wanted, || {
+            let fetched = self.fetch(request, asked.module, &asked.name, wanted.deadline);
+            let module = fetched.ok_or_else(|| {
+                let missing = io::Error::other("the module did not arrive");
+                wanted.failed(CompileError::Memory(missing))
+            })?;
+            compile(&Wanted { module: &module, ..wanted })
+        });
+        match made {
+            Ok(artefact) => self.number(&artefact),
+            Err(ExecError::Rejected { reason, .. }) => RemoteCompiled::Rejected(reason),
+            Err(ExecError::Compile { source: CompileError::Lost(loss), .. }) => RemoteCompiled::Lost(loss),
+            Err(error) => {
+                let source = std::error::Error::source(&error);
+                RemoteCompiled::Failed(source.map_or_else(|| error.to_string(), ToString::to_string))
+            }
+        }
+    }
+
+    // ---- artefacts ----
+
+    fn number(&self, artefact: &Arc<Artefact>) -> RemoteCompiled {
+        let mut artefacts = self.artefacts.lock();
+        artefacts.last += 1;
+        let number = artefacts.last;
+        artefacts.by_number.insert(number, Arc::clone(artefact));
+        RemoteCompiled::Done {
+            artefact: number,
+            bytes: artefact.bytes(),
+            shape: artefact.shape().clone(),
+            description: artefact.description().to_vec(),
+        }
+    }
+
+    /// A descriptor of this artefact's memory.
+    pub(super) fn memory_of(&self, number: u64) -> Option<OwnedFd> {
+        let artefacts = self.artefacts.lock();
+        artefacts.by_number.get(&number).and_then(|artefact| artefact.descriptor().ok())
+    }
+
+    pub(super) fn forget(&self, number: u64) {
+        self.artefacts.lock().by_number.remove(&number);
+    }
+
+    // ---- modules ----
+
+    /// The module's bytes, from here or from the host.
+    fn fetch(&self, request: u64, id: ModuleId, name: &str, deadline: Deadline) -> Option<Module> {
+        let deadline = deadline.sooner(Deadline::after(UPLOAD_PATIENCE));
+        let mut modules = self.modules.lock();
+        loop {
+            if let Some(module) = modules.kept.iter().find(|module| module.id() == id) {
+                return Some(module.named(name));
+            }
+            if modules.expected.insert(id) {
+                self.link.push(FromAgent::Need(request).encode());
+            }
+            if deadline.wait(&self.came, &mut modules).is_err() {
+                modules.expected.remove(&id);
+                return None;
+            }
+        }
+    }
+
+    /// Takes a module that comes on a stream.
+    pub(super) fn upload(self: &Arc<Self>, stream: u64, id: ModuleId, bytes: u64) -> io::Result<()> {
+        let (send, mut receive) = self.link.accept(stream)?;
+        let compiling = Arc::clone(self);
+        spawn("upload", move || {
+            let mut all = Vec::new();
+            while let Ok(StreamItem::Data(more)) = receive.next_item()
+                && (all.len() + more.len()) as u64 <= bytes
+            {
+                all.extend(more);
+            }
+            drop(send);
+            compiling.has_come(id, all);
+        })
+    }
+
+    fn has_come(&self, id: ModuleId, bytes: Vec<u8>) {
+        let module = Module::of("<bytes>".to_owned(), Bytes::from(bytes));
+        let mut modules = self.modules.lock();
+        modules.expected.remove(&id);
+        // One that is not whole is asked for again, by whoever waits for it.
+        if module.id() == id {
+            modules.kept_bytes += module.bytes().len();
+            modules.kept.push_back(module);
+            while modules.kept_bytes > KEPT_BYTES
+                && modules.kept.len() > 1
+                && let Some(oldest) = modules.kept.pop_front()
+            {
+                modules.kept_bytes -= oldest.bytes().len();
+            }
+        }
+        self.came.notify_all();
+    }
+}

@@ -1,0 +1,135 @@
+//! A real OpenSSH server on a port of this machine, with keys, configuration and a home for the cache of its own.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandgate::Spec;
+use sandgate_tests::{LIMIT, Running, comes_true, output, repository, start, worker};
+
+/// Where the server is on Debian and its kin; it wants to be started by its whole path.
+const SSHD: &str = "/usr/sbin/sshd";
+/// Set where the server has to be there: then its absence is a failure.
+const REQUIRED: &str = "SANDGATE_TEST_SSHD";
+
+/// The server, and what a client needs to reach it.
+pub(crate) struct Server {
+    directory: tempfile::TempDir,
+    address: String,
+    port: u16,
+    user: String,
+    _process: Running,
+}
+
+impl Server {
+    /// Starts a server; `None`, and a word about it, where none is installed.
+    pub(crate) fn start(more: &str) -> Option<Server> {
+        if !Path::new(SSHD).exists() {
+            assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and there is no {SSHD}");
+            skip("there is no OpenSSH server here: apt-get install openssh-server");
+            return None;
+        }
+        // Between the look for a free port and its use another process may take it.
+        let start = || {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            Server::try_start(more, &[], "127.0.0.1", port)
+        };
+        (0..5).find_map(|_| start()).or_else(|| panic!("no OpenSSH server starts"))
+    }
+
+    /// Starts a server in a network of its own, at this address.
+    pub(crate) fn start_in(namespace: &str, address: &str) -> Option<Server> {
+        if !Path::new(SSHD).exists() {
+            return Server::start("");
+        }
+        Server::try_start("", &["ip", "netns", "exec", namespace], address, 2222)
+    }
+
+    fn try_start(more: &str, around: &[&str], address: &str, port: u16) -> Option<Server> {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        for key in ["host", "user", "stranger"] {
+            run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", key, "-f", &at(key)]);
+        }
+        fs::copy(at("user.pub"), at("authorized")).unwrap();
+        fs::create_dir(at("cache")).unwrap();
+        let host_key = fs::read_to_string(at("host.pub")).unwrap();
+        fs::write(at("known"), format!("[{address}]:{port} {host_key}")).unwrap();
+        fs::write(at("unknown"), "").unwrap();
+        let config = format!(
+            "ListenAddress {address}:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
+             ClientAliveInterval 1\nClientAliveCountMax 3\n\
+             SetEnv XDG_CACHE_HOME={} {more}\n",
+            at("host"),
+            at("authorized"),
+            at("cache"),
+        );
+        fs::write(at("sshd_config"), config).unwrap();
+        client(&at("ssh_config"), &at("user"), &at("known"));
+        // For whoever reaches the server by another address: the key is the one of the server all the same.
+        fs::write(at("anywhere"), format!("* {host_key}")).unwrap();
+        client(&at("any_host"), &at("user"), &at("anywhere"));
+        client(&at("wrong_key"), &at("stranger"), &at("known"));
+        client(&at("wrong_host"), &at("user"), &at("unknown"));
+        // The server, when it is root's, wants this directory, which the system's own service would make.
+        let _ = fs::create_dir("/run/sshd");
+        let config = at("sshd_config");
+        let command = [around, &[SSHD, "-D", "-e", "-f", &config]].concat();
+        let process = start(command[0], &command[1..], &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".as_ref())]);
+        let user = String::from_utf8(output("id", &["-un"], repository()).stdout).unwrap().trim().to_owned();
+        let server = Server { port, user, directory, address: address.to_owned(), _process: process };
+        comes_true(Duration::from_secs(5), || TcpStream::connect((address, port)).is_ok()).then_some(server)
+    }
+
+    /// A gateway on it, with one of the client's configurations.
+    pub(crate) fn spec_with(&self, config: &str) -> Spec {
+        self.spec_to(&format!("{}:{}", self.address, self.port), config)
+    }
+
+    /// A gateway on it, reached by another address.
+    pub(crate) fn spec_to(&self, address: &str, config: &str) -> Spec {
+        let spec = Spec::ssh(&format!("{}@{address}", self.user)).unwrap();
+        spec.ssh_config(self.directory.path().join(config)).agent(worker()).with_hello_deadline(LIMIT)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> (String, u16) {
+        (self.address.clone(), self.port)
+    }
+
+    pub(crate) fn spec(&self) -> Spec {
+        self.spec_with("ssh_config")
+    }
+
+    /// The configuration of a client that gets in.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.path().join("ssh_config")
+    }
+
+    /// The agents that were copied there.
+    pub(crate) fn copied(&self) -> Vec<PathBuf> {
+        let directory = self.directory.path().join("cache/sandgate/agents");
+        fs::read_dir(directory).map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
+    }
+}
+
+fn client(path: &str, key: &str, known: &str) {
+    let config = format!(
+        "Host *\nIdentityFile {key}\nIdentitiesOnly yes\nIdentityAgent none\nUserKnownHostsFile {known}\n\
+         GlobalKnownHostsFile /dev/null\nStrictHostKeyChecking yes\nConnectTimeout 10\n"
+    );
+    fs::write(path, config).unwrap();
+}
+
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) {
+    let result = output(program, arguments, repository());
+    assert!(result.status.success(), "{program}: {}", String::from_utf8_lossy(&result.stderr));
+}
+
+#[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}

@@ -1,0 +1,38 @@
+//! Programs of the system that some tests run against: an OpenSSH server, and what makes networks. Without them those tests are
+//! left out, and say so.
+
+use std::path::Path;
+
+use crate::toolchain::{Apt, apt, apt_get};
+use crate::workspace::Workspace;
+
+/// What is needed, and the package that has it.
+const PROGRAMS: [(&str, &str); 2] = [("/usr/sbin/sshd", "openssh-server"), ("/usr/sbin/tc", "iproute2")];
+
+/// Tells the tests that these programs have to be there.
+const REQUIRED: &str = "SANDGATE_TEST_SSHD";
+
+/// Installs what is missing, if this process is root's: in a container, on a machine for tests. Nobody else gets a server without
+/// having asked for it. Returns the variables for the tests.
+pub(crate) fn install(workspace: &Workspace) -> Vec<(&'static str, &'static str)> {
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        if !matches!(apt(&workspace.root), Apt::AsRoot) {
+            eprintln!("==> tests with real servers: left out; to have them: apt-get install {}", missing.join(" "));
+            return Vec::new();
+        }
+        let update = || apt_get("update the package lists", false, &workspace.root).arg("update").run_aside();
+        let install = || -> anyhow::Result<()> {
+            apt_get("install servers for tests", false, &workspace.root)
+                .args(["install", "--yes", "--no-install-recommends"])
+                .args(&missing)
+                .run_aside()
+        };
+        if let Err(error) = update().and_then(|()| install()) {
+            eprintln!("==> tests with real servers: left out, they cannot be installed: {error:#}");
+            return Vec::new();
+        }
+    }
+    vec![(REQUIRED, "1")]
+}
