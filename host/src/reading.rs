@@ -34,6 +34,9 @@ use crate::deadline::Deadline;
 use crate::reader::{Reader, Turn};
 use crate::service::Place;
 
+#[cfg(test)]
+mod model;
+
 /// Reads of one connection that the service does before others get their turn.
 const MAX_TURNS: usize = 4;
 
@@ -118,7 +121,8 @@ impl Reading {
     pub(crate) fn try_lead<'a>(&'a self, connection: &'a Arc<Connection>) -> Option<Lead<'a>> {
         let role = self.role.try_lock()?;
         let ready = role.as_ref().is_some_and(|role| role.over.is_none() && role.reader.is_greeted());
-        let ringer = RINGER.with(Option::clone).filter(|_| ready);
+        // A thread that is ending has none any more.
+        let ringer = RINGER.try_with(Option::clone).ok().flatten().filter(|_| ready);
         let Some(ringer) = ringer else {
             self.release(role);
             return None;
