@@ -47,7 +47,7 @@ fn guests_that_wait_beside_each_other_get_their_own() {
     let mut host = Host::new(3);
     let modules = [host.load(&echo(0)), host.load(&echo(0)), host.load(&echo(LONG / 10))];
     let channels = modules.map(|module| host.execute(module, Call::default()));
-    for round in 0..300_u32 {
+    for round in 0..150_u32 {
         // One, two or three of them, in changing order.
         let some: Vec<_> = (0..=round % 3).map(|it| channels[((round / 3 + it) % 3) as usize]).collect();
         for channel in &some {
@@ -64,7 +64,7 @@ fn executions_find_an_executor_each_whoever_reads_them() {
     for executors in [1, 2, 4] {
         let mut host = Host::new(executors);
         let module = host.load(&echo(0));
-        for round in 0..100_u32 {
+        for round in 0..40_u32 {
             let count = 1 + round % executors;
             let channels: Vec<_> = (0..count).map(|_| host.execute(module, Call::default())).collect();
             // All of them run at the same time, so none is answered by the executor of another.
@@ -174,7 +174,7 @@ fn read_by_others() -> Vec<Host> {
 
 #[test]
 fn the_end_is_the_main_threads_whoever_reads_it() {
-    for _ in 0..10 {
+    for _ in 0..3 {
         for mut host in read_by_others() {
             host.send(&ToWorker::Terminate { kill: true });
             assert_eq!(host.end().unwrap(), Ended::Terminated);
