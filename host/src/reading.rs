@@ -21,8 +21,8 @@
 //! Lock order: whoever reads has the role, and locks endpoints and the table with it. The role itself is only tried.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 
 use parking_lot::{Mutex, MutexGuard};
 use sandgate_wire::frame::FrameReader;
@@ -34,12 +34,34 @@ use crate::deadline::Deadline;
 use crate::reader::{Reader, Turn};
 use crate::service::Place;
 
+#[cfg(test)]
+mod model;
+
 /// Reads of one connection that the service does before others get their turn.
 const MAX_TURNS: usize = 4;
 
-thread_local! {
-    /// What wakes this thread while it leads; none if the system has no descriptor for it.
-    static RINGER: Option<Arc<Ringer>> = Ringer::event().ok();
+/// What wakes leaders, for so many of them at once; more are made and closed as they are needed. There from the first
+/// connection on, so that a call leaves no descriptor behind.
+const READY_RINGERS: usize = 8;
+
+static RINGERS: Mutex<Vec<Arc<Ringer>>> = Mutex::new(Vec::new());
+
+/// Makes the ringers that are to be there. Without them callers that wait have others read.
+fn make_ringers() {
+    static MADE: Once = Once::new();
+    MADE.call_once(|| RINGERS.lock().extend((0..READY_RINGERS).map_while(|_| Ringer::event().ok())));
+}
+
+fn take_ringer() -> Option<Arc<Ringer>> {
+    let ready = RINGERS.lock().pop();
+    ready.or_else(|| Ringer::event().ok())
+}
+
+fn give_ringer_back(ringer: &Arc<Ringer>) {
+    let mut ringers = RINGERS.lock();
+    if ringers.len() < READY_RINGERS {
+        ringers.push(Arc::clone(ringer));
+    }
 }
 
 /// Who reads one connection.
@@ -106,6 +128,7 @@ impl Role {
 impl Reading {
     /// The service reads it from here on.
     pub(crate) fn begin(&self, frames: FrameReader, place: Place) -> io::Result<()> {
+        make_ringers();
         let mut role = self.role.lock();
         let reader = Reader::new(frames);
         place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
@@ -123,8 +146,7 @@ impl Reading {
     pub(crate) fn try_lead<'a>(&'a self, connection: &'a Arc<Connection>) -> Option<Lead<'a>> {
         let role = self.role.try_lock()?;
         let ready = role.as_ref().is_some_and(|role| role.over.is_none() && role.reader.is_greeted());
-        let ringer = RINGER.with(Option::clone).filter(|_| ready);
-        let Some(ringer) = ringer else {
+        let Some(ringer) = ready.then(take_ringer).flatten() else {
             self.release(role);
             return None;
         };
@@ -298,6 +320,7 @@ impl Lead<'_> {
 impl Drop for Lead<'_> {
     /// Leaves the connection to others.
     fn drop(&mut self) {
+        give_ringer_back(&self.ringer);
         let Some(mut guard) = self.role.take() else { return };
         let reading = self.reading;
         let Some(role) = &mut *guard else { return };

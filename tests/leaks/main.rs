@@ -84,7 +84,7 @@ fn failed_to_start() {
         popen().worker("/nonexistent/worker"),
         popen().worker("/bin/cat"),
         popen().worker("/usr/bin/yes").with_hello_deadline(Duration::from_millis(50)),
-        popen().chdir("/nonexistent"),
+        popen().chdir("/nonexistent/directory"),
     ];
     for spec in bad {
         // Beside one that starts, which goes with it.

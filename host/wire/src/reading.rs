@@ -128,15 +128,12 @@ impl Alarm {
         ringer: &Arc<Ringer>,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        {
-            let mut slot = self.ringer.lock();
-            if !slot.as_ref().is_some_and(|known| Arc::ptr_eq(known, ringer)) {
-                *slot = Some(Arc::clone(ringer));
-            }
-        }
+        *self.ringer.lock() = Some(Arc::clone(ringer));
         self.asleep.store(true, Ordering::SeqCst);
         let result = if self.is_raised() { Ok(()) } else { wait(bell, ringer, deadline) };
         self.asleep.store(false, Ordering::SeqCst);
+        // Who finds none here has raised the alarm before this thread looks.
+        *self.ringer.lock() = None;
         result
     }
 }

@@ -127,7 +127,7 @@ const MAPPING: i32 = libc::MAP_PRIVATE
 const COMMON: &[Entry] = &[
     allow(Sysno::recvmsg, "the connection: what the host says or that it has said something, and its descriptors"),
     allow(Sysno::sendmsg, "the connection: what the host is told, or that it is told something"),
-    allow(Sysno::ppoll, "the writer waits for room in the connection"),
+    allow(Sysno::ppoll, "whoever reads or writes waits for the connection"),
     allow(Sysno::shutdown, "the end of the connection"),
     allow(Sysno::close, "artefacts that are loaded"),
     allow_if(Sysno::write, &[int(0, libc::STDERR_FILENO)], "last words"),
