@@ -177,7 +177,7 @@ fn what_cannot_be_checked_is_no_answer() {
         assert_eq!((said.code, &said.stdout[..]), (Some(code), ""), "{arguments:?}: {said:?}");
         assert!(said.stderr.contains(expected), "{arguments:?}: {said:?}");
     };
-    check(&["/nonexistent"], 3, "sandgate: cannot check `/nonexistent`: No such file");
+    check(&["/nonexistent/module"], 3, "sandgate: cannot check `/nonexistent/module`: No such file");
     check(&["."], 3, "it is a directory");
     check(&[], 2, "<MODULE>");
     check(&[&file, "--profile", "gc"], 2, "`gc` is no profile");

@@ -61,7 +61,7 @@ fn session() -> Vec<Step> {
 
 /// Runs a line in a shell, as in a terminal: standard error is printed too, and a change of directory lasts.
 fn run(place: &Place, directory: &mut PathBuf, command: &str) -> String {
-    let shell = r#"PATH="$0:$PATH"; export PATH SANDGATE_CACHE="$1"; cd "$2"; eval "$4" 2>&1; pwd > "$3""#;
+    let shell = r#"PATH="$0:$PATH"; export PATH SANDGATE_CACHE="$1"; unset CARGO_TARGET_DIR; cd "$2"; eval "$4" 2>&1; pwd > "$3""#;
     let (bin, place_of_cache, note) = (worker().parent().expect("a directory"), place.path("cache"), place.path("pwd"));
     let arguments = ["-c", shell, text(bin), text(&place_of_cache), text(directory), text(&note), command];
     let ran = said(output("sh", &arguments, &place.path(".")));

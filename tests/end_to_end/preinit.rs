@@ -157,7 +157,7 @@ fn one_that_is_there_is_read_and_no_process_started() {
     let first = module("warm").preinitialize_with(&at(init_with("load", &("a b", 1_u32)))).unwrap();
     // A worker that there is not: whoever starts one fails. Another process would find it on disk, as this directory's store
     // does under its second name.
-    let nobody = || init_with("load", &("a b", 1_u32)).spec(Spec::popen().worker("/nonexistent"));
+    let nobody = || init_with("load", &("a b", 1_u32)).spec(Spec::popen().worker("/nonexistent/worker"));
     assert_eq!(module("warm").preinitialize_with(&at(nobody())).unwrap().id(), first.id());
     let link = cache.path().join("..").join(cache.path().file_name().unwrap());
     let from_disk = module("warm").preinitialize_with(&nobody().cache(Some(link.clone()))).unwrap();
