@@ -485,10 +485,8 @@ impl Pool {
         let (sender, results) = bounded(1);
         let id = self.next_task();
         let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
-        self.submit_all(vec![(
-            id,
-            Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused },
-        )]);
+        let work = Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused };
+        self.submit_all(vec![(id, work)]);
         TaskHandle::new(id, results, self.notes.clone(), decode)
     }
 
