@@ -2,42 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use guest_protocol::Reply;
-use sandgate::{Call, Ending, Event, Gateway, LimitName, Limits, Outcome, Spec};
-use sandgate_tests::{LIMIT, State, module, popen, run, run_with, within};
+use sandgate::{Call, Ending, Gateway, LimitName, Limits, Outcome, Spec};
+use sandgate_tests::{LIMIT, State, module, popen, process_ten_tasks, run, run_with, within};
 
 use crate::places::{agent_of, all_go, assert_echoes, exec, family, group};
 
 /// Ten items for the processors of the seed, over whatever gateways there are.
 pub(crate) fn task_processors(specs: Vec<Spec>) {
     within(LIMIT * 2, "ten tasks", move || {
-        let group = group(specs);
-        let channels = group.remote_exec(&module("process_item")).unwrap();
-        let queue = channels.make_receive_queue::<Reply>().unwrap();
-        let mut tasks: Vec<u32> = (0..10).collect();
-        let (mut results, mut ended, mut terminating) = (Vec::new(), 0, false);
-        while ended < channels.len() {
-            let (channel, event) = queue.get_timeout(LIMIT).unwrap();
-            match event {
-                Event::End(outcome) => {
-                    assert_eq!(outcome, Outcome::Returned, "of {channel:?}");
-                    ended += 1;
-                    continue;
-                }
-                Event::Item(Reply::Done(result)) => results.push(result),
-                Event::Item(Reply::Ready) => {}
-            }
-            if let Some(task) = tasks.pop() {
-                channel.send_timeout(&Some(task), LIMIT).unwrap();
-            } else if !terminating {
-                channels.send_each(&None::<u32>).unwrap();
-                terminating = true;
-            }
-        }
-        let report = group.terminate(LIMIT);
-        assert!(report.is_clean(), "{report:?}");
-        results.sort_unstable();
-        assert_eq!(results, (0..10).map(|task| task * 10).collect::<Vec<u32>>());
+        process_ten_tasks(&group(specs), LIMIT);
     });
 }
 

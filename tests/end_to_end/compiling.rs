@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sandgate::{
-    Call, Channel, CompileError, ExecError, Group, Module, ModuleLimitName, ModuleLimits, OutputSink, Rejection, Spec,
-    cache,
+    Call, Channel, CompileError, ExecError, Gateway, Group, Module, ModuleLimitName, ModuleLimits, OutputSink,
+    Rejection, Spec, cache,
 };
 use sandgate_tests::{LIMIT, required, wat, worker};
 
@@ -184,16 +184,8 @@ fn limits_of_modules_are_set_in_three_places_and_say_so() {
     ];
     for (setting, limits, name, value, module) in cases {
         let own: Spec = format!("popen//{setting}").parse().unwrap();
-        for (place, of_group, of_gateway, of_call) in [
-            ("the group", own.clone(), Spec::popen(), None),
-            ("the gateway", Spec::popen(), own.clone(), None),
-            ("the call", Spec::popen(), Spec::popen(), Some(limits.clone())),
-        ] {
-            let directory = tempfile::tempdir().unwrap();
-            let group = Group::builder().cache(Some(directory.path().to_owned())).defaults(of_group).build();
-            let gateway = group.make_gateway(of_gateway.worker(worker())).unwrap();
-            let call = of_call.into_iter().fold(Call::start(), Call::module_limits);
-            let reason = rejection(gateway.remote_exec_with(&module, &call));
+        in_each_place(&own, &limits, |place, _, gateway, call| {
+            let reason = rejection(gateway.remote_exec_with(&module, call));
             let text = reason.to_string();
             let Rejection::ModuleLimit { limit, value: told, .. } = reason else {
                 panic!("{setting} of {place}: {text}")
@@ -202,16 +194,13 @@ fn limits_of_modules_are_set_in_three_places_and_say_so() {
             for part in [&name.to_string(), &value.to_string(), name.setting()] {
                 assert!(text.contains(part), "{setting} of {place}: {text} lacks {part}");
             }
-        }
+        });
     }
 }
 
-/// The cache has no moment at which somebody is told: it stays within its limit, wherever that is set.
-#[test]
-fn the_limit_of_the_cache_is_set_in_three_places() {
-    let bound = 64 << 10;
-    let own: Spec = format!("popen//cache={bound}").parse().unwrap();
-    let limits = ModuleLimits { cache_bytes: bound, ..ModuleLimits::default() };
+/// Hands on a gateway and a call with limits that were set on the group, on the gateway, and for the call, each time with a
+/// cache of its own.
+fn in_each_place(own: &Spec, limits: &ModuleLimits, check: impl Fn(&str, &Path, &Gateway, &Call)) {
     for (place, of_group, of_gateway, of_call) in [
         ("the group", own.clone(), Spec::popen(), None),
         ("the gateway", Spec::popen(), own.clone(), None),
@@ -221,14 +210,25 @@ fn the_limit_of_the_cache_is_set_in_three_places() {
         let group = Group::builder().cache(Some(directory.path().to_owned())).defaults(of_group).build();
         let gateway = group.make_gateway(of_gateway.worker(worker())).unwrap();
         let call = of_call.into_iter().fold(Call::start(), Call::module_limits);
+        check(place, directory.path(), &gateway, &call);
+    }
+}
+
+/// The cache has no moment at which somebody is told: it stays within its limit, wherever that is set.
+#[test]
+fn the_limit_of_the_cache_is_set_in_three_places() {
+    let bound = 64 << 10;
+    let own: Spec = format!("popen//cache={bound}").parse().unwrap();
+    let limits = ModuleLimits { cache_bytes: bound, ..ModuleLimits::default() };
+    in_each_place(&own, &limits, |place, cache_directory, gateway, call| {
         for number in 0..12 {
             let module = wat(&format!("(module (func (export \"_start\")) (func (export \"f{number}\")))"));
-            gateway.remote_exec_with(&module, &call).unwrap();
+            gateway.remote_exec_with(&module, call).unwrap();
         }
-        let kept = cache::entries(directory.path()).unwrap();
+        let kept = cache::entries(cache_directory).unwrap();
         let bytes = kept.iter().map(|entry| entry.bytes).sum::<u64>();
         assert!(bytes <= bound && !kept.is_empty() && kept.len() < 12, "{place}: {bytes} bytes, {kept:?}");
-    }
+    });
 }
 
 #[test]

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use guest_protocol::Reply;
 use sandgate::{Channel, Event, Group, Module, MultiChannel, Outcome, QueueError, ReceiveQueue, Spec};
-use sandgate_tests::{guest, within, worker};
+use sandgate_tests::{guest, process_ten_tasks, within, worker};
 use serde::de::DeserializeOwned;
 
 /// For one scenario. The first execution of a module compiles it.
@@ -113,32 +112,7 @@ fn ends_come_from_the_queue_after_a_termination() {
 fn task_processors_lose_no_result_and_end_cleanly() {
     within(WHOLE, "ten tasks on four gateways", || {
         let group = group(4);
-        let channels = group.remote_exec(&module("process_item")).unwrap();
-        let queue = channels.make_receive_queue::<Reply>().unwrap();
-        let mut tasks: Vec<u32> = (0..10).collect();
-        let (mut results, mut ended, mut terminating) = (Vec::new(), 0, false);
-        while ended < channels.len() {
-            let (channel, event) = queue.get_timeout(SOON).unwrap();
-            match event {
-                Event::End(outcome) => {
-                    assert_eq!(outcome, Outcome::Returned, "of {channel:?}");
-                    ended += 1;
-                    continue;
-                }
-                Event::Item(Reply::Done(result)) => results.push(result),
-                Event::Item(Reply::Ready) => {}
-            }
-            if let Some(task) = tasks.pop() {
-                channel.send_timeout(&Some(task), SOON).unwrap();
-            } else if !terminating {
-                channels.send_each(&None::<u32>).unwrap();
-                terminating = true;
-            }
-        }
-        let report = group.terminate(SOON);
-        assert!(report.is_clean(), "{report:?}");
-        results.sort_unstable();
-        assert_eq!(results, (0..10).map(|task| task * 10).collect::<Vec<u32>>());
+        process_ten_tasks(&group, SOON);
     });
 }
 
