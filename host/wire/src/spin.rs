@@ -104,7 +104,7 @@ impl Spin {
         if self.penance > 0 {
             self.penance -= 1;
         } else if since.elapsed() < MOST {
-            self.budget = (self.budget * 2).clamp(LEAST * 4, MOST);
+            self.budget = MOST;
         }
     }
 }
