@@ -33,9 +33,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::batch::Batch;
-use self::queues::{Item, State};
+use self::queues::{Item, Small, State, small_bytes};
 use crate::assembly::Message;
 use crate::flow::Credit;
+use crate::frame::HEADER_BYTES;
 use crate::ids::ChannelId;
 use crate::message::{Encoded, kind};
 use crate::transport::SendHalf;
@@ -140,10 +141,15 @@ impl Outbox {
         let state = self.state.lock();
         let mut unsent = Credit::default();
         for item in state.lanes.get(&channel).into_iter().flatten() {
-            if let Item::Message { kind: kind::DATA, message, .. } = item {
-                unsent.bytes += message.bytes.len() as u64;
-                unsent.messages += 1;
-            }
+            let waits = match item {
+                Item::Message { kind: kind::DATA, message, .. } => {
+                    Credit { bytes: message.bytes.len() as u64, messages: 1 }
+                }
+                Item::Small(Small { messages, .. }) => *messages,
+                Item::Message { .. } | Item::Control { .. } => continue,
+            };
+            unsent.bytes += waits.bytes;
+            unsent.messages += waits.messages;
         }
         unsent
     }
@@ -158,7 +164,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, false)
+        self.queue_control(encoded, VecDeque::new(), false)
     }
 
     /// Sends a control message before all that is queued. Never blocks.
@@ -166,7 +172,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, true)
+        self.queue_control(encoded, VecDeque::new(), true)
     }
 
     /// Queues what [`push`](Self::push) would send, for callers that hold a lock which writing must not prolong: once they
@@ -175,7 +181,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, false).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), false).map(drop)
     }
 
     /// Queues what [`push_urgent`](Self::push_urgent) would send, as [`place`](Self::place) does.
@@ -183,7 +189,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, true).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), true).map(drop)
     }
 
     /// Sends what was placed, unless that has happened already. Never blocks.
@@ -238,7 +244,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_with_descriptors(&self, encoded: Encoded, descriptors: Vec<OwnedFd>) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: descriptors.into() }, true)
+        self.queue_control(encoded, descriptors.into(), true)
     }
 
     /// Sends a message on a channel, in chunks if it is large. The caller has taken the credits for it. Never blocks.
@@ -246,7 +252,30 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_message(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(Item::Message { kind: kind::DATA, channel, message, sent: 0 }, false)
+        if message.channels.is_empty() && small_bytes(&message.bytes).is_some() {
+            let mut state = self.open()?;
+            if self.put_small(&mut state, channel, &message.bytes) {
+                self.start(state);
+            }
+            return Ok(());
+        }
+        self.queue_message(kind::DATA, channel, message)
+    }
+
+    /// Queues a small message without channels, as [`place`](Self::place) does, and copies its bytes. Says whether they are to be
+    /// [written](Self::write_placed) at once; if not they are gathered. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn place_small(&self, channel: ChannelId, bytes: &[u8]) -> Result<bool, OutboxClosed> {
+        debug_assert!(Outbox::is_small(bytes), "there is another way for large messages");
+        let mut state = self.open()?;
+        Ok(self.put_small(&mut state, channel, bytes))
+    }
+
+    /// Whether a message of these bytes is small enough to be gathered.
+    pub fn is_small(bytes: &[u8]) -> bool {
+        small_bytes(bytes).is_some()
     }
 
     /// Sends the arguments of a call, in chunks if they are large. Never blocks.
@@ -254,7 +283,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_arguments(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 }, false)
+        self.queue_message(kind::ARGUMENTS, channel, message)
     }
 
     /// Whether [`about_to_wait`](Self::about_to_wait) would write.
@@ -353,33 +382,57 @@ impl Outbox {
         false
     }
 
-    fn queue(&self, item: Item, urgent: bool) -> Result<(), OutboxClosed> {
-        let small = item.small_bytes();
-        let mut state = self.enqueue(item, urgent)?;
-        let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
-        if !gathered {
+    fn queue_control(
+        &self,
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+        urgent: bool,
+    ) -> Result<(), OutboxClosed> {
+        self.start(self.enqueue_control(encoded, descriptors, urgent)?);
+        Ok(())
+    }
+
+    fn queue_message(&self, kind: u8, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
+        let small = small_bytes(&message.bytes);
+        let mut state = self.open()?;
+        state.push_lane(channel, Item::Message { kind, channel, message, sent: 0 });
+        if !small.is_some_and(|bytes| self.gather(&mut state, bytes)) {
             self.start(state);
         }
         Ok(())
     }
 
-    fn enqueue(&self, item: Item, urgent: bool) -> Result<MutexGuard<'_, State>, OutboxClosed> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(OutboxClosed);
+    /// Queues a small message, and says whether it is to be written at once.
+    fn put_small(&self, state: &mut State, channel: ChannelId, bytes: &[u8]) -> bool {
+        state.push_small(channel, bytes);
+        !self.gather(state, HEADER_BYTES + bytes.len())
+    }
+
+    fn enqueue_control(
+        &self,
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+        urgent: bool,
+    ) -> Result<MutexGuard<'_, State>, OutboxClosed> {
+        let mut state = self.open()?;
+        if state.controls >= self.bounds.controls {
+            return Err(self.overflow(state));
         }
-        if let Item::Control { .. } = item {
-            if state.controls >= self.bounds.controls {
-                return Err(self.overflow(state));
-            }
-            state.controls += 1;
-        }
+        state.controls += 1;
+        let channel = encoded.channel;
+        let item = Item::Control { encoded, descriptors };
         if urgent {
             state.urgent.push_back(item);
         } else {
-            state.push_lane(item);
+            state.push_lane(channel, item);
         }
         Ok(state)
+    }
+
+    /// The state, while something can be sent.
+    fn open(&self) -> Result<MutexGuard<'_, State>, OutboxClosed> {
+        let state = self.state.lock();
+        if state.closed { Err(OutboxClosed) } else { Ok(state) }
     }
 
     /// Writes what is queued, unless somebody else does.
@@ -403,6 +456,11 @@ impl Outbox {
 
     /// Decides whether a small message that was just queued is to wait for others.
     fn gather(&self, state: &mut State, bytes: usize) -> bool {
+        if state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
+            // Whoever watches writes in time, so that nobody need look at the clock for each.
+            state.gathered_bytes += bytes;
+            return state.gathered_bytes < GATHER_BYTES;
+        }
         let now = Instant::now();
         let quick = state.last_small.is_some_and(|last| now.saturating_duration_since(last) < STREAK_GAP);
         state.last_small = Some(now);

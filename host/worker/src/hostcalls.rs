@@ -13,7 +13,7 @@ use sandgate_abi::{
 use sandgate_wire::account::cost;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::Close;
-use sandgate_wire::{ChannelId, Message, ToHost};
+use sandgate_wire::{ChannelId, Message, Outbox, ToHost};
 use wasmtime::{Caller, Extern, Linker};
 
 use crate::channel::{Ended, Sending};
@@ -160,16 +160,19 @@ fn send(
         .map(|handle| guest.handles.get(handle))
         .collect::<Option<Vec<_>>>()
         .ok_or(Early::Status(status::BAD_HANDLE))?;
+    let small = Some(&memory[bytes.clone()]).filter(|bytes| channels.is_empty() && Outbox::is_small(bytes));
     let granted = guest.worker.wait(&guest.execution, deadline(timeout), |hub| {
-        let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
-            return Some(Err(status::CLOSED));
+        let sending = match small {
+            Some(bytes) => hub.send_small(id, &guest.execution, bytes),
+            None => hub.start_sending(id, &guest.execution, length),
         };
-        if length > endpoint.message_bytes {
-            refused = Some((LimitName::Message, endpoint.message_bytes));
-            return Some(Err(status::TOO_LARGE));
-        }
-        match endpoint.try_send(&guest.execution, length) {
+        match sending {
             Sending::Started => return Some(Ok(())),
+            Sending::Closed => return Some(Err(status::CLOSED)),
+            Sending::TooLarge(most) => {
+                refused = Some((LimitName::Message, most));
+                return Some(Err(status::TOO_LARGE));
+            }
             Sending::NoCredit => {}
             Sending::NoRoom => hub.want_credit(&guest.execution),
             Sending::Never => {
@@ -185,6 +188,9 @@ fn send(
         // The one limit that ends the guest.
         Some(Err(status)) => return Err(stop_or(guest, Early::Status(status))),
         None => return Err(Early::Status(status::TIMEOUT)),
+    }
+    if small.is_some() {
+        return Ok(status::OK);
     }
     let copied = copy_out(guest, &memory[bytes]);
     let mut hub = match copied {

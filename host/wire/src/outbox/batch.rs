@@ -70,7 +70,22 @@ impl Batch {
                 self.add_frame(kind, flags, channel, &prefix, chunk);
                 more.then_some(Item::Message { kind, channel, message, sent: end })
             }
+            Item::Small(small) => {
+                self.add_frames(small.frames);
+                None
+            }
         }
+    }
+
+    /// Adds frames as they are, and returns memory for others.
+    pub(super) fn add_frames(&mut self, mut frames: Vec<u8>) -> Vec<u8> {
+        if self.copied.is_empty() {
+            std::mem::swap(&mut self.copied, &mut frames);
+        } else {
+            self.copied.extend_from_slice(&frames);
+        }
+        frames.clear();
+        frames
     }
 
     pub(super) fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {
