@@ -104,7 +104,7 @@ impl Endpoint {
 
     fn give_credit(&self, state: &mut State, message: &Message) {
         let length = message.bytes.len() as u64;
-        self.uncount(state, cost(length));
+        state.taken += cost(length);
         let mut credit = state.receive_window.take(length);
         if state.credit_wanted && credit.is_none() {
             credit = state.receive_window.give_all();
@@ -264,7 +264,6 @@ impl Endpoint {
         if state.outcome.is_none() {
             self.set_beside(&mut state, true);
         }
-        state.untold = 0;
         let waiting = state.queue.len() + usize::from(state.outcome.is_some());
         if waiting > 0 {
             self.notify(&state, waiting);
