@@ -268,16 +268,19 @@ impl FrameReader {
 
     /// Reads more bytes; `None` when `wait` is false and there are none yet.
     fn fill(&mut self, wait: bool) -> Result<Option<usize>, FrameError> {
-        if self.start > 0 {
+        let needed = match self.buffer[self.start..self.end].first_chunk::<HEADER_BYTES>() {
+            Some(header) => HEADER_BYTES + Header::decode(*header)?.length as usize,
+            None => HEADER_BYTES,
+        };
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start + needed > self.buffer.len() || self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        if let Some(header) = self.buffer[..self.end].first_chunk::<HEADER_BYTES>() {
-            let needed = HEADER_BYTES + Header::decode(*header)?.length as usize;
-            if needed > self.buffer.len() {
-                self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
-            }
+        if needed > self.buffer.len() {
+            self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
         }
         loop {
             match self.source.read(&mut self.buffer[self.end..], wait) {

@@ -30,6 +30,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::batch::Batch;
@@ -42,9 +43,11 @@ use crate::message::{Encoded, kind};
 use crate::transport::SendHalf;
 
 mod batch;
+mod direct;
 mod queues;
 mod serving;
 
+pub use direct::{Direct, Written};
 pub use serving::Served;
 use serving::Server;
 
@@ -139,13 +142,14 @@ impl Outbox {
     /// cannot rightly have taken them.
     pub fn unsent(&self, channel: ChannelId) -> Credit {
         let state = self.state.lock();
-        let mut unsent = Credit::default();
+        let direct = state.direct.filter(|(of, _)| *of == channel);
+        let mut unsent = direct.map_or(Credit::default(), |(_, message)| message);
         for item in state.lanes.get(&channel).into_iter().flatten() {
             let waits = match item {
                 Item::Message { kind: kind::DATA, message, .. } => {
                     Credit { bytes: message.bytes.len() as u64, messages: 1 }
                 }
-                Item::Small(Small { messages, .. }) => *messages,
+                Item::Small(Small { messages, .. }) | Item::Rest { message: messages, .. } => *messages,
                 Item::Message { .. } | Item::Control { .. } => continue,
             };
             unsent.bytes += waits.bytes;
@@ -156,7 +160,8 @@ impl Outbox {
 
     /// Whether anything of a channel's lane was not given to the transport yet.
     pub fn has_unsent(&self, channel: ChannelId) -> bool {
-        self.state.lock().lanes.contains_key(&channel)
+        let state = self.state.lock();
+        state.lanes.contains_key(&channel) || state.direct.is_some_and(|(of, _)| of == channel)
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
@@ -252,14 +257,26 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_message(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        if message.channels.is_empty() && small_bytes(&message.bytes).is_some() {
-            let mut state = self.open()?;
-            if self.put_small(&mut state, channel, &message.bytes) {
-                self.start(state);
-            }
-            return Ok(());
+        if message.channels.is_empty() && Outbox::is_small(&message.bytes) {
+            return self.push_bytes(channel, &message.bytes);
         }
         self.queue_message(kind::DATA, channel, message)
+    }
+
+    /// Sends a message of these bytes, which are copied, and no channels. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_bytes(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), OutboxClosed> {
+        if !Outbox::is_small(bytes) {
+            let message = Message { bytes: Bytes::copy_from_slice(bytes), channels: Vec::new() };
+            return self.queue_message(kind::DATA, channel, message);
+        }
+        let mut state = self.open()?;
+        if self.put_small(&mut state, channel, bytes) {
+            self.start(state);
+        }
+        Ok(())
     }
 
     /// Queues a small message without channels, as [`place`](Self::place) does, and copies its bytes. Says whether they are to be
@@ -535,6 +552,7 @@ impl Outbox {
 
     fn close(&self, state: &mut State) {
         state.closed = true;
+        state.direct = None;
         state.urgent.clear();
         state.credits.clear();
         state.answers = VecDeque::new();

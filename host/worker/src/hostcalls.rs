@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sandgate_abi::{
     IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL, import, report,
     status,
@@ -13,6 +14,7 @@ use sandgate_abi::{
 use sandgate_wire::account::cost;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::Close;
+use sandgate_wire::outbox::Written;
 use sandgate_wire::{ChannelId, Message, Outbox, ToHost};
 use wasmtime::{Caller, Extern, Linker};
 
@@ -192,7 +194,19 @@ fn send(
     if small.is_some() {
         return Ok(status::OK);
     }
-    let copied = copy_out(guest, &memory[bytes]);
+    let from = &memory[bytes];
+    // Of the guest's own channel, which ends with the guest if that is stopped within the message.
+    let own = id == guest.execution.id && channels.is_empty();
+    if let Some(direct) = own.then(|| guest.worker.outbox.begin(id, from.len())).flatten() {
+        let keep = |position: usize| copy_out(guest, &from[position..]).ok().map(Bytes::from);
+        let written = direct.write(from, || look(guest).is_ok(), keep);
+        guest.worker.hub.lock().sent(id);
+        return match written {
+            Written::All => Ok(status::OK),
+            Written::GivenUp => look(guest).map(|()| status::CLOSED).map_err(Early::from),
+        };
+    }
+    let copied = copy_out(guest, from);
     let mut hub = match copied {
         Ok(bytes) => {
             // If the connection is gone the worker ends in a moment.

@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) lanes: ChannelMap<VecDeque<Item>>,
     /// Channels whose lane is not empty, in the order of their turns.
     pub(super) turns: VecDeque<ChannelId>,
+    /// The message that a sender writes at this moment, and what it counts.
+    pub(super) direct: Option<(ChannelId, Credit)>,
     /// Memory for the next small messages.
     pub(super) spare: Vec<u8>,
     /// The batch being written, unless a thread is at it.
@@ -61,6 +63,12 @@ pub(super) enum Item {
     },
     /// Small messages of one channel, as frames.
     Small(Small),
+    /// What is left of a message whose sender wrote the beginning, and what the whole message counts.
+    Rest {
+        channel: ChannelId,
+        bytes: Bytes,
+        message: Credit,
+    },
 }
 
 /// Small messages of one channel, one after the other, as they are written.
@@ -102,6 +110,15 @@ impl State {
             self.turns.push_back(channel);
         }
         lane.push_back(item);
+    }
+
+    /// Puts something before all else of its channel.
+    pub(super) fn push_lane_front(&mut self, channel: ChannelId, item: Item) {
+        let lane = self.lanes.entry(channel).or_default();
+        if lane.is_empty() {
+            self.turns.push_back(channel);
+        }
+        lane.push_front(item);
     }
 
     /// Puts a small message behind all else of its channel, and together with the small ones that wait there.
