@@ -19,6 +19,10 @@ use sandgate_wire::{ChannelId, Message};
 
 use crate::execution::Execution;
 
+mod landing;
+
+pub(crate) use landing::{Landed, Landing};
+
 /// What the host still does on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
@@ -59,6 +63,7 @@ pub(crate) struct Endpoint {
     unread: u64,
     in_parts: u64,
     pub(crate) messages: VecDeque<Message>,
+    landing: Landing,
     pub(crate) peer: Peer,
     pub(crate) error: Option<String>,
     pub(crate) close_sent: bool,
@@ -124,6 +129,7 @@ impl Endpoint {
             unread: 0,
             in_parts: 0,
             messages: VecDeque::new(),
+            landing: Landing::default(),
             peer,
             error: None,
             close_sent: false,
@@ -177,6 +183,13 @@ impl Endpoint {
     pub(crate) fn put(&mut self, message: Message) {
         self.messages.push_back(message);
         if self.messages.len() == 1 {
+            self.wake();
+        }
+    }
+
+    /// A part of a message has arrived, which is of use to who takes it as it comes.
+    pub(crate) fn part_arrived(&self) {
+        if self.wants_parts() {
             self.wake();
         }
     }

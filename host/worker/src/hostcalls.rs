@@ -18,7 +18,7 @@ use sandgate_wire::outbox::Written;
 use sandgate_wire::{ChannelId, Message, Outbox, ToHost};
 use wasmtime::{Caller, Extern, Linker};
 
-use crate::channel::{Ended, Sending};
+use crate::channel::{Ended, Landed, Sending};
 use crate::execution::Stop;
 use crate::guest::{Guest, Report};
 use crate::guest_memory::{self as memory, Fault, number};
@@ -271,19 +271,31 @@ fn channel_receive(
 fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, timeout: i64) -> Result<i32, Early> {
     enum Got {
         Message(Message),
+        Begun(u64),
         Kept(Size, i32),
         Ended(i32),
     }
     let id = channel(guest, handle)?;
     buffer.check(memory)?;
+    let deadline = deadline(timeout);
     let channels_left = guest.channels_left();
     let (worker, execution) = (&guest.worker, &guest.execution);
+    let own = id == execution.id;
     let mut credit = None;
-    let got = worker.wait(execution, deadline(timeout), |hub| {
+    let got = worker.wait(execution, deadline, |hub| {
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
         };
+        if endpoint.is_landing() {
+            // What another guest is taking is not here for this one.
+            return None;
+        }
         let Some(message) = endpoint.messages.front() else {
+            if let Some(length) = own.then(|| endpoint.begin_landing(buffer.capacity())).flatten() {
+                return Some(Got::Begun(length));
+            }
+            // Of one that does not fit, nothing is of use before it is whole.
+            endpoint.want_parts(own && endpoint.assembly.under_way().is_none());
             return ended(endpoint).map(Got::Ended);
         };
         if let Err(kept) = buffer.fits(message, channels_left) {
@@ -304,6 +316,7 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
             guest.got(LimitName::Channels);
             buffer.write(memory, guest, &message)
         }
+        Some(Got::Begun(length)) => land(memory, guest, buffer, length, deadline),
         Some(Got::Kept(size, status)) => {
             if status == status::LIMIT {
                 guest.refuse_channels();
@@ -313,6 +326,57 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
         }
         Some(Got::Ended(status)) => Ok(status),
         None => Ok(status::TIMEOUT),
+    }
+}
+
+/// Takes the message of the guest's own channel that arrives at this moment, and whose `length` fits.
+fn land(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    buffer: Buffer,
+    length: u64,
+    deadline: Option<Instant>,
+) -> Result<i32, Early> {
+    let id = guest.execution.id;
+    let (mut at, mut spare) = (0, Vec::new());
+    loop {
+        let landed = guest.worker.wait(&guest.execution, deadline, |hub| {
+            let endpoint = hub.channels.get_mut(&id)?;
+            endpoint.want_parts(true);
+            let landed = endpoint.land(&mut spare).map(Ok);
+            landed.or_else(|| ended(endpoint).map(Err))
+        })?;
+        let (part, credit) = match landed {
+            Some(Ok(Landed::Part(part))) => (part, None),
+            Some(Ok(Landed::Last(message, credit))) => (message.bytes.into(), Some(credit)),
+            other => {
+                let taken = buffer.part(memory, 0, at)?;
+                let taken = taken.to_vec();
+                let mut hub = guest.worker.hub.lock();
+                let fits = hub.channels.get_mut(&id).is_none_or(|endpoint| endpoint.put_back(taken));
+                if !fits {
+                    guest.execution.set_stop(Stop::Limit(LimitName::Memory));
+                }
+                drop(hub);
+                return match other {
+                    Some(Err(status)) => Ok(status),
+                    _ => Err(stop_or(guest, Early::Status(status::TIMEOUT))),
+                };
+            }
+        };
+        let count = u32::try_from(part.len()).map_err(|_| Fault)?;
+        buffer.part(memory, at, count)?.copy_from_slice(&part);
+        at += count;
+        spare = part;
+        if let Some(credit) = credit {
+            debug_assert!(u64::from(at) == length, "what arrives is as long as was announced");
+            if let Some(credit) = credit {
+                let _ = guest.worker.outbox.push_urgent(ToHost::Credit(id, credit).encode());
+            }
+            guest.got(LimitName::Channels);
+            Size { bytes: at, channels: 0 }.write(memory, buffer.size_pointer())?;
+            return Ok(status::OK);
+        }
     }
 }
 
@@ -352,6 +416,18 @@ impl Size {
 impl Buffer {
     fn size_pointer(self) -> u32 {
         self.0[4]
+    }
+
+    /// How many bytes there is room for.
+    fn capacity(self) -> u64 {
+        self.0[1].into()
+    }
+
+    /// So many of its bytes, from a position on.
+    fn part(self, memory: &mut [u8], at: u32, count: u32) -> Result<&mut [u8], Fault> {
+        let pointer = self.0[0].checked_add(at).ok_or(Fault)?;
+        let range = memory::range(memory, pointer, count, 1)?;
+        Ok(&mut memory[range])
     }
 
     fn check(self, memory: &[u8]) -> Result<(), Fault> {

@@ -233,6 +233,9 @@ impl Hub {
         if endpoint.broken {
             return Ok(Vec::new());
         }
+        if chunk.flags == assembly::GIVEN_UP {
+            return Err(Violation::Unexpected("a message that is given up"));
+        }
         let taken = endpoint.assembly.push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
         let message = match taken {
             Ok(message) => message,
@@ -250,6 +253,7 @@ impl Hub {
         let whole = message.as_ref().map(|message| message.bytes.len());
         let over = endpoint.arrived(chunk.payload.len(), whole);
         let Some(message) = message else {
+            endpoint.part_arrived();
             return Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect());
         };
         if message.channels.is_empty() {
