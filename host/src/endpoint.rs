@@ -28,7 +28,7 @@ use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::Note;
+use crate::pool::{Note, Told};
 use crate::queue::Tokens;
 use crate::watch;
 
@@ -144,7 +144,7 @@ enum Consumer {
 /// A pool, which is told by a note.
 #[derive(Debug)]
 struct PoolConsumer {
-    notes: crossbeam_channel::Sender<Note>,
+    told: Told,
     lane: usize,
     number: u64,
     /// Whether the first message is not told of, since the end follows it.
@@ -375,8 +375,8 @@ impl Endpoint {
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
             Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
-            Consumer::Pool(PoolConsumer { notes, lane, number, .. }) => {
-                let _ = notes.send(Note::Moved { lane: *lane, number: *number });
+            Consumer::Pool(PoolConsumer { told, lane, number, .. }) => {
+                told.tell(Note::Moved { lane: *lane, number: *number });
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::Note;
+use crate::pool::Told;
 use crate::queue::Tokens;
 
 /// Longest text that a close carries.
@@ -257,12 +257,12 @@ impl Endpoint {
     /// Tells a pool what happens to this run, or session, of it.
     pub(crate) fn set_pool(
         self: &Arc<Self>,
-        notes: crossbeam_channel::Sender<Note>,
+        told: Told,
         lane: usize,
         number: u64,
         at_end: bool,
     ) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
+        self.set_consumer(Consumer::Pool(PoolConsumer { told, lane, number, at_end }))
     }
 
     /// From here on output is kept.

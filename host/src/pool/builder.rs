@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::bounded;
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
 use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
@@ -21,9 +21,11 @@ use super::driver::{Driver, Life, Note};
 use super::event::{EventSink, PoolEvent};
 use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
+use super::mailbox::{Receiver, Sender, mailbox};
 use super::maker::GroupMaker;
 use super::map::Map;
 use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
+use super::seat::{Seat, Told};
 use super::stats::{GatewayStats, PoolStats};
 use super::work::{self, Codec, RawValue, Work};
 use crate::call::Call;
@@ -106,6 +108,7 @@ pub struct PoolBuilder {
 /// [`max_losses`]: PoolBuilder::max_losses
 pub struct Pool {
     pub(crate) notes: Sender<Note>,
+    pub(crate) told: Told,
     thread: Option<JoinHandle<()>>,
     cancelled: Arc<AtomicBool>,
     pub(crate) next_task: Arc<AtomicU64>,
@@ -349,7 +352,10 @@ impl PoolBuilder {
         let lanes = specs.len();
         let wall_time = self.limits_of(&specs).wall_time;
         let grace = specs.iter().map(Spec::grace).max().unwrap_or_default();
-        let (notes, inbox) = unbounded();
+        let (notes, inbox) = mailbox();
+        let seat = Seat::new(inbox);
+        let told = Told { notes: notes.clone(), seat: Arc::downgrade(&seat) };
+        let told_by_users = told.clone();
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
@@ -372,8 +378,7 @@ impl PoolBuilder {
         let call = self.call_of(&specs);
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
-            ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone(), spares),
-            notes: inbox,
+            ground: Ground::new(lanes, maker, self.module, call, self.reuse, told, spares),
             own: notes.clone(),
             events: self.events,
             epoch,
@@ -382,13 +387,17 @@ impl PoolBuilder {
             drop_timeout: self.group.settings().1,
             state: Life::Open,
             told_until: Duration::ZERO,
+            batch: Vec::new(),
             spares_from: None,
         };
-        driver.start_all()?;
+        driver.start_all(seat.notes())?;
         driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
-        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || driver.run());
+        seat.begin(driver);
+        let seat_of_thread = Arc::clone(&seat);
+        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || seat_of_thread.run());
         Ok(Pool {
             notes,
+            told: told_by_users,
             thread: Some(thread.map_err(PoolError::Thread)?),
             cancelled: Arc::default(),
             next_task: Arc::default(),
@@ -482,7 +491,7 @@ impl Pool {
         input: Result<Bytes, TaskError>,
         decode: fn(RawValue) -> Result<T, TaskError>,
     ) -> TaskHandle<T> {
-        let (sender, results) = bounded(1);
+        let (sender, results) = mailbox();
         let id = self.next_task();
         let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
         let work = Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused };
@@ -548,8 +557,7 @@ impl Pool {
     }
 
     pub(crate) fn submit_all(&self, tasks: Vec<(TaskId, Work)>) {
-        // If the pool's thread is gone, so are the senders of results, and whoever waits is told.
-        let _ = self.notes.send(Note::Submit(tasks));
+        self.told.tell_and_see(Note::Submit(tasks));
     }
 
     pub(crate) fn cancel_owner(&self, owner: u64) {
@@ -576,14 +584,14 @@ impl fmt::Debug for Pool {
 
 impl Driver {
     /// Starts all gateways and waits for them; ends those that are there if one is not.
-    fn start_all(&mut self) -> Result<(), PoolError> {
+    fn start_all(&mut self, notes: &Receiver<Note>) -> Result<(), PoolError> {
         if let Some(events) = &mut self.core.events {
             events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
         }
         (0..self.lanes).for_each(|lane| self.ground.start(lane));
         let mut failed = None;
         for _ in 0..self.lanes {
-            match self.notes.recv() {
+            match notes.recv() {
                 Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
                 Ok(note) => self.take(note),
                 Err(_) => break,

@@ -165,6 +165,8 @@ pub struct Execute {
     pub grants: ExecutionGrants,
     /// Whether its arguments are what it reads from its standard input, which otherwise is empty.
     pub stdin: bool,
+    /// Whether nobody waits for this one alone: what it says may be kept for a moment, to be sent with what the next one says.
+    pub patient: bool,
 }
 
 /// Where an execution starts.

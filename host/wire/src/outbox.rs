@@ -18,6 +18,9 @@
 //!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and a
 //!    message that somebody waits for is not kept.
 //!
+//! 5. While the outbox is [patient](Outbox::be_patient), all small messages and ends of executions are gathered, for up to
+//!    0.8 ms: results of short tasks that follow each other, of which nobody awaits a single one.
+//!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
 //! [bounds](Bounds), since a peer that never reads can still provoke answers. Those take little: credits of one channel that
@@ -65,6 +68,10 @@ const STREAK_GAP: Duration = Duration::from_micros(50);
 const GATHER_BYTES: usize = 8 * 1024;
 /// How long a message is gathered at most, give or take what the system's timers need.
 const GATHER_TIME: Duration = Duration::from_micros(100);
+/// How long a message is gathered by a patient outbox, if none follows it.
+const PATIENT_TIME: Duration = Duration::from_micros(800);
+/// A patient outbox writes what it has gathered with the first message after this time.
+const PATIENT_ENOUGH: Duration = Duration::from_micros(400);
 
 /// The connection no longer takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +110,7 @@ pub struct Outbox {
     streak: AtomicU32,
     /// Messages lie in their lanes and nobody writes them yet. Changed under the lock.
     gathering: AtomicBool,
+    patient: AtomicBool,
 }
 
 enum Progress {
@@ -130,6 +138,7 @@ impl Outbox {
             bounds,
             streak: AtomicU32::new(0),
             gathering: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
         }
     }
 
@@ -303,6 +312,25 @@ impl Outbox {
         self.queue_message(kind::ARGUMENTS, channel, message)
     }
 
+    /// From here on what is small is gathered whether or not it comes in quick succession; or no more. For a side where one
+    /// thread has something to say, since it holds for all.
+    pub fn be_patient(&self, patient: bool) {
+        self.patient.store(patient, Ordering::Relaxed);
+    }
+
+    /// As [`push`](Self::push), but a [patient](Self::be_patient) outbox gathers it as it does a small message. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_patiently(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        let bytes = HEADER_BYTES + encoded.body.len();
+        let mut state = self.enqueue_control(encoded, VecDeque::new(), false)?;
+        if !(self.patient.load(Ordering::Relaxed) && self.gather(&mut state, bytes)) {
+            self.start(state);
+        }
+        Ok(())
+    }
+
     /// Whether [`about_to_wait`](Self::about_to_wait) would write.
     pub fn is_gathering(&self) -> bool {
         self.gathering.load(Ordering::Acquire)
@@ -379,11 +407,12 @@ impl Outbox {
             return false;
         }
         let Some(since) = state.gathered_since else {
-            let quiet = state.last_small.is_none_or(|last| last.elapsed() > GATHER_TIME);
+            let quiet = state.last_small.is_none_or(|last| last.elapsed() > state.gather_time());
             if quiet {
                 state.writer_watches = false;
             } else {
-                self.wake_writer.wait_for(state, GATHER_TIME);
+                let time = state.gather_time();
+                self.wake_writer.wait_for(state, time);
             }
             return false;
         };
@@ -392,10 +421,11 @@ impl Outbox {
             self.wake_writer.wait_for(state, GATHER_TIME);
             return false;
         }
-        if since.elapsed() >= GATHER_TIME {
+        let until = since + state.gather_time();
+        if until <= Instant::now() {
             return true;
         }
-        self.wake_writer.wait_until(state, since + GATHER_TIME);
+        self.wake_writer.wait_until(state, until);
         false
     }
 
@@ -473,7 +503,8 @@ impl Outbox {
 
     /// Decides whether a small message that was just queued is to wait for others.
     fn gather(&self, state: &mut State, bytes: usize) -> bool {
-        if state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
+        let patient = self.patient.load(Ordering::Relaxed);
+        if !patient && state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
             // Whoever watches writes in time, so that nobody need look at the clock for each.
             state.gathered_bytes += bytes;
             return state.gathered_bytes < GATHER_BYTES;
@@ -487,10 +518,15 @@ impl Outbox {
             return false;
         }
         state.gathered_bytes += bytes;
-        if streak < STREAK || state.gathered_bytes >= GATHER_BYTES {
+        let enough = |since: Instant| patient && now.saturating_duration_since(since) >= PATIENT_ENOUGH;
+        if streak < STREAK && !patient
+            || state.gathered_bytes >= GATHER_BYTES
+            || state.gathered_since.is_some_and(enough)
+        {
             return false;
         }
         if state.gathered_since.is_none() {
+            state.gathers_patiently = patient;
             state.gathered_since = Some(now);
             self.gathering.store(true, Ordering::Release);
         }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::batch::Batch;
-use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, TURN_BYTES};
+use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, GATHER_TIME, PATIENT_TIME, TURN_BYTES};
 use crate::assembly::Message;
 use crate::flow::Credit;
 use crate::frame::HEADER_BYTES;
@@ -45,6 +45,8 @@ pub(super) struct State {
     /// Since when messages are gathered, if they are, and how many bytes.
     pub(super) gathered_since: Option<Instant>,
     pub(super) gathered_bytes: usize,
+    /// It was patient when it began to gather.
+    pub(super) gathers_patiently: bool,
     /// The writer thread looks after what is gathered.
     pub(super) writer_watches: bool,
 }
@@ -99,6 +101,11 @@ pub(super) fn small_bytes(bytes: &[u8]) -> Option<usize> {
 }
 
 impl State {
+    /// How long messages are gathered at most.
+    pub(super) fn gather_time(&self) -> Duration {
+        if self.gathers_patiently { PATIENT_TIME } else { GATHER_TIME }
+    }
+
     pub(super) fn has_work(&self) -> bool {
         let waits = !self.urgent.is_empty() || !self.credits.is_empty() || !self.answers.is_empty();
         waits || !self.batch.is_empty() || !self.turns.is_empty()
