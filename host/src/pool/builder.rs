@@ -38,6 +38,8 @@ mod machines;
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 2 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 64;
+/// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
+pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 /// Losses of a worker after which an input is poisonous, unless the builder says otherwise.
 pub const DEFAULT_MAX_LOSSES: u32 = 3;
 /// Inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
@@ -72,7 +74,7 @@ pub struct PoolBuilder {
     retries: u32,
     retry_on: RetryOn,
     max_losses: u32,
-    in_flight: usize,
+    in_flight: Option<usize>,
     window: usize,
     buffer_bytes: usize,
     spares: usize,
@@ -249,10 +251,11 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 64, and less if tasks take longer than some ten microseconds.
+    /// Most tasks that a gateway is given at once. Default: 64, and 1024 of one on another machine; less if tasks take longer
+    /// than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
-        self.in_flight = tasks.max(1);
+        self.in_flight = Some(tasks.max(1));
         self
     }
 
@@ -353,7 +356,8 @@ impl PoolBuilder {
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
-            max_in_flight: self.in_flight,
+            max_in_flight: self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            max_far_in_flight: self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
             retries: self.retries,
             retry_on: self.retry_on,
             start_attempts: START_ATTEMPTS,
@@ -370,6 +374,11 @@ impl PoolBuilder {
         let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
         let spares = if are_alike { self.spares } else { 0 };
         let call = self.call_of(&specs);
+        let most_on = |spec: &Spec| match spec.route() {
+            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
+        };
+        let enough = specs.iter().map(most_on).sum();
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
             ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone(), spares),
@@ -395,7 +404,7 @@ impl PoolBuilder {
             next_owner: AtomicU64::new(0),
             epoch,
             lanes,
-            enough: lanes * self.in_flight,
+            enough,
             window: self.window,
             buffer_bytes: self.buffer_bytes,
         })
@@ -420,7 +429,7 @@ impl Pool {
             retries: 0,
             retry_on: RetryOn::none(),
             max_losses: DEFAULT_MAX_LOSSES,
-            in_flight: DEFAULT_IN_FLIGHT,
+            in_flight: None,
             window: DEFAULT_WINDOW,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
             spares: DEFAULT_SPARES,

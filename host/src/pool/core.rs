@@ -49,6 +49,8 @@ pub(crate) struct Rules {
     pub(crate) max_losses: u32,
     /// Most runs on a lane at once.
     pub(crate) max_in_flight: usize,
+    /// The same for a lane on another machine, for which many more are on the way.
+    pub(crate) max_far_in_flight: usize,
     /// Times that a task that failed is run again, and which failures count.
     pub(crate) retries: u32,
     pub(crate) retry_on: RetryOn,
@@ -247,10 +249,20 @@ impl<P, V> Core<P, V> {
     /// A lane's gateway is there, and so far away.
     pub(crate) fn lane_up_at(&mut self, lane: usize, way: Duration, now: Instant) {
         let it = &mut self.lanes[lane];
-        it.way = way;
+        it.is_away(way);
         (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
         (it.stop_is_under_way, it.killed) = (false, false);
         it.generation += 1;
+    }
+
+    /// Whether something takes a while to a lane's gateway.
+    pub(crate) fn is_far(&self, lane: usize) -> bool {
+        !self.lanes[lane].way.is_zero()
+    }
+
+    /// How far away a lane's gateway is now.
+    pub(crate) fn way_is(&mut self, lane: usize, way: Duration) {
+        self.lanes[lane].is_away(way);
     }
 
     /// A lane's gateway could not be started.
@@ -333,9 +345,9 @@ impl<P, V> Core<P, V> {
         }
         let took_long = it.is_at_a_long_run(now);
         let Some(flight) = it.remove(run) else { return };
-        it.ended_well(now, began.max(flight.started));
+        it.ended_well(now, flight.started);
         if it.flights.is_empty() && !self.waiting.is_empty() && !took_long {
-            it.has_run_dry(self.rules.max_in_flight);
+            it.has_run_dry(&self.rules);
         }
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
         task.attempts += 1;
@@ -461,7 +473,7 @@ impl<P, V> Core<P, V> {
         let it = &self.lanes[lane];
         // Behind a run that takes long nothing more is put: whichever lane is free first takes it.
         let most = if it.is_at_a_long_run(now) { self.rules.executions } else { usize::MAX };
-        if it.alone || it.draining || it.flights.len() >= it.window(self.rules.max_in_flight).min(most) {
+        if it.alone || it.draining || it.flights.len() >= it.window(&self.rules).min(most) {
             return false;
         }
         let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };

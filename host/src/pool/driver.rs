@@ -167,6 +167,9 @@ impl Driver {
     }
 
     fn moved(&mut self, lane: usize, number: u64, now: Instant) {
+        if self.core.is_far(lane) {
+            self.core.way_is(lane, self.ground.way(lane));
+        }
         let core = &mut self.core;
         self.ground.take(lane, number, |came| match came {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
@@ -200,8 +203,7 @@ impl Driver {
         // A spare takes over the name with the place.
         let id = Arc::clone(self.names[lane].get_or_insert_with(|| Arc::from(made.gateway.id())));
         self.ground.started(lane, *made, Arc::clone(&id));
-        let way = self.ground.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip());
-        self.core.lane_up_at(lane, way, now);
+        self.core.lane_up_at(lane, self.ground.way(lane), now);
         if self.spares_from.is_none() && self.state != Life::Ending {
             self.ground.start_spares();
         }

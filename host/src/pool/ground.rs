@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -204,6 +205,11 @@ impl Ground {
         self.places[lane].made.as_ref().map(|made| &made.gateway)
     }
 
+    /// How long something takes to a lane's worker and back, if it is on another machine.
+    pub(crate) fn way(&self, lane: usize) -> Duration {
+        self.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip())
+    }
+
     /// Puts a task on a gateway: its input, and its arguments if they are its own.
     pub(crate) fn begin(
         &mut self,
@@ -246,7 +252,7 @@ impl Ground {
         let Some(session) = &self.places[lane].session else { return Err(NotBegun::Closing) };
         let sent = session
             .channel
-            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(std::time::Duration::ZERO));
+            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(Duration::ZERO));
         sent.map_err(|error| match error {
             // Its end is about to be told.
             SendError::Ended(_) | SendError::Closed | SendError::Timeout(_) => NotBegun::Full,
@@ -344,9 +350,8 @@ impl Ground {
     /// What is known about the end of a lane's worker.
     pub(crate) fn loss(&self, lane: usize) -> WorkerLoss {
         let name = self.places[lane].name.to_string();
-        let known = self
-            .gateway(lane)
-            .and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
+        let known =
+            self.gateway(lane).and_then(|gateway| gateway.connection().wait_ended(Deadline::after(Duration::ZERO)));
         known.map(|loss| WorkerLoss { gateway: name.clone(), ..loss }).unwrap_or_else(|| WorkerLoss {
             gateway: name,
             pid: self.gateway(lane).and_then(Gateway::pid),
