@@ -25,6 +25,7 @@ pub fn pool_core(lanes: usize) -> impl FnMut() {
         retries: 0,
         retry_on: RetryOn::none(),
         start_attempts: 5,
+        reach_attempts: 5,
         patience: None,
         grace: Duration::from_secs(1),
         sessions: false,

@@ -12,6 +12,7 @@
 //! says: it is decoded totally, its texts are capped and escaped, and what does not fit ends the link and no more.
 
 mod artefacts;
+mod attempts;
 mod bootstrap;
 mod error;
 mod greeting;

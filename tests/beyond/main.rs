@@ -6,8 +6,10 @@
 )]
 
 mod agents;
+mod joining;
 mod launchers;
 mod losses;
+mod namespace;
 mod network;
 mod places;
 mod pools;

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded, unbounded};
+use parking_lot::Mutex;
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
 use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::core::{Core, Rules, TaskId};
 use super::driver::{Driver, Life, Note};
-use super::event::{EventSink, PoolEvent};
+use super::event::EventSink;
 use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
 use super::maker::GroupMaker;
@@ -33,7 +34,10 @@ use crate::recycle::Recycle;
 use crate::remote::{Hosts, ways};
 use crate::spec::Spec;
 
-mod machines;
+pub(super) mod machines;
+mod starting;
+
+use machines::Absent;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 2 ms of work, and one task more than the one that runs at least.
@@ -52,6 +56,8 @@ pub const DEFAULT_SPARES: usize = 1;
 const SPARES_AFTER: Duration = Duration::from_millis(100);
 /// Starts in a row that fail on every gateway before the pool gives up.
 const START_ATTEMPTS: u32 = 5;
+/// The same for a machine that is not reached: half a minute of waits, and the attempts.
+const REACH_ATTEMPTS: u32 = 8;
 /// Time beyond a task's own deadline before its worker is taken for hung: its grace comes on top.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
@@ -65,7 +71,9 @@ pub struct PoolBuilder {
     specs: Vec<Spec>,
     /// Specs of which each machine gets as many as it has cores.
     machines: Vec<Spec>,
-    /// What has reached them.
+    /// Those that were not reached.
+    absent: Vec<Absent>,
+    /// What has reached the others.
     hosts: Option<Arc<Hosts>>,
     spec: Spec,
     group: GroupBuilder,
@@ -113,7 +121,7 @@ pub struct Pool {
     pub(crate) next_task: Arc<AtomicU64>,
     next_owner: AtomicU64,
     epoch: Instant,
-    pub(crate) lanes: usize,
+    lanes: Arc<AtomicUsize>,
     /// Tasks under way that keep every gateway busy.
     pub(crate) enough: usize,
     pub(crate) window: usize,
@@ -294,18 +302,21 @@ impl PoolBuilder {
         self
     }
 
-    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready.
+    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready, or their machines were
+    /// not reached.
     ///
     /// # Errors
-    /// [`PoolError`] of the first that is not; nothing is left running then.
+    /// [`PoolError`] of the first that is not ready, or of one that was not reached if none was; nothing is left running then.
     pub fn build(self) -> Result<Pool, PoolError> {
         let reached = self.reach_machines()?;
         let specs = reached.all_specs(reached.specs.clone());
         let (group, module, call) = (reached.group.clone(), reached.module.clone(), reached.call_of(&specs));
         let hosts = reached.hosts.clone().unwrap_or_else(|| group.common_hosts());
-        let mut maker = GroupMaker { hosts, group, specs, module, call };
-        ways::find(&mut maker.specs, HashMap::new()).map_err(PoolError::Gateway)?;
-        let specs = maker.specs.clone();
+        let mut specs = specs;
+        ways::find(&mut specs, HashMap::new()).map_err(PoolError::Gateway)?;
+        let unmeasured = reached.absent.iter().map(|absent| absent.lane).collect();
+        let (unmeasured, of_lanes) = (Mutex::new(unmeasured), Mutex::new(specs.clone()));
+        let maker = GroupMaker { hosts, group, specs: of_lanes, unmeasured, module, call };
         reached.build_over(specs, Arc::new(maker))
     }
 
@@ -361,6 +372,7 @@ impl PoolBuilder {
             retries: self.retries,
             retry_on: self.retry_on,
             start_attempts: START_ATTEMPTS,
+            reach_attempts: REACH_ATTEMPTS,
             patience: wall_time.and_then(|wall_time| wall_time.checked_add(grace + HUNG_AFTER)),
             grace,
             sessions: self.reuse,
@@ -379,6 +391,7 @@ impl PoolBuilder {
             _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
         };
         let enough = specs.iter().map(most_on).sum();
+        let lanes_shown = Arc::new(AtomicUsize::new(lanes));
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
             ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone(), spares),
@@ -387,13 +400,14 @@ impl PoolBuilder {
             events: self.events,
             epoch,
             lanes,
+            lanes_shown: Arc::clone(&lanes_shown),
             names: vec![None; lanes],
             drop_timeout: self.group.settings().1,
             state: Life::Open,
             told_until: Duration::ZERO,
             spares_from: None,
         };
-        driver.start_all()?;
+        driver.start_all(&self.absent)?;
         driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
         let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || driver.run());
         Ok(Pool {
@@ -403,7 +417,7 @@ impl PoolBuilder {
             next_task: Arc::default(),
             next_owner: AtomicU64::new(0),
             epoch,
-            lanes,
+            lanes: lanes_shown,
             enough,
             window: self.window,
             buffer_bytes: self.buffer_bytes,
@@ -421,6 +435,7 @@ impl Pool {
             gateways: None,
             specs: Vec::new(),
             machines: Vec::new(),
+            absent: Vec::new(),
             hosts: None,
             spec: Spec::popen(),
             group: Group::builder(),
@@ -504,9 +519,9 @@ impl Pool {
         CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.notes.clone() }
     }
 
-    /// How many gateways it has.
+    /// How many gateways it has. They become more when a machine joins that was not there when the pool was built.
     pub fn gateways(&self) -> usize {
-        self.lanes
+        self.lanes.load(Ordering::Acquire)
     }
 
     /// What the pool has done and is doing. Blocks until its thread has looked, that is for microseconds.
@@ -579,31 +594,6 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<Pool of {} gateways>", self.lanes)
-    }
-}
-
-impl Driver {
-    /// Starts all gateways and waits for them; ends those that are there if one is not.
-    fn start_all(&mut self) -> Result<(), PoolError> {
-        if let Some(events) = &mut self.core.events {
-            events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
-        }
-        (0..self.lanes).for_each(|lane| self.ground.start(lane));
-        let mut failed = None;
-        for _ in 0..self.lanes {
-            match self.notes.recv() {
-                Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
-                Ok(note) => self.take(note),
-                Err(_) => break,
-            }
-        }
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                self.ground.end(crate::deadline::Deadline::after(Duration::ZERO));
-                Err(error)
-            }
-        }
+        write!(f, "<Pool of {} gateways>", self.gateways())
     }
 }

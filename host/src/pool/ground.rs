@@ -33,12 +33,18 @@ use crate::value::Encoded;
 pub(crate) struct Made {
     pub(crate) gateway: Gateway,
     pub(crate) group: Option<Group>,
+    /// Lanes that its machine is to have besides: until now nobody knew how many cores it has.
+    pub(crate) more: usize,
 }
 
 /// Makes the gateway of a lane, or one that can take any lane's place. Blocks until it is ready for the pool's tasks.
 pub(crate) trait Maker: Send + Sync {
     fn make(&self, lane: usize) -> Result<Made, PoolError>;
     fn make_spare(&self, number: u64) -> Result<Made, PoolError>;
+    /// There are so many lanes more, behind all others, on the machine of this one.
+    fn grow(&self, lane: usize, more: usize);
+    /// Nothing that is being made is wanted any more. Does not block; what can be ended at once ends.
+    fn give_up(&self) {}
 }
 
 /// Why a run has not begun.
@@ -63,7 +69,7 @@ pub(crate) enum Came {
     SessionEnded(Verdict<RawValue>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Place {
     made: Option<Made>,
     /// The id of its first gateway, by which it is known.
@@ -120,15 +126,7 @@ impl Ground {
         notes: Sender<Note>,
         spares: usize,
     ) -> Ground {
-        let place = |_| Place {
-            made: None,
-            name: Arc::default(),
-            runs: HashMap::new(),
-            pid: None,
-            recycled: false,
-            session: None,
-        };
-        let places = (0..lanes).map(place).collect();
+        let places = (0..lanes).map(|_| Place::default()).collect();
         let spares = Spares { wanted: spares, ..Spares::default() };
         Ground { places, maker, module, call, reuse, next_session: 0, notes, spares }
     }
@@ -155,6 +153,17 @@ impl Ground {
             drop(before);
             let _ = notes.send(Note::Buried);
         }));
+    }
+
+    /// Makes room for so many lanes more, on the machine of this one.
+    pub(crate) fn grow(&mut self, lane: usize, more: usize) {
+        self.maker.grow(lane, more);
+        self.places.resize_with(self.places.len() + more, Place::default);
+    }
+
+    /// Ends what can be ended of what is being started.
+    pub(crate) fn give_up(&self) {
+        self.maker.give_up();
     }
 
     pub(crate) fn started(&mut self, lane: usize, made: Made, name: Arc<str>) {

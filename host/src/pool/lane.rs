@@ -25,6 +25,9 @@ const MIN_WINDOW: usize = 2;
 pub(super) const FREE_RESTARTS: u32 = 2;
 const LEAST_DELAY: Duration = Duration::from_millis(20);
 const MOST_DELAY: Duration = Duration::from_secs(1);
+/// The same for machines that are not reached: whoever keeps them does not want to be asked all the time.
+const LEAST_REACH_DELAY: Duration = Duration::from_millis(250);
+const MOST_REACH_DELAY: Duration = Duration::from_secs(15);
 /// The least part of a run's time that is its own, whatever is known of the way.
 const LEAST_PART: u32 = 8;
 /// The part of a new measurement in a lane's mean time for a task.
@@ -54,6 +57,8 @@ pub(super) struct Lane {
     /// Losses since a run ended well, and failures to start since a start.
     pub(super) losses_in_a_row: u32,
     pub(super) failed_starts: u32,
+    /// It has failed to start so often that nothing is expected of it.
+    pub(super) is_hopeless: bool,
     /// Mean time between ends of runs, in seconds; 0 if it is not known.
     pub(super) mean: f64,
     /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
@@ -100,6 +105,7 @@ impl Lane {
             draining: false,
             losses_in_a_row: 0,
             failed_starts: 0,
+            is_hopeless: false,
             mean: 0.0,
             enough: 0.0,
             way: Duration::ZERO,
@@ -173,7 +179,9 @@ impl Lane {
         if self.mean == 0.0 {
             return MIN_WINDOW.min(most);
         }
-        let runs_in = |time: Duration| (time + self.way).as_secs_f64() / self.mean.max(1e-9);
+        // The way is the shortest so far, and no run takes exactly the mean: somewhat more keeps the worker at it.
+        let way = self.way + self.way / 4;
+        let runs_in = |time: Duration| (time + way).as_secs_f64() / self.mean.max(1e-9);
         let (least, most_ahead) = (runs_in(AHEAD), runs_in(MOST_AHEAD));
         let ahead = least.max(self.enough.min(most_ahead));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
@@ -223,4 +231,10 @@ pub(super) fn delay(times: u32) -> Duration {
         None => Duration::ZERO,
         Some(more) => LEAST_DELAY.saturating_mul(1 << more.min(16)).min(MOST_DELAY),
     }
+}
+
+/// How long the next attempt to reach a machine waits after so many that failed.
+pub(super) fn reach_delay(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    LEAST_REACH_DELAY.saturating_mul(1 << doublings).min(MOST_REACH_DELAY)
 }

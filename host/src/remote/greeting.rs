@@ -7,6 +7,7 @@
 //!   ├───────── HELLO: heartbeat, tenant ─────►│
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::link::frame::{FrameEncoder, LinkError, LinkFrame, LinkReader, PREAMBLE};
@@ -29,7 +30,7 @@ const SHOWN_NOISE_BYTES: usize = 300;
 #[derive(Debug)]
 pub(super) struct Greeted {
     pub(super) send: Box<dyn SendHalf>,
-    pub(super) launcher: Running,
+    pub(super) launcher: Arc<Running>,
     pub(super) hello: AgentHello,
     pub(super) reader: LinkReader,
     pub(super) encoder: FrameEncoder,

@@ -21,6 +21,7 @@ use sandgate_wire::outcome::{LinkProblem, LossCause};
 use sandgate_wire::text::printable;
 
 use super::artefacts::Tickets;
+use super::attempts::Attempts;
 use super::error::ReachError;
 use super::greeting::{Greeted, greet};
 use super::launcher;
@@ -44,7 +45,7 @@ pub(crate) struct RemoteHost {
     name: String,
     pub(super) link: Arc<Link>,
     hello: AgentHello,
-    launcher: Running,
+    launcher: Arc<Running>,
     workers: Mutex<HashMap<u64, Arc<Slot>>>,
     pub(super) requests: Requests,
     pub(super) tickets: Tickets,
@@ -77,10 +78,12 @@ impl RemoteHost {
         base: Option<&Arc<RemoteHost>>,
         greeting: &HostGreeting,
         patience: Duration,
+        attempts: &Attempts,
     ) -> Result<Arc<RemoteHost>, ReachError> {
         let binary = step.binary()?;
         let command = step.command(binary.as_ref().map_or("", |binary| &binary.hash));
         let launched = launcher::start(&command, base, step.is_ssh())?;
+        let _attempt = attempts.begin(&launched.launcher);
         let Greeted { send, launcher, hello, reader, encoder } = greet(launched, binary.as_ref(), greeting, patience)?;
         let link = Link::new(End::Host, send, greeting.heartbeat);
         let host = Arc::new(RemoteHost {

@@ -18,6 +18,7 @@ pub(super) fn rules() -> Rules {
         retries: 0,
         retry_on: RetryOn::none(),
         start_attempts: 2,
+        reach_attempts: 2,
         patience: None,
         grace: SECOND,
         sessions: false,
