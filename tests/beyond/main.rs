@@ -15,3 +15,4 @@ mod places;
 mod pools;
 mod secure_shell;
 mod server;
+mod trust;

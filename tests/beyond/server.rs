@@ -120,10 +120,22 @@ impl Server {
         self.directory.path().join("ssh_config")
     }
 
+    /// Whoever has the user's key can run this command from now on, and nothing else.
+    pub(crate) fn force_command(&self, command: &str) {
+        let at = |name: &str| self.directory.path().join(name);
+        let key = fs::read_to_string(at("user.pub")).unwrap();
+        fs::write(at("authorized"), format!("restrict,command=\"{command}\" {key}")).unwrap();
+    }
+
+    /// Where agents are copied.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.directory.path().join("cache/sandgate/agents")
+    }
+
     /// The agents that were copied there.
     pub(crate) fn copied(&self) -> Vec<PathBuf> {
-        let directory = self.directory.path().join("cache/sandgate/agents");
-        fs::read_dir(directory).map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
+        fs::read_dir(self.agents())
+            .map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
     }
 }
 

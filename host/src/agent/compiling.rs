@@ -21,10 +21,11 @@ use parking_lot::{Condvar, Mutex};
 use sandgate_wire::ModuleId;
 use sandgate_wire::link::message::{FromAgent, RemoteCompile, RemoteCompiled};
 use sandgate_wire::link::{Link, StreamItem};
+use sandgate_wire::module_limits::Shape;
 
+use super::bounds::{Bounds, MAX_ARTEFACTS, MAX_COMPILATIONS, MAX_MODULE_BYTES, MAX_UPLOADS};
 use super::spawn;
 use crate::artefact::{Artefact, ArtefactStore, Wanted};
-use crate::compile::compile;
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
@@ -39,10 +40,23 @@ pub(super) struct Compiling {
     link: Arc<Link>,
     store: Arc<ArtefactStore>,
     tenant: Option<Arc<str>>,
+    bounds: Bounds,
+    compiler: Compiler,
+    /// Compilations and uploads that are under way.
+    under_way: Mutex<UnderWay>,
     modules: Mutex<Modules>,
     /// A module has come, or will not.
     came: Condvar,
     artefacts: Mutex<Artefacts>,
+}
+
+/// How a module is compiled.
+pub(super) type Compiler = fn(&Wanted<'_>) -> Result<(Artefact, Shape), ExecError>;
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    compilations: usize,
+    uploads: usize,
 }
 
 #[derive(Debug, Default)]
@@ -61,18 +75,42 @@ struct Artefacts {
 }
 
 impl Compiling {
-    pub(super) fn new(link: Arc<Link>, store: Arc<ArtefactStore>, tenant: Option<Arc<str>>) -> Arc<Compiling> {
-        let (modules, artefacts) = (Mutex::default(), Mutex::default());
-        Arc::new(Compiling { link, store, tenant, modules, came: Condvar::new(), artefacts })
+    pub(super) fn new(
+        link: Arc<Link>,
+        store: Arc<ArtefactStore>,
+        tenant: Option<Arc<str>>,
+        bounds: Bounds,
+        compiler: Compiler,
+    ) -> Arc<Compiling> {
+        let (modules, artefacts, under_way) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let came = Condvar::new();
+        Arc::new(Compiling { link, store, tenant, bounds, compiler, under_way, modules, came, artefacts })
     }
 
-    /// Compiles on a thread of its own and answers.
+    /// Compiles on a thread of its own and answers; at once if that is too much, or more than the host may have.
     pub(super) fn compile(self: &Arc<Self>, request: u64, wanted: RemoteCompile) -> io::Result<()> {
+        let refused = self.bounds.refuses_compiler(wanted.program.as_deref(), &wanted.policy).map(str::to_owned);
+        if let Some(why) = refused.or_else(|| self.is_too_much()) {
+            self.link.push(FromAgent::Compiled(request, Box::new(RemoteCompiled::Failed(why))).encode());
+            return Ok(());
+        }
+        self.under_way.lock().compilations += 1;
         let compiling = Arc::clone(self);
         spawn("compile", move || {
             let answer = compiling.answer(request, wanted);
+            compiling.under_way.lock().compilations -= 1;
             compiling.link.push(FromAgent::Compiled(request, Box::new(answer)).encode());
         })
+    }
+
+    fn is_too_much(&self) -> Option<String> {
+        let (compilations, artefacts) = (self.under_way.lock().compilations, self.artefacts.lock().by_number.len());
+        let is = |what: &str, most: usize| Some(format!("agent has {most} {what} at once for its host, and no more"));
+        match () {
+            () if compilations >= MAX_COMPILATIONS => is("compilations", MAX_COMPILATIONS),
+            () if artefacts >= MAX_ARTEFACTS => is("artefacts", MAX_ARTEFACTS),
+            () => None,
+        }
     }
 
     fn answer(&self, request: u64, asked: RemoteCompile) -> RemoteCompiled {
@@ -95,7 +133,7 @@ impl Compiling {
                 let missing = io::Error::other("the module did not arrive");
                 wanted.failed(CompileError::Memory(missing))
             })?;
-            compile(&Wanted { module: &module, ..wanted })
+            (self.compiler)(&Wanted { module: &module, ..wanted })
         });
         match made {
             Ok(artefact) => self.number(&artefact),
@@ -153,18 +191,27 @@ impl Compiling {
         }
     }
 
-    /// Takes a module that comes on a stream.
+    /// Takes a module that comes on a stream. One that nobody waits for any more, or never did, is not kept.
     pub(super) fn upload(self: &Arc<Self>, stream: u64, id: ModuleId, bytes: u64) -> io::Result<()> {
         let (send, mut receive) = self.link.accept(stream)?;
+        let is_expected = self.modules.lock().expected.contains(&id);
+        if bytes > MAX_MODULE_BYTES || self.under_way.lock().uploads >= MAX_UPLOADS {
+            return Err(io::Error::other("a module that is larger than modules are, or one too many at once"));
+        }
+        self.under_way.lock().uploads += 1;
         let compiling = Arc::clone(self);
         spawn("upload", move || {
-            let mut all = Vec::new();
+            let (mut all, mut seen) = (Vec::new(), 0_u64);
             while let Ok(StreamItem::Data(more)) = receive.next_item()
-                && (all.len() + more.len()) as u64 <= bytes
+                && seen + more.len() as u64 <= bytes
             {
-                all.extend(more);
+                seen += more.len() as u64;
+                if is_expected {
+                    all.extend(more);
+                }
             }
             drop(send);
+            compiling.under_way.lock().uploads -= 1;
             compiling.has_come(id, all);
         })
     }
