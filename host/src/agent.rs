@@ -35,6 +35,8 @@ use crate::deadline::Deadline;
 mod bounds;
 mod charges;
 mod compiling;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod pruning;
 
 pub use bounds::{Bounds, DEFAULT_PROCESSES};
@@ -200,8 +202,7 @@ fn serve(
         }
     });
     link.run_reader(reader, |frame| work.take(frame));
-    // Compilers end with this process, whose children they are.
-    work.charges.end_all();
+    work.end();
     match link.ended() {
         Some(end @ (LinkEnd::Corrupt { .. } | LinkEnd::Silent { .. })) => Err(AgentError::Link(end.to_string())),
         _ => Ok(()),
@@ -226,6 +227,12 @@ impl Work {
         let compiling = Compiling::new(Arc::clone(link), store, tenant, bounds.clone(), ability.compile);
         let charges = Charges::new(Arc::clone(link), Arc::clone(&compiling), bounds, ability.start);
         Work { charges, compiling }
+    }
+
+    /// The link is gone. Waits until processes are; compilers end with this process, whose children they are.
+    fn end(&self) {
+        self.compiling.end();
+        self.charges.end_all();
     }
 
     /// Does what a frame says that is no stream's. Does not wait; an error ends the link.

@@ -26,6 +26,10 @@ pub(crate) mod ways;
 
 pub use error::ReachError;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use host::{RemoteHost, RemoteWorker};
 pub(crate) use hosts::{Hosts, Remote};
+#[cfg(any(test, fuzzing))]
+pub(crate) use requests::Answer;
 pub(crate) use route::Step;
 pub(crate) use running::Running;

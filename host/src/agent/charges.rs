@@ -126,6 +126,12 @@ impl Charges {
         while !by_stream.is_empty() && !self.gone.wait_until(&mut by_stream, until).timed_out() {}
     }
 
+    /// Whether nothing is left that it has started.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.by_stream.lock().is_empty()
+    }
+
     fn run(&self, charge: &Charge, stream: Arc<StreamSend>, receive: StreamReceive, start: Start) {
         let exited = match (self.starter)(start, &self.bounds) {
             Ok(started) => self.serve(charge, &stream, receive, started),

@@ -66,6 +66,8 @@ struct Modules {
     kept_bytes: usize,
     /// Those that the host was asked for.
     expected: HashSet<ModuleId>,
+    /// None will come any more.
+    are_over: bool,
 }
 
 #[derive(Debug, Default)]
@@ -171,6 +173,19 @@ impl Compiling {
         self.artefacts.lock().by_number.remove(&number);
     }
 
+    /// The link is gone: whoever waits for a module waits no more.
+    pub(super) fn end(&self) {
+        self.modules.lock().are_over = true;
+        self.came.notify_all();
+    }
+
+    /// Whether nobody is at work for it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_quiet(&self) -> bool {
+        let under_way = self.under_way.lock();
+        under_way.compilations == 0 && under_way.uploads == 0
+    }
+
     // ---- modules ----
 
     /// The module's bytes, from here or from the host.
@@ -180,6 +195,9 @@ impl Compiling {
         loop {
             if let Some(module) = modules.kept.iter().find(|module| module.id() == id) {
                 return Some(module.named(name));
+            }
+            if modules.are_over {
+                return None;
             }
             if modules.expected.insert(id) {
                 self.link.push(FromAgent::Need(request).encode());
