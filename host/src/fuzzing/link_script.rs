@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use arbitrary::{Result, Unstructured};
 use parking_lot::Mutex;
-use sandgate_wire::link::frame::{FrameEncoder, LinkFrame, LinkReader};
+use sandgate_wire::link::frame::{FrameEncoder, LinkFrame, LinkReader, MAX_PAYLOAD_BYTES};
 use sandgate_wire::link::message::{LinkEncoded, kind};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
@@ -28,7 +28,9 @@ impl Frames {
         self.frame(message.kind, message.stream, &message.body)
     }
 
+    /// A frame, cut to what frames may have.
     fn frame(&mut self, kind: u8, stream: u64, payload: &[u8]) -> Vec<u8> {
+        let payload = &payload[..payload.len().min(MAX_PAYLOAD_BYTES)];
         let mut bytes = Vec::new();
         self.encoder.append(LinkFrame { kind, stream, payload }, &mut bytes);
         bytes
