@@ -32,6 +32,7 @@ use super::compiling::Compiling;
 use super::spawn;
 use crate::error::LaunchError;
 use crate::process::{Launch, Process, Program, launch, launch_program};
+use crate::vetting;
 use crate::worker_binary;
 
 /// How long a process may take to end after its connection has.
@@ -230,7 +231,9 @@ fn begin_launcher(command: Vec<String>) -> Result<Started, LaunchError> {
 
 fn not_started(error: &LaunchError) -> Exited {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    let text = format!("{error}{source}");
+    let mut text = format!("{error}{source}");
+    // There are paths of the host's in it.
+    vetting::cap(&mut text, vetting::MAX_TEXT_BYTES);
     match error {
         LaunchError::Spawn { .. } => Exited { cause: LossCause::Exited { code: NOT_FOUND }, stderr_tail: text },
         _ => Exited { cause: LossCause::Unknown { message: text }, stderr_tail: String::new() },

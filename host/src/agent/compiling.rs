@@ -29,6 +29,7 @@ use crate::artefact::{Artefact, ArtefactStore, Wanted};
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
+use crate::vetting;
 
 /// Bytes of modules that are kept.
 const KEPT_BYTES: usize = 128 << 20;
@@ -115,7 +116,8 @@ impl Compiling {
         }
     }
 
-    fn answer(&self, request: u64, asked: RemoteCompile) -> RemoteCompiled {
+    fn answer(&self, request: u64, mut asked: RemoteCompile) -> RemoteCompiled {
+        vetting::cap(&mut asked.name, vetting::MAX_TEXT_BYTES);
         let absent = Module::absent(asked.module, asked.name.clone());
         let program = asked.program.map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)));
         let wanted = Wanted {
@@ -143,7 +145,9 @@ impl Compiling {
             Err(ExecError::Compile { source: CompileError::Lost(loss), .. }) => RemoteCompiled::Lost(loss),
             Err(error) => {
                 let source = std::error::Error::source(&error);
-                RemoteCompiled::Failed(source.map_or_else(|| error.to_string(), ToString::to_string))
+                let mut text = source.map_or_else(|| error.to_string(), ToString::to_string);
+                vetting::cap(&mut text, vetting::MAX_TEXT_BYTES);
+                RemoteCompiled::Failed(text)
             }
         }
     }

@@ -55,7 +55,7 @@ pub fn link_host(input: &[u8]) {
     let modules = [module(b"known"), module(b"uploaded")];
     let store = ArtefactStore::holding(&modules[0], ENGINE);
     let ability = Ability {
-        start: |_, _| Err(LaunchError::Resources(io::Error::other("nothing is started"))),
+        start: |start, _| Err(not_started(start)),
         compile: |wanted: &Wanted<'_>| Err(wanted.failed(CompileError::Memory(io::Error::other("nothing compiles")))),
     };
     let work = Work::new(&link, store, None, bounds.clone(), ability);
@@ -150,6 +150,20 @@ impl Script {
             program: if odd & 4 == 0 { None } else { Some(bytes(input)?) },
             patience: if odd & 8 == 0 { None } else { Some(Duration::from_millis(input.arbitrary::<u8>()?.into())) },
         })
+    }
+}
+
+/// What the system says of a program that is not there.
+fn not_started(start: Start) -> LaunchError {
+    let source = io::ErrorKind::NotFound.into();
+    let path = |bytes: Vec<u8>| std::path::PathBuf::from(String::from_utf8_lossy(&bytes).into_owned());
+    match start {
+        Start::Worker { program, directory } => LaunchError::Spawn {
+            program: program.map_or_else(Default::default, path),
+            directory: directory.map(path),
+            source,
+        },
+        Start::Launcher { command } => LaunchError::Spawn { program: command.concat().into(), directory: None, source },
     }
 }
 
