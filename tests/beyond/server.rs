@@ -106,6 +106,12 @@ impl Server {
         spec.ssh_config(self.directory.path().join(config)).agent(worker()).with_hello_deadline(LIMIT)
     }
 
+    /// A gateway on it that names no binary to be copied.
+    pub(crate) fn spec_without_a_binary(&self) -> Spec {
+        let spec = Spec::ssh(&format!("{}@{}:{}", self.user, self.address, self.port)).unwrap();
+        spec.ssh_config(self.config()).with_hello_deadline(LIMIT)
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> (String, u16) {
         (self.address.clone(), self.port)
