@@ -36,6 +36,11 @@ pub(super) fn no_gateway() -> PoolError {
     PoolError::Thread(std::io::Error::other("none"))
 }
 
+pub(super) fn unreached() -> PoolError {
+    let source = crate::ReachError::Refused { words: String::new() };
+    PoolError::Gateway(crate::GatewayError::Reach { id: "gw0".to_owned(), host: "ssh=far".to_owned(), source })
+}
+
 /// A core and a clock that stands until it is moved.
 pub(super) struct Table {
     pub(super) core: Core<u32, u32>,
@@ -479,4 +484,36 @@ fn a_gateway_far_away_is_never_out_of_work() {
         assert!(took < least + way * 8, "{task} µs: {took:?} instead of {least:?}");
         assert!(most <= most_in_flight, "{task} µs: {most} at once");
     }
+}
+
+#[test]
+fn a_machine_that_is_not_reached_is_asked_less_and_less_and_joins_when_it_is() {
+    let mut table = Table::new(Rules { reach_attempts: 8, ..rules() }, 2);
+    table.submit(0..100);
+    // One of two is lost, and then not reached for long.
+    let runs = table.runs();
+    let far = runs.iter().find(|run| run.0 == 1).unwrap().2;
+    table.ended(1, far, Verdict::Lost(loss()));
+    assert!(table.actions().contains(&Action::Start { lane: 1 }));
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        table.core.lane_failed(1, unreached(), table.now);
+        let start = table.now;
+        while !table.actions().contains(&Action::Start { lane: 1 }) {
+            table.now = table.core.next_timer().expect("a time to try again");
+        }
+        waits.push((table.now - start).as_millis());
+    }
+    assert_eq!(waits[..7], [250, 500, 1000, 2000, 4000, 8000, 15_000]);
+    assert_eq!(waits[11], 15_000);
+    assert!(table.core.unfinished() > 0, "the other one is there, so nothing is given up");
+    table.core.lane_up_at(1, Duration::from_millis(40), table.now);
+    table.core.grow(2, table.now);
+    let started: Vec<_> = table
+        .actions()
+        .into_iter()
+        .filter_map(|action| matches!(action, Action::Start { lane: 2.. }).then_some(()))
+        .collect();
+    assert_eq!(started.len(), 2, "its other cores get a gateway each");
+    assert!(table.core.in_flight(1) > 0, "it has work again");
 }
