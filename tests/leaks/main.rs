@@ -1,6 +1,7 @@
 //! What this process holds before and after: children, descriptors, threads and memory.
 //!
-//! Such counts are of the whole process, so this binary has one test, which runs one case after the other.
+//! Such counts are of the whole process, so this binary has one test, which runs one case after the other; those whose name has
+//! the text of `SANDGATE_LEAKS_ONLY` in it, if that is set.
 #![expect(
     clippy::unwrap_used,
     reason = "clippy allows it in test functions alone, and what they call is test code too"

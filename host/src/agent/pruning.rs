@@ -1,4 +1,4 @@
-//! Clears the cache of agents that hosts have copied here ([`bootstrap`](crate::remote)): each version leaves a binary, named by
+//! Clears the cache of agents that hosts have copied here (`remote/bootstrap`): each version leaves a binary, named by
 //! its hash, and nobody else knows when it is of no use any more.
 //!
 //! An agent that was started from there marks its own binary as used, and deletes those that were not used for a while, but for
