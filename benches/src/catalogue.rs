@@ -9,7 +9,7 @@ use crate::interpreter::{BareInterpreter, Interpreter};
 use crate::ping_pong::{EchoLarge, PingPong};
 use crate::remote_exec::RemoteExec;
 use crate::rows::{Effort, Plot, Row, Unit};
-use crate::saturation::{BareThreads, OneGateway, Saturation};
+use crate::saturation::{BareThreads, FarAway, OneGateway, Saturation};
 use crate::script::FreshScript;
 use crate::stats::Statistic;
 use crate::streams::{StreamToCallback, StreamToGuest, StreamToHost};
@@ -217,6 +217,19 @@ fn saturation(effort: Effort) -> Vec<Row> {
         )
         .beside("one gateway, times as many", OneGateway { micros: 1_000, times: lanes, seconds })
         .times(0.97),
+    );
+    // The way there and back is a part of the time, so there has to be some.
+    let seconds = effort.of(2.0, 4.0);
+    rows.push(
+        Row::new(
+            "far-away",
+            format!("tasks of 10 ms on {lanes} gateways of a machine 20 ms away"),
+            Unit::PerSecond,
+            FarAway { micros: 10_000, gateways: lanes, seconds, delay_ms: 20 },
+        )
+        .beside("gateways of this machine", Saturation::new(10_000, lanes, seconds))
+        .times(0.9)
+        .note("20 ms in each direction, by a launcher that holds everything back; agent and workers are on the same cores"),
     );
     rows.push(
         Row::new(

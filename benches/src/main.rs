@@ -16,6 +16,7 @@ mod busy;
 mod calls;
 mod catalogue;
 mod copies;
+mod delayed;
 mod first_result;
 mod fixtures;
 mod fresh;
@@ -40,6 +41,7 @@ mod tasks;
 mod terminate;
 mod watchdog;
 
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -118,6 +120,14 @@ enum Program {
         #[arg(long)]
         gateways: usize,
     },
+    /// Runs a command behind a slow network
+    #[command(hide = true)]
+    Delayed {
+        #[arg(value_parser = humantime::parse_duration)]
+        delay: Duration,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// What each layer of the defence costs
     Layers {
         /// How often each is measured, with and without in turn
@@ -166,6 +176,9 @@ fn run(cli: &Cli) -> Result<bool> {
     if let Some(Program::Instructions) = &cli.program {
         return instructions::run().map(|()| true);
     }
+    if let Some(Program::Delayed { delay, command }) = &cli.program {
+        return delayed::run(*delay, command).map(|()| true);
+    }
     let fixtures = Fixtures::from_environment()?;
     match &cli.program {
         Some(Program::Interruption { runs, only, assert, quantile }) => {
@@ -180,7 +193,7 @@ fn run(cli: &Cli) -> Result<bool> {
             println!("{}", idle::host_memory(&fixtures, *gateways)?);
             return Ok(true);
         }
-        Some(Program::Instructions) | None => {}
+        Some(Program::Instructions | Program::Delayed { .. }) | None => {}
     }
     let peers = (!cli.no_peers).then(Peers::from_environment);
     let rounds = cli.rounds.map_or(effort.rounds(), NonZeroU32::get);

@@ -1,11 +1,13 @@
 //! How much of the processors tasks of a given length get: a pool, beside threads that run the same without sandgate.
 
-use anyhow::{Result, ensure};
-use sandgate::{Pool, Spec};
-use serde::Serialize;
+use std::path::Path;
 use std::time::Instant;
 
-use crate::fixtures::Fixtures;
+use anyhow::{Context, Result, ensure};
+use sandgate::{Pool, Spec};
+use serde::Serialize;
+
+use crate::fixtures::{Fixtures, variable_of_xtask};
 use crate::rows::Question;
 use crate::{bare, busy};
 
@@ -17,6 +19,16 @@ pub(crate) struct Saturation {
     /// About how long it runs.
     pub(crate) seconds: f64,
     pub(crate) spec: &'static str,
+}
+
+/// The same on a machine that is so far away: its agent is started by a launcher that holds back whatever passes, in each
+/// direction.
+#[derive(Debug, Serialize)]
+pub(crate) struct FarAway {
+    pub(crate) micros: u32,
+    pub(crate) gateways: usize,
+    pub(crate) seconds: f64,
+    pub(crate) delay_ms: u32,
 }
 
 /// The same by threads of this process.
@@ -43,26 +55,37 @@ impl Saturation {
 
 impl Question for Saturation {
     fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
-        let module = busy::module(busy::turns(self.micros)?)?;
-        let pool = Pool::builder(&module)
-            .gateways(self.gateways)
-            .group(fixtures.builder())
-            .spec(self.spec.parse::<Spec>()?)
-            .build()?;
-        let run = |count: u32| -> Result<f64> {
-            let start = Instant::now();
-            let mut done = 0;
-            for result in pool.map_unordered::<_, ()>((0..count).map(|_| ())) {
-                result.value?;
-                done += 1;
-            }
-            ensure!(done == count, "{done} of {count} tasks have a result");
-            Ok(f64::from(count) / start.elapsed().as_secs_f64())
-        };
-        let count = count(self.micros, self.gateways, self.seconds);
-        run(warm_up(count))?;
-        Ok(vec![run(count)?])
+        pooled(fixtures, self.spec.parse::<Spec>()?, self.gateways, self.micros, self.seconds)
     }
+}
+
+impl Question for FarAway {
+    fn measure(&self, fixtures: &Fixtures) -> Result<Vec<f64>> {
+        let launcher = std::env::current_exe()?;
+        let worker = variable_of_xtask("SANDGATE_WORKER")?;
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is no text");
+        let delay = format!("{}ms", self.delay_ms);
+        let command = [&text(&launcher)?, "delayed", &delay, &text(&worker)?, "agent"];
+        pooled(fixtures, Spec::exec(command)?, self.gateways, self.micros, self.seconds)
+    }
+}
+
+fn pooled(fixtures: &Fixtures, spec: Spec, gateways: usize, micros: u32, seconds: f64) -> Result<Vec<f64>> {
+    let module = busy::module(busy::turns(micros)?)?;
+    let pool = Pool::builder(&module).specs(vec![spec; gateways]).group(fixtures.builder()).build()?;
+    let run = |count: u32| -> Result<f64> {
+        let start = Instant::now();
+        let mut done = 0;
+        for result in pool.map_unordered::<_, ()>((0..count).map(|_| ())) {
+            result.value?;
+            done += 1;
+        }
+        ensure!(done == count, "{done} of {count} tasks have a result");
+        Ok(f64::from(count) / start.elapsed().as_secs_f64())
+    };
+    let count = count(micros, gateways, seconds);
+    run(warm_up(count))?;
+    Ok(vec![run(count)?])
 }
 
 impl Question for BareThreads {

@@ -23,7 +23,7 @@ use rustix::stdio;
 use sandgate_wire::launch::current_executable_is_worker;
 use sandgate_wire::link::core::End;
 use sandgate_wire::link::frame::{FrameEncoder, LinkFrame, LinkReader, PREAMBLE};
-use sandgate_wire::link::message::{AgentHello, HostGreeting, ToAgent, hello_body, kind, read_hello};
+use sandgate_wire::link::message::{AgentHello, HostGreeting, Start, ToAgent, hello_body, kind, read_hello};
 use sandgate_wire::link::pipes::pipes;
 use sandgate_wire::link::{Link, LinkEnd};
 use sandgate_wire::transport::{SendHalf, wait};
@@ -32,9 +32,14 @@ use crate::artefact::ArtefactStore;
 use crate::cache;
 use crate::deadline::Deadline;
 
+mod bounds;
 mod charges;
 mod compiling;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod pruning;
 
+pub use bounds::{Bounds, DEFAULT_PROCESSES};
 use charges::Charges;
 use compiling::Compiling;
 
@@ -81,7 +86,7 @@ pub enum AgentError {
 /// call it in `main`, after `sandgate_worker::run_if_worker()`.
 pub fn run_if_agent() {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == AGENT_ARGUMENT) {
-        let code = match run() {
+        let code = match run(Bounds::default()) {
             Ok(()) => 0,
             Err(error) => {
                 complain(&error);
@@ -111,7 +116,7 @@ fn complain(error: &AgentError) {
 ///
 /// # Errors
 /// [`AgentError`]: there was no link, or it was lost.
-pub fn run() -> Result<(), AgentError> {
+pub fn run(bounds: Bounds) -> Result<(), AgentError> {
     if io::stdin().is_terminal() || io::stdout().is_terminal() {
         return Err(AgentError::Terminal);
     }
@@ -126,7 +131,7 @@ pub fn run() -> Result<(), AgentError> {
     let mut reader = LinkReader::new(Box::new(receive), &[]);
     let Some(greeting) = greeted(&mut reader, &ready)? else { return Ok(()) };
     drop(ready);
-    serve(Box::new(send), encoder, reader, greeting)
+    serve(Box::new(send), encoder, reader, greeting, bounds)
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
@@ -180,40 +185,89 @@ fn serve(
     encoder: FrameEncoder,
     reader: LinkReader,
     greeting: HostGreeting,
+    bounds: Bounds,
 ) -> Result<(), AgentError> {
-    let link = Link::new(End::Agent, send, greeting.heartbeat);
+    let link = Link::with_streams(End::Agent, send, greeting.heartbeat, bounds.streams());
     let tenant = greeting.tenant.map(Arc::from);
     let directory = cache::default_directory().filter(|_| greeting.keeps_modules);
     let store = ArtefactStore::shared(directory, tenant.clone());
-    let compiling = Compiling::new(Arc::clone(&link), store, tenant);
-    let charges = Charges::new(Arc::clone(&link), Arc::clone(&compiling));
+    let work = Work::new(&link, store, tenant, bounds, Ability::default());
     let (writing, looking) = (Arc::clone(&link), Arc::clone(&link));
     spawn("link-writer", move || writing.run_writer(encoder)).map_err(system("start a thread"))?;
     spawn("link-clock", move || looking.run_clock()).map_err(system("start a thread"))?;
-    link.run_reader(reader, |frame| match ToAgent::decode(frame).map_err(|error| error.to_string())? {
-        ToAgent::Start(stream, start) => charges.start(stream, start).map_err(|error| error.to_string()),
-        ToAgent::Kill(stream) => {
-            charges.kill(stream);
-            Ok(())
-        }
-        ToAgent::Resident(stream) => {
-            charges.tell_resident(stream);
-            Ok(())
-        }
-        ToAgent::Compile(request, compile) => compiling.compile(request, *compile).map_err(|error| error.to_string()),
-        ToAgent::Upload(stream, module, bytes) => {
-            compiling.upload(stream, module, bytes).map_err(|error| error.to_string())
-        }
-        ToAgent::Forget(artefact) => {
-            compiling.forget(artefact);
-            Ok(())
+    // Nothing waits for it, and it ends soon.
+    let _ = spawn("prune", || {
+        if let Ok(own) = std::env::current_exe() {
+            pruning::prune_beside(&own, std::time::SystemTime::now());
         }
     });
-    // Compilers end with this process, whose children they are.
-    charges.end_all();
+    link.run_reader(reader, |frame| work.take(frame));
+    work.end();
     match link.ended() {
         Some(end @ (LinkEnd::Corrupt { .. } | LinkEnd::Silent { .. })) => Err(AgentError::Link(end.to_string())),
         _ => Ok(()),
+    }
+}
+
+/// What an agent does for its host.
+#[derive(Debug)]
+struct Work {
+    charges: Arc<Charges>,
+    compiling: Arc<Compiling>,
+}
+
+impl Work {
+    fn new(
+        link: &Arc<Link>,
+        store: Arc<ArtefactStore>,
+        tenant: Option<Arc<str>>,
+        bounds: Bounds,
+        ability: Ability,
+    ) -> Work {
+        let compiling = Compiling::new(Arc::clone(link), store, tenant, bounds.clone(), ability.compile);
+        let charges = Charges::new(Arc::clone(link), Arc::clone(&compiling), bounds, ability.start);
+        Work { charges, compiling }
+    }
+
+    /// The link is gone. Waits until processes are; compilers end with this process, whose children they are.
+    fn end(&self) {
+        self.compiling.end();
+        self.charges.end_all();
+    }
+
+    /// Does what a frame says that is no stream's. Does not wait; an error ends the link.
+    fn take(&self, frame: LinkFrame<'_>) -> Result<(), String> {
+        let taken = match ToAgent::decode(frame).map_err(|error| error.to_string())? {
+            ToAgent::Start(stream, start) => self.charges.start(stream, start),
+            ToAgent::Kill(stream) => {
+                self.charges.kill(stream);
+                Ok(())
+            }
+            ToAgent::Resident(stream) => {
+                self.charges.tell_resident(stream);
+                Ok(())
+            }
+            ToAgent::Compile(request, compile) => self.compiling.compile(request, *compile),
+            ToAgent::Upload(stream, module, bytes) => self.compiling.upload(stream, module, bytes),
+            ToAgent::Forget(artefact) => {
+                self.compiling.forget(artefact);
+                Ok(())
+            }
+        };
+        taken.map_err(|error| error.to_string())
+    }
+}
+
+/// How an agent starts processes: in tests of what a host may say, in no way at all.
+#[derive(Debug, Clone, Copy)]
+struct Ability {
+    start: charges::Starter,
+    compile: compiling::Compiler,
+}
+
+impl Default for Ability {
+    fn default() -> Ability {
+        Ability { start: charges::begin, compile: crate::compile::compile }
     }
 }
 

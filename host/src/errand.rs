@@ -65,7 +65,7 @@ impl Errand {
         let program = worker_binary::find(worker).map_err(CompileError::Launch)?;
         let (ours, theirs) = socket_pair().map_err(resources)?;
         let listening = ours.try_clone().map_err(resources)?;
-        let launched = launch(Launch { program, argument: role.argument, directory: None }, theirs);
+        let launched = launch(Launch { program, arguments: vec![role.argument], directory: None }, theirs);
         let process = launched.map_err(CompileError::Launch)?;
         let (send, receive) = unix_socket(ours, Descriptors::Refuse);
         let outbox = Outbox::new(Box::new(send));

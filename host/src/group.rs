@@ -438,7 +438,7 @@ impl Launcher for Popen {
         let Connected { ours, theirs } = transport::connect(spec.asked_for_transport()).map_err(failed)?;
         let directory = spec.directory().map(ToOwned::to_owned);
         let argument = sandgate_wire::launch::WORKER_ARGUMENT;
-        let process = launch(Launch { program, argument, directory }, theirs).map_err(failed)?;
+        let process = launch(Launch { program, arguments: vec![argument], directory }, theirs).map_err(failed)?;
         let process = Some(Running::Local(process));
         Connection::start(id.clone(), spec.clone(), ours, process, common.clone()).map_err(resources)
     }

@@ -21,9 +21,11 @@ pub fn pool_core(lanes: usize) -> impl FnMut() {
     let rules = Rules {
         max_losses: 3,
         max_in_flight: 64,
+        max_far_in_flight: 64,
         retries: 0,
         retry_on: RetryOn::none(),
         start_attempts: 5,
+        reach_attempts: 5,
         patience: None,
         grace: Duration::from_secs(1),
         sessions: false,

@@ -37,7 +37,7 @@ const MAX_CALL_NAME_BYTES: usize = 40;
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     pub(crate) program: PathBuf,
-    pub(crate) argument: &'static str,
+    pub(crate) arguments: Vec<&'static str>,
     pub(crate) directory: Option<PathBuf>,
 }
 
@@ -84,8 +84,8 @@ type Request = (Start, Sender<Spawned>);
 
 /// Starts a child whose standard input is `connection`.
 pub(crate) fn launch(launch: Launch, connection: OwnedFd) -> Spawned {
-    let Launch { program, argument, directory } = launch;
-    let arguments = vec![OsString::from(argument)];
+    let Launch { program, arguments, directory } = launch;
+    let arguments = arguments.into_iter().map(OsString::from).collect();
     start(Start { program, arguments, directory, keeps_environment: false, stdin: connection, stdout: None })
 }
 
@@ -284,7 +284,7 @@ mod tests {
 
     fn started(program: &str) -> Process {
         let (ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
-        let launch = Launch { program: program.into(), argument: "--no-such-option", directory: None };
+        let launch = Launch { program: program.into(), arguments: vec!["--no-such-option"], directory: None };
         let process = super::launch(launch, theirs).unwrap();
         drop(ours);
         process
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn a_process_that_does_not_end_is_killed() {
         let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
-        let launch = Launch { program: "/bin/cat".into(), argument: "-", directory: None };
+        let launch = Launch { program: "/bin/cat".into(), arguments: vec!["-"], directory: None };
         let process = super::launch(launch, theirs).unwrap();
         assert!(process.resident_bytes().unwrap() > 0);
         assert_eq!(*process.reap(Duration::ZERO), LossCause::Signaled { signal: 9 });
@@ -315,7 +315,7 @@ mod tests {
         std::fs::write(&script, "#!/bin/sh\n/bin/sleep 1000 &\necho $! >&2\n").unwrap();
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
-        let launch = Launch { program: script, argument: "-", directory: None };
+        let launch = Launch { program: script, arguments: vec!["-"], directory: None };
         let process = super::launch(launch, theirs).unwrap();
         assert_eq!(*process.reap(Duration::from_secs(10)), LossCause::Exited { code: 0 });
         let child = process.take_stderr_tail().trim().to_owned();
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let (_ours, theirs) = sandgate_wire::transport::socket_pair().unwrap();
-        let launch = Launch { program: "/nonexistent/worker".into(), argument: "x", directory: None };
+        let launch = Launch { program: "/nonexistent/worker".into(), arguments: vec!["x"], directory: None };
         let error = super::launch(launch, theirs).unwrap_err();
         assert_eq!(error.to_string(), "cannot start `/nonexistent/worker`");
     }

@@ -12,6 +12,7 @@
 //! says: it is decoded totally, its texts are capped and escaped, and what does not fit ends the link and no more.
 
 mod artefacts;
+mod attempts;
 mod bootstrap;
 mod error;
 mod greeting;
@@ -25,6 +26,10 @@ pub(crate) mod ways;
 
 pub use error::ReachError;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use host::{RemoteHost, RemoteWorker};
 pub(crate) use hosts::{Hosts, Remote};
+#[cfg(any(test, fuzzing))]
+pub(crate) use requests::Answer;
 pub(crate) use route::Step;
 pub(crate) use running::Running;

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use sandgate::{GatewayError, LossCause, ReachError, Spec};
 use sandgate_tests::{LIMIT, builder, children_of, eventually, worker};
+use sandgate_wire::link::frame::{FrameEncoder, LinkFrame, PREAMBLE};
+use sandgate_wire::link::message::{AgentHello, hello_body, kind};
 
 use crate::places::{Script, assert_echoes, exec, group};
 
@@ -75,4 +77,31 @@ fn noise_before_the_agent_is_put_up_with() {
 fn an_agent_is_not_for_people() {
     let error = sandgate_tests::output(worker(), &["agent", "--nonsense"], sandgate_tests::repository());
     assert_eq!(error.status.code(), Some(2));
+}
+
+/// A launcher that says what an agent of another time would, and waits.
+fn agent_of_another_version(version: &str, link: Option<u16>) -> (Script, tempfile::NamedTempFile) {
+    let mut hello = hello_body(&AgentHello { package_version: version.to_owned(), ..AgentHello::of_this_process("") });
+    if let Some(link) = link {
+        hello[..2].copy_from_slice(&link.to_le_bytes());
+    }
+    let mut said = PREAMBLE.to_vec();
+    FrameEncoder::default().append(LinkFrame { kind: kind::HELLO, stream: 0, payload: &hello }, &mut said);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), said).unwrap();
+    (Script::new(&format!("cat '{}'; exec sleep 1000", file.path().display())), file)
+}
+
+#[test]
+fn an_agent_of_another_version_is_told_by_its_version() {
+    let check = |version: &str, link, expected: &str| {
+        let (launcher, _said) = agent_of_another_version(version, link);
+        let error = failure(launcher.spec());
+        assert!(matches!(&error, ReachError::Version { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(expected) && text.contains("install the same version"), "{text}");
+    };
+    check("99.0.0", None, "99.0.0");
+    check("99.0.0", Some(777), "777 of the link's protocol");
+    check("\u{1b}[2J", None, "\\u{1b}[2J");
 }

@@ -7,11 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use sandgate::{LinkProblem, LossCause, Outcome, WaitError};
-use sandgate_tests::{LIMIT, State, output, repository, run, within};
+use sandgate_tests::{LIMIT, State, run, within};
 
 use crate::agents::task_processors;
+use crate::namespace::Namespace;
 use crate::places::{HEARTBEAT, agent_of, all_go, assert_echoes, exec, family, group};
-use crate::server::{Server, skip};
+use crate::server::Server;
 
 const DELAY: Duration = Duration::from_millis(20);
 
@@ -73,66 +74,10 @@ fn a_slow_network_changes_nothing_but_the_time() {
     });
 }
 
-/// A network with one address, at the other end of a cable.
-struct Namespace {
-    name: String,
-    cable: String,
-    subnet: u8,
-}
-
-impl Namespace {
-    /// `None`, and a word about it, where this process may not make one.
-    fn make() -> Option<Namespace> {
-        let id = std::process::id();
-        let subnet = u8::try_from(id % 250).unwrap();
-        let namespace = Namespace { name: format!("sandgate-{id}"), cable: format!("sg{id}"), subnet };
-        let Namespace { name, cable, .. } = &namespace;
-        let (ours, theirs) = (format!("10.213.{subnet}.1/24"), format!("10.213.{subnet}.2/24"));
-        let steps = [
-            format!("netns add {name}"),
-            format!("link add {cable} type veth peer name inner netns {name}"),
-            format!("addr add {ours} dev {cable}"),
-            format!("link set {cable} up"),
-            format!("-n {name} addr add {theirs} dev inner"),
-            format!("-n {name} link set inner up"),
-        ];
-        match steps.iter().all(|step| ip(step)) {
-            true => Some(namespace),
-            false => {
-                skip("no network namespace can be made here; it needs root and iproute2");
-                None
-            }
-        }
-    }
-
-    fn address(&self) -> String {
-        format!("10.213.{}.2", self.subnet)
-    }
-
-    fn pull_the_cable(&self) {
-        assert!(ip(&format!("link set {} down", self.cable)));
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        ip(&format!("link del {}", self.cable));
-        ip(&format!("netns del {}", self.name));
-    }
-}
-
-fn ip(arguments: &str) -> bool {
-    if !std::path::Path::new("/usr/sbin/ip").exists() && !std::path::Path::new("/sbin/ip").exists() {
-        return false;
-    }
-    let arguments: Vec<&str> = arguments.split(' ').collect();
-    output("ip", &arguments, repository()).status.success()
-}
-
 #[test]
 fn a_cable_that_is_pulled_is_noticed_at_both_ends() {
-    let Some(namespace) = Namespace::make() else { return };
-    let Some(server) = Server::start_in(&namespace.name, &namespace.address()) else { return };
+    let Some(namespace) = Namespace::make(3) else { return };
+    let Some(server) = Server::start_in(namespace.name(), &namespace.address()) else { return };
     within(LIMIT * 2, "both ends to notice", move || {
         let group = group([exec(), server.spec().with_heartbeat(HEARTBEAT)]);
         let channel = State::Computes.enter(&group[1]);

@@ -105,3 +105,28 @@ fn a_client_that_is_killed_ends_everything_behind_it() {
         assert_echoes(&group[2]);
     });
 }
+
+#[test]
+fn what_keeps_a_binary_from_being_there_is_said() {
+    let odd = tempfile::tempdir().unwrap();
+    fs::write(odd.path().join("uname"), "#!/bin/sh\necho Plan9\n").unwrap();
+    fs::set_permissions(odd.path().join("uname"), fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(server) = Server::start(&format!("PATH={}:/usr/bin:/bin", odd.path().display())) else { return };
+    let platform = failure(server.spec_without_a_binary());
+    assert!(matches!(&platform, ReachError::Platform { theirs, .. } if theirs.contains("plan9")), "{platform:?}");
+    assert!(platform.to_string().contains("install `sandgate`"), "{platform}");
+
+    let unreadable = failure(server.spec().agent("/nonexistent/agent"));
+    assert!(
+        matches!(&unreadable, ReachError::Copy { problem, .. } if problem.contains("/nonexistent/agent")),
+        "{unreadable:?}"
+    );
+
+    // No directory can be made where a file is.
+    fs::write(server.agents().parent().unwrap(), "").unwrap();
+    let no_place = failure(server.spec());
+    assert!(
+        matches!(&no_place, ReachError::Copy { problem, .. } if problem.contains("cannot make the directory")),
+        "{no_place:?}"
+    );
+}

@@ -19,7 +19,8 @@ pub(crate) struct Server {
     address: String,
     port: u16,
     user: String,
-    _process: Running,
+    command: Vec<String>,
+    process: Running,
 }
 
 impl Server {
@@ -77,10 +78,21 @@ impl Server {
         let _ = fs::create_dir("/run/sshd");
         let config = at("sshd_config");
         let command = [around, &[SSHD, "-D", "-e", "-f", &config]].concat();
-        let process = start(command[0], &command[1..], &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".as_ref())]);
+        let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
+        let process = run_server(&command);
         let user = String::from_utf8(output("id", &["-un"], repository()).stdout).unwrap().trim().to_owned();
-        let server = Server { port, user, directory, address: address.to_owned(), _process: process };
-        comes_true(Duration::from_secs(5), || TcpStream::connect((address, port)).is_ok()).then_some(server)
+        let server = Server { port, user, directory, address: address.to_owned(), command, process };
+        server.listens().then_some(server)
+    }
+
+    fn listens(&self) -> bool {
+        comes_true(Duration::from_secs(5), || TcpStream::connect((self.address.as_str(), self.port)).is_ok())
+    }
+
+    /// Starts it again, after it was killed.
+    pub(crate) fn start_again(&mut self) {
+        self.process = run_server(&self.command);
+        assert!(self.listens(), "the server is there again");
     }
 
     /// A gateway on it, with one of the client's configurations.
@@ -92,6 +104,12 @@ impl Server {
     pub(crate) fn spec_to(&self, address: &str, config: &str) -> Spec {
         let spec = Spec::ssh(&format!("{}@{address}", self.user)).unwrap();
         spec.ssh_config(self.directory.path().join(config)).agent(worker()).with_hello_deadline(LIMIT)
+    }
+
+    /// A gateway on it that names no binary to be copied.
+    pub(crate) fn spec_without_a_binary(&self) -> Spec {
+        let spec = Spec::ssh(&format!("{}@{}:{}", self.user, self.address, self.port)).unwrap();
+        spec.ssh_config(self.config()).with_hello_deadline(LIMIT)
     }
 
     /// Where it listens.
@@ -108,11 +126,28 @@ impl Server {
         self.directory.path().join("ssh_config")
     }
 
+    /// Whoever has the user's key can run this command from now on, and nothing else.
+    pub(crate) fn force_command(&self, command: &str) {
+        let at = |name: &str| self.directory.path().join(name);
+        let key = fs::read_to_string(at("user.pub")).unwrap();
+        fs::write(at("authorized"), format!("restrict,command=\"{command}\" {key}")).unwrap();
+    }
+
+    /// Where agents are copied.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.directory.path().join("cache/sandgate/agents")
+    }
+
     /// The agents that were copied there.
     pub(crate) fn copied(&self) -> Vec<PathBuf> {
-        let directory = self.directory.path().join("cache/sandgate/agents");
-        fs::read_dir(directory).map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
+        fs::read_dir(self.agents())
+            .map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
     }
+}
+
+fn run_server(command: &[String]) -> Running {
+    let arguments: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+    start(&command[0], &arguments, &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".as_ref())])
 }
 
 fn client(path: &str, key: &str, known: &str) {

@@ -1,10 +1,13 @@
 //! What this process holds before and after: children, descriptors, threads and memory.
 //!
-//! Such counts are of the whole process, so this binary has one test, which runs one case after the other.
+//! Such counts are of the whole process, so this binary has one test, which runs one case after the other; those whose name has
+//! the text of `SANDGATE_LEAKS_ONLY` in it, if that is set.
 #![expect(
     clippy::unwrap_used,
     reason = "clippy allows it in test functions alone, and what they call is test code too"
 )]
+
+mod links;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,12 +40,15 @@ const CASES: &[(&str, fn())] = &[
     ("a pool whose session runs", pool_with_a_session),
     ("a pool whose workers are killed", pool_with_killed_workers),
     ("pools that cannot start", pools_that_cannot_start),
+    ("links by the hundred", links::many_links),
+    ("workers of one agent by the hundred", links::many_workers_of_one_agent),
     ("a flood that nobody reads", memory_stays_flat_under_a_flood),
 ];
 
 #[test]
 fn nothing_is_left_behind() {
-    for (what, case) in CASES {
+    let only = std::env::var("SANDGATE_LEAKS_ONLY").unwrap_or_default();
+    for (what, case) in CASES.iter().filter(|(what, _)| what.contains(&only)) {
         // The first time makes what a process has once: the thread that starts workers, artefacts of modules.
         case();
         assert_no_leaks(what, case);

@@ -23,10 +23,12 @@ struct Target {
     memory_mib: u32,
 }
 
-const TARGETS: [Target; 6] = [
+const TARGETS: [Target; 8] = [
     Target { name: "frames", needs_engine: false, max_input_bytes: 16_384, allocation_mib: 16, memory_mib: 512 },
     Target { name: "ring", needs_engine: false, max_input_bytes: 4096, allocation_mib: 4, memory_mib: 512 },
     Target { name: "host_messages", needs_engine: false, max_input_bytes: 4096, allocation_mib: 16, memory_mib: 1024 },
+    Target { name: "link_agent", needs_engine: false, max_input_bytes: 4096, allocation_mib: 8, memory_mib: 512 },
+    Target { name: "link_host", needs_engine: false, max_input_bytes: 4096, allocation_mib: 8, memory_mib: 1024 },
     Target { name: "artefact_cache", needs_engine: false, max_input_bytes: 4096, allocation_mib: 2, memory_mib: 512 },
     Target { name: "guest_abi", needs_engine: true, max_input_bytes: 4096, allocation_mib: 16, memory_mib: 1024 },
     Target { name: "preflight", needs_engine: true, max_input_bytes: 16_384, allocation_mib: 64, memory_mib: 1024 },

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use sandgate::agent::Bounds;
 
 use crate::exit::Exit;
 
@@ -14,10 +15,22 @@ Examples, as specs of gateways elsewhere:
   exec=sudo -u nobody sandgate agent
   ssh=me@host                              starts it by itself, and copies it there if it has to
 
-Exit codes: 0 when the host has closed the link, 1 if there was none.")]
-pub(crate) struct Arguments {}
+For hosts that are to have guests here and nothing else, in ~/.ssh/authorized_keys of an account made for it:
+  restrict,command=\"sandgate agent --confined\" ssh-ed25519 AAAA… somebody
 
-pub(crate) fn run(_: &Arguments) -> Result<Exit> {
-    sandgate::agent::run()?;
+Exit codes: 0 when the host has closed the link, 1 if there was none.")]
+pub(crate) struct Arguments {
+    /// Gives the host guests and nothing else: no other programs, no directories, no sandbox with less than this machine has
+    #[arg(long)]
+    confined: bool,
+    /// Most processes that the host may have here at once
+    #[arg(long, value_name = "N", default_value_t = sandgate::agent::DEFAULT_PROCESSES)]
+    max_processes: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let mut bounds = if arguments.confined { Bounds::confined() } else { Bounds::default() };
+    bounds.processes = arguments.max_processes;
+    sandgate::agent::run(bounds)?;
     Ok(Exit::Success)
 }

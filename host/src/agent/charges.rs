@@ -20,17 +20,19 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::PollFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-use sandgate_wire::launch::WORKER_ARGUMENT;
+use sandgate_wire::launch::{CONFINED_ARGUMENT, WORKER_ARGUMENT};
 use sandgate_wire::link::message::{Exited, FromAgent, Start};
 use sandgate_wire::link::pipes::pipes;
 use sandgate_wire::link::{Link, StreamItem, StreamReceive, StreamSend};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, socket_pair, unix_socket, wait, wait_any};
 
+use super::bounds::Bounds;
 use super::compiling::Compiling;
 use super::spawn;
 use crate::error::LaunchError;
 use crate::process::{Launch, Process, Program, launch, launch_program};
+use crate::vetting;
 use crate::worker_binary;
 
 /// How long a process may take to end after its connection has.
@@ -46,6 +48,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub(super) struct Charges {
     link: Arc<Link>,
     compiling: Arc<Compiling>,
+    bounds: Bounds,
+    starter: Starter,
     by_stream: Mutex<HashMap<u64, Arc<Charge>>>,
     /// One of them is gone.
     gone: Condvar,
@@ -64,8 +68,11 @@ enum State {
     Killed,
 }
 
+/// How a process is started.
+pub(super) type Starter = fn(Start, &Bounds) -> Result<Started, LaunchError>;
+
 /// A process that was just started, and its local transport.
-struct Started {
+pub(super) struct Started {
     process: Process,
     send: Box<dyn SendHalf>,
     receive: Box<dyn ReceiveHalf>,
@@ -74,13 +81,20 @@ struct Started {
 }
 
 impl Charges {
-    pub(super) fn new(link: Arc<Link>, compiling: Arc<Compiling>) -> Arc<Charges> {
-        Arc::new(Charges { link, compiling, by_stream: Mutex::default(), gone: Condvar::new() })
+    pub(super) fn new(link: Arc<Link>, compiling: Arc<Compiling>, bounds: Bounds, starter: Starter) -> Arc<Charges> {
+        Arc::new(Charges { link, compiling, bounds, starter, by_stream: Mutex::default(), gone: Condvar::new() })
     }
 
-    /// Starts a process at the end of a new stream. Does not wait for it.
+    /// Starts a process at the end of a new stream. Does not wait for it. One that is refused has ended at once.
     pub(super) fn start(self: &Arc<Self>, stream: u64, start: Start) -> io::Result<()> {
         let (send, receive) = self.link.accept(stream)?;
+        let running = self.by_stream.lock().len();
+        if let Some(why) = self.bounds.refuses(&start, running) {
+            let exited = Exited { cause: LossCause::Unknown { message: why }, stderr_tail: String::new() };
+            self.link.push(FromAgent::Exited(stream, exited).encode());
+            send.finish();
+            return Ok(());
+        }
         let charge = Arc::new(Charge::default());
         self.by_stream.lock().insert(stream, Arc::clone(&charge));
         let charges = Arc::clone(self);
@@ -113,8 +127,14 @@ impl Charges {
         while !by_stream.is_empty() && !self.gone.wait_until(&mut by_stream, until).timed_out() {}
     }
 
+    /// Whether nothing is left that it has started.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.by_stream.lock().is_empty()
+    }
+
     fn run(&self, charge: &Charge, stream: Arc<StreamSend>, receive: StreamReceive, start: Start) {
-        let exited = match begin(start) {
+        let exited = match (self.starter)(start, &self.bounds) {
             Ok(started) => self.serve(charge, &stream, receive, started),
             Err(error) => not_started(&error),
         };
@@ -169,9 +189,11 @@ impl Charge {
     }
 }
 
-fn begin(start: Start) -> Result<Started, LaunchError> {
+pub(super) fn begin(start: Start, bounds: &Bounds) -> Result<Started, LaunchError> {
     match start {
-        Start::Worker { program, directory } => begin_worker(program.map(path), directory.map(path)),
+        Start::Worker { program, directory } => {
+            begin_worker(program.map(path), directory.map(path), bounds.is_confined)
+        }
         Start::Launcher { command } => begin_launcher(command),
     }
 }
@@ -180,11 +202,16 @@ fn path(bytes: Vec<u8>) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-fn begin_worker(program: Option<PathBuf>, directory: Option<PathBuf>) -> Result<Started, LaunchError> {
+fn begin_worker(
+    program: Option<PathBuf>,
+    directory: Option<PathBuf>,
+    is_confined: bool,
+) -> Result<Started, LaunchError> {
     let program = worker_binary::find(program.as_deref())?;
     let (ours, theirs) = socket_pair().map_err(LaunchError::Resources)?;
     let ready = ours.try_clone().map_err(LaunchError::Resources)?;
-    let process = launch(Launch { program, argument: WORKER_ARGUMENT, directory }, theirs)?;
+    let arguments = if is_confined { vec![WORKER_ARGUMENT, CONFINED_ARGUMENT] } else { vec![WORKER_ARGUMENT] };
+    let process = launch(Launch { program, arguments, directory }, theirs)?;
     let (send, receive) = unix_socket(ours, Descriptors::Refuse);
     Ok(Started { process, send: Box::new(send), receive: Box::new(receive), ready })
 }
@@ -204,7 +231,9 @@ fn begin_launcher(command: Vec<String>) -> Result<Started, LaunchError> {
 
 fn not_started(error: &LaunchError) -> Exited {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
-    let text = format!("{error}{source}");
+    let mut text = format!("{error}{source}");
+    // There are paths of the host's in it.
+    vetting::cap(&mut text, vetting::MAX_TEXT_BYTES);
     match error {
         LaunchError::Spawn { .. } => Exited { cause: LossCause::Exited { code: NOT_FOUND }, stderr_tail: text },
         _ => Exited { cause: LossCause::Unknown { message: text }, stderr_tail: String::new() },

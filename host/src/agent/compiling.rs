@@ -21,13 +21,15 @@ use parking_lot::{Condvar, Mutex};
 use sandgate_wire::ModuleId;
 use sandgate_wire::link::message::{FromAgent, RemoteCompile, RemoteCompiled};
 use sandgate_wire::link::{Link, StreamItem};
+use sandgate_wire::module_limits::Shape;
 
+use super::bounds::{Bounds, MAX_ARTEFACTS, MAX_COMPILATIONS, MAX_MODULE_BYTES, MAX_UPLOADS};
 use super::spawn;
 use crate::artefact::{Artefact, ArtefactStore, Wanted};
-use crate::compile::compile;
 use crate::deadline::Deadline;
 use crate::error::{CompileError, ExecError};
 use crate::module::Module;
+use crate::vetting;
 
 /// Bytes of modules that are kept.
 const KEPT_BYTES: usize = 128 << 20;
@@ -39,10 +41,23 @@ pub(super) struct Compiling {
     link: Arc<Link>,
     store: Arc<ArtefactStore>,
     tenant: Option<Arc<str>>,
+    bounds: Bounds,
+    compiler: Compiler,
+    /// Compilations and uploads that are under way.
+    under_way: Mutex<UnderWay>,
     modules: Mutex<Modules>,
     /// A module has come, or will not.
     came: Condvar,
     artefacts: Mutex<Artefacts>,
+}
+
+/// How a module is compiled.
+pub(super) type Compiler = fn(&Wanted<'_>) -> Result<(Artefact, Shape), ExecError>;
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    compilations: usize,
+    uploads: usize,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +67,8 @@ struct Modules {
     kept_bytes: usize,
     /// Those that the host was asked for.
     expected: HashSet<ModuleId>,
+    /// None will come any more.
+    are_over: bool,
 }
 
 #[derive(Debug, Default)]
@@ -61,21 +78,46 @@ struct Artefacts {
 }
 
 impl Compiling {
-    pub(super) fn new(link: Arc<Link>, store: Arc<ArtefactStore>, tenant: Option<Arc<str>>) -> Arc<Compiling> {
-        let (modules, artefacts) = (Mutex::default(), Mutex::default());
-        Arc::new(Compiling { link, store, tenant, modules, came: Condvar::new(), artefacts })
+    pub(super) fn new(
+        link: Arc<Link>,
+        store: Arc<ArtefactStore>,
+        tenant: Option<Arc<str>>,
+        bounds: Bounds,
+        compiler: Compiler,
+    ) -> Arc<Compiling> {
+        let (modules, artefacts, under_way) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let came = Condvar::new();
+        Arc::new(Compiling { link, store, tenant, bounds, compiler, under_way, modules, came, artefacts })
     }
 
-    /// Compiles on a thread of its own and answers.
+    /// Compiles on a thread of its own and answers; at once if that is too much, or more than the host may have.
     pub(super) fn compile(self: &Arc<Self>, request: u64, wanted: RemoteCompile) -> io::Result<()> {
+        let refused = self.bounds.refuses_compiler(wanted.program.as_deref(), &wanted.policy).map(str::to_owned);
+        if let Some(why) = refused.or_else(|| self.is_too_much()) {
+            self.link.push(FromAgent::Compiled(request, Box::new(RemoteCompiled::Failed(why))).encode());
+            return Ok(());
+        }
+        self.under_way.lock().compilations += 1;
         let compiling = Arc::clone(self);
         spawn("compile", move || {
             let answer = compiling.answer(request, wanted);
+            compiling.under_way.lock().compilations -= 1;
             compiling.link.push(FromAgent::Compiled(request, Box::new(answer)).encode());
         })
     }
 
-    fn answer(&self, request: u64, asked: RemoteCompile) -> RemoteCompiled {
+    fn is_too_much(&self) -> Option<String> {
+        let (compilations, artefacts) = (self.under_way.lock().compilations, self.artefacts.lock().by_number.len());
+        let is = |what: &str, most: usize| Some(format!("agent has {most} {what} at once for its host, and no more"));
+        match () {
+            () if compilations >= MAX_COMPILATIONS => is("compilations", MAX_COMPILATIONS),
+            () if artefacts >= MAX_ARTEFACTS => is("artefacts", MAX_ARTEFACTS),
+            () => None,
+        }
+    }
+
+    fn answer(&self, request: u64, mut asked: RemoteCompile) -> RemoteCompiled {
+        vetting::cap(&mut asked.name, vetting::MAX_TEXT_BYTES);
         let absent = Module::absent(asked.module, asked.name.clone());
         let program = asked.program.map(|bytes| PathBuf::from(std::ffi::OsString::from_vec(bytes)));
         let wanted = Wanted {
@@ -95,7 +137,7 @@ impl Compiling {
                 let missing = io::Error::other("the module did not arrive");
                 wanted.failed(CompileError::Memory(missing))
             })?;
-            compile(&Wanted { module: &module, ..wanted })
+            (self.compiler)(&Wanted { module: &module, ..wanted })
         });
         match made {
             Ok(artefact) => self.number(&artefact),
@@ -103,7 +145,9 @@ impl Compiling {
             Err(ExecError::Compile { source: CompileError::Lost(loss), .. }) => RemoteCompiled::Lost(loss),
             Err(error) => {
                 let source = std::error::Error::source(&error);
-                RemoteCompiled::Failed(source.map_or_else(|| error.to_string(), ToString::to_string))
+                let mut text = source.map_or_else(|| error.to_string(), ToString::to_string);
+                vetting::cap(&mut text, vetting::MAX_TEXT_BYTES);
+                RemoteCompiled::Failed(text)
             }
         }
     }
@@ -133,6 +177,19 @@ impl Compiling {
         self.artefacts.lock().by_number.remove(&number);
     }
 
+    /// The link is gone: whoever waits for a module waits no more.
+    pub(super) fn end(&self) {
+        self.modules.lock().are_over = true;
+        self.came.notify_all();
+    }
+
+    /// Whether nobody is at work for it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_quiet(&self) -> bool {
+        let under_way = self.under_way.lock();
+        under_way.compilations == 0 && under_way.uploads == 0
+    }
+
     // ---- modules ----
 
     /// The module's bytes, from here or from the host.
@@ -142,6 +199,9 @@ impl Compiling {
         loop {
             if let Some(module) = modules.kept.iter().find(|module| module.id() == id) {
                 return Some(module.named(name));
+            }
+            if modules.are_over {
+                return None;
             }
             if modules.expected.insert(id) {
                 self.link.push(FromAgent::Need(request).encode());
@@ -153,18 +213,27 @@ impl Compiling {
         }
     }
 
-    /// Takes a module that comes on a stream.
+    /// Takes a module that comes on a stream. One that nobody waits for any more, or never did, is not kept.
     pub(super) fn upload(self: &Arc<Self>, stream: u64, id: ModuleId, bytes: u64) -> io::Result<()> {
         let (send, mut receive) = self.link.accept(stream)?;
+        let is_expected = self.modules.lock().expected.contains(&id);
+        if bytes > MAX_MODULE_BYTES || self.under_way.lock().uploads >= MAX_UPLOADS {
+            return Err(io::Error::other("a module that is larger than modules are, or one too many at once"));
+        }
+        self.under_way.lock().uploads += 1;
         let compiling = Arc::clone(self);
         spawn("upload", move || {
-            let mut all = Vec::new();
+            let (mut all, mut seen) = (Vec::new(), 0_u64);
             while let Ok(StreamItem::Data(more)) = receive.next_item()
-                && (all.len() + more.len()) as u64 <= bytes
+                && seen + more.len() as u64 <= bytes
             {
-                all.extend(more);
+                seen += more.len() as u64;
+                if is_expected {
+                    all.extend(more);
+                }
             }
             drop(send);
+            compiling.under_way.lock().uploads -= 1;
             compiling.has_come(id, all);
         })
     }

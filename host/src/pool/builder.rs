@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
+use parking_lot::Mutex;
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
 use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
@@ -18,10 +19,10 @@ use serde::de::DeserializeOwned;
 
 use super::core::{Core, Rules, TaskId};
 use super::driver::{Driver, Life, Note};
-use super::event::{EventSink, PoolEvent};
+use super::event::EventSink;
 use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
-use super::mailbox::{Receiver, Sender, mailbox};
+use super::mailbox::{Sender, mailbox};
 use super::maker::GroupMaker;
 use super::map::Map;
 use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
@@ -35,11 +36,16 @@ use crate::recycle::Recycle;
 use crate::remote::{Hosts, ways};
 use crate::spec::Spec;
 
-mod machines;
+pub(super) mod machines;
+mod starting;
+
+use machines::Absent;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 2 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 64;
+/// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
+pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 /// Losses of a worker after which an input is poisonous, unless the builder says otherwise.
 pub const DEFAULT_MAX_LOSSES: u32 = 3;
 /// Inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
@@ -52,6 +58,8 @@ pub const DEFAULT_SPARES: usize = 1;
 const SPARES_AFTER: Duration = Duration::from_millis(100);
 /// Starts in a row that fail on every gateway before the pool gives up.
 const START_ATTEMPTS: u32 = 5;
+/// The same for a machine that is not reached: half a minute of waits, and the attempts.
+const REACH_ATTEMPTS: u32 = 8;
 /// Time beyond a task's own deadline before its worker is taken for hung: its grace comes on top.
 const HUNG_AFTER: Duration = Duration::from_secs(2);
 
@@ -65,7 +73,9 @@ pub struct PoolBuilder {
     specs: Vec<Spec>,
     /// Specs of which each machine gets as many as it has cores.
     machines: Vec<Spec>,
-    /// What has reached them.
+    /// Those that were not reached.
+    absent: Vec<Absent>,
+    /// What has reached the others.
     hosts: Option<Arc<Hosts>>,
     spec: Spec,
     group: GroupBuilder,
@@ -74,7 +84,7 @@ pub struct PoolBuilder {
     retries: u32,
     retry_on: RetryOn,
     max_losses: u32,
-    in_flight: usize,
+    in_flight: Option<usize>,
     window: usize,
     buffer_bytes: usize,
     spares: usize,
@@ -114,7 +124,7 @@ pub struct Pool {
     pub(crate) next_task: Arc<AtomicU64>,
     next_owner: AtomicU64,
     epoch: Instant,
-    pub(crate) lanes: usize,
+    lanes: Arc<AtomicUsize>,
     /// Tasks under way that keep every gateway busy.
     pub(crate) enough: usize,
     pub(crate) window: usize,
@@ -252,10 +262,11 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 64, and less if tasks take longer than some ten microseconds.
+    /// Most tasks that a gateway is given at once. Default: 64, and 1024 of one on another machine; less if tasks take longer
+    /// than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
-        self.in_flight = tasks.max(1);
+        self.in_flight = Some(tasks.max(1));
         self
     }
 
@@ -294,18 +305,21 @@ impl PoolBuilder {
         self
     }
 
-    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready.
+    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready, or their machines were
+    /// not reached.
     ///
     /// # Errors
-    /// [`PoolError`] of the first that is not; nothing is left running then.
+    /// [`PoolError`] of the first that is not ready, or of one that was not reached if none was; nothing is left running then.
     pub fn build(self) -> Result<Pool, PoolError> {
         let reached = self.reach_machines()?;
         let specs = reached.all_specs(reached.specs.clone());
         let (group, module, call) = (reached.group.clone(), reached.module.clone(), reached.call_of(&specs));
         let hosts = reached.hosts.clone().unwrap_or_else(|| group.common_hosts());
-        let mut maker = GroupMaker { hosts, group, specs, module, call };
-        ways::find(&mut maker.specs, HashMap::new()).map_err(PoolError::Gateway)?;
-        let specs = maker.specs.clone();
+        let mut specs = specs;
+        ways::find(&mut specs, HashMap::new()).map_err(PoolError::Gateway)?;
+        let unmeasured = reached.absent.iter().map(|absent| absent.lane).collect();
+        let (unmeasured, of_lanes) = (Mutex::new(unmeasured), Mutex::new(specs.clone()));
+        let maker = GroupMaker { hosts, group, specs: of_lanes, unmeasured, module, call };
         reached.build_over(specs, Arc::new(maker))
     }
 
@@ -359,10 +373,12 @@ impl PoolBuilder {
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
-            max_in_flight: self.in_flight,
+            max_in_flight: self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            max_far_in_flight: self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
             retries: self.retries,
             retry_on: self.retry_on,
             start_attempts: START_ATTEMPTS,
+            reach_attempts: REACH_ATTEMPTS,
             patience: wall_time.and_then(|wall_time| wall_time.checked_add(grace + HUNG_AFTER)),
             grace,
             sessions: self.reuse,
@@ -376,6 +392,12 @@ impl PoolBuilder {
         let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
         let spares = if are_alike { self.spares } else { 0 };
         let call = self.call_of(&specs);
+        let most_on = |spec: &Spec| match spec.route() {
+            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
+        };
+        let enough = specs.iter().map(most_on).sum();
+        let lanes_shown = Arc::new(AtomicUsize::new(lanes));
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
             ground: Ground::new(lanes, maker, self.module, call, self.reuse, told, spares),
@@ -383,6 +405,7 @@ impl PoolBuilder {
             events: self.events,
             epoch,
             lanes,
+            lanes_shown: Arc::clone(&lanes_shown),
             names: vec![None; lanes],
             drop_timeout: self.group.settings().1,
             state: Life::Open,
@@ -390,7 +413,7 @@ impl PoolBuilder {
             batch: Vec::new(),
             spares_from: None,
         };
-        driver.start_all(seat.notes())?;
+        driver.start_all(seat.notes(), &self.absent)?;
         driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
         seat.begin(driver);
         let seat_of_thread = Arc::clone(&seat);
@@ -403,8 +426,8 @@ impl PoolBuilder {
             next_task: Arc::default(),
             next_owner: AtomicU64::new(0),
             epoch,
-            lanes,
-            enough: lanes * self.in_flight,
+            lanes: lanes_shown,
+            enough,
             window: self.window,
             buffer_bytes: self.buffer_bytes,
         })
@@ -421,6 +444,7 @@ impl Pool {
             gateways: None,
             specs: Vec::new(),
             machines: Vec::new(),
+            absent: Vec::new(),
             hosts: None,
             spec: Spec::popen(),
             group: Group::builder(),
@@ -429,7 +453,7 @@ impl Pool {
             retries: 0,
             retry_on: RetryOn::none(),
             max_losses: DEFAULT_MAX_LOSSES,
-            in_flight: DEFAULT_IN_FLIGHT,
+            in_flight: None,
             window: DEFAULT_WINDOW,
             buffer_bytes: DEFAULT_BUFFER_BYTES,
             spares: DEFAULT_SPARES,
@@ -504,9 +528,9 @@ impl Pool {
         CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.notes.clone() }
     }
 
-    /// How many gateways it has.
+    /// How many gateways it has. They become more when a machine joins that was not there when the pool was built.
     pub fn gateways(&self) -> usize {
-        self.lanes
+        self.lanes.load(Ordering::Acquire)
     }
 
     /// What the pool has done and is doing. Blocks until its thread has looked, that is for microseconds.
@@ -578,31 +602,6 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<Pool of {} gateways>", self.lanes)
-    }
-}
-
-impl Driver {
-    /// Starts all gateways and waits for them; ends those that are there if one is not.
-    fn start_all(&mut self, notes: &Receiver<Note>) -> Result<(), PoolError> {
-        if let Some(events) = &mut self.core.events {
-            events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
-        }
-        (0..self.lanes).for_each(|lane| self.ground.start(lane));
-        let mut failed = None;
-        for _ in 0..self.lanes {
-            match notes.recv() {
-                Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
-                Ok(note) => self.take(note),
-                Err(_) => break,
-            }
-        }
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                self.ground.end(crate::deadline::Deadline::after(Duration::ZERO));
-                Err(error)
-            }
-        }
+        write!(f, "<Pool of {} gateways>", self.gateways())
     }
 }

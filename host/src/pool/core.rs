@@ -27,9 +27,11 @@ use sandgate_wire::Outcome;
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
 use super::event::PoolEvent;
-use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay};
+use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay, reach_delay};
 use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
+
+mod dispatching;
 
 /// Runs that a worker may have ended without the host having heard of it: workers gather what they send for 100 µs. What is
 /// further behind the one that a lost worker was at, as far as is known, has not begun. Were it otherwise, each further loss
@@ -49,11 +51,14 @@ pub(crate) struct Rules {
     pub(crate) max_losses: u32,
     /// Most runs on a lane at once.
     pub(crate) max_in_flight: usize,
+    /// The same for a lane on another machine, for which many more are on the way.
+    pub(crate) max_far_in_flight: usize,
     /// Times that a task that failed is run again, and which failures count.
     pub(crate) retries: u32,
     pub(crate) retry_on: RetryOn,
-    /// Failures to start in a row, on every lane, after which the pool gives up.
+    /// Failures to start in a row, on every lane, after which the pool gives up; and the same of a machine that is not reached.
     pub(crate) start_attempts: u32,
+    pub(crate) reach_attempts: u32,
     /// How long a lane may go without ending a run before its worker is taken for hung.
     pub(crate) patience: Option<Duration>,
     /// Time that a run has to end after it was stopped.
@@ -247,22 +252,45 @@ impl<P, V> Core<P, V> {
     /// A lane's gateway is there, and so far away.
     pub(crate) fn lane_up_at(&mut self, lane: usize, way: Duration, now: Instant) {
         let it = &mut self.lanes[lane];
-        it.way = way;
+        it.is_away(way);
         (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
-        (it.stop_is_under_way, it.killed) = (false, false);
+        (it.stop_is_under_way, it.killed, it.is_hopeless) = (false, false, false);
         it.generation += 1;
+    }
+
+    /// Whether something takes a while to a lane's gateway.
+    pub(crate) fn is_far(&self, lane: usize) -> bool {
+        !self.lanes[lane].way.is_zero()
+    }
+
+    /// How far away a lane's gateway is now.
+    pub(crate) fn way_is(&mut self, lane: usize, way: Duration) {
+        self.lanes[lane].is_away(way);
+    }
+
+    /// There are more lanes, behind all others, whose gateways are being started.
+    pub(crate) fn grow(&mut self, more: usize, now: Instant) {
+        for lane in self.lanes.len()..self.lanes.len() + more {
+            self.lanes.push(Lane::new(now));
+            self.actions.push(Action::Start { lane });
+        }
     }
 
     /// A lane's gateway could not be started.
     pub(crate) fn lane_failed(&mut self, lane: usize, error: PoolError, now: Instant) {
+        let is_unreached = error.is_unreached();
+        let attempts = if is_unreached { self.rules.reach_attempts } else { self.rules.start_attempts };
         let it = &mut self.lanes[lane];
         it.failed_starts += 1;
-        let delay = delay(it.failed_starts + FREE_RESTARTS);
+        it.is_hopeless = it.failed_starts >= attempts;
+        let delay = match is_unreached {
+            true => reach_delay(it.failed_starts),
+            false => delay(it.failed_starts + FREE_RESTARTS),
+        };
         it.state = State::Down { until: now + delay };
-        let text = error.to_string();
+        let text = error.with_causes();
         self.tell(now, || PoolEvent::GatewayFailed { gateway: lane, error: text, again_in: delay });
-        let most = self.rules.start_attempts;
-        let hopeless = |lane: &Lane| lane.failed_starts >= most && matches!(lane.state, State::Down { .. });
+        let hopeless = |lane: &Lane| lane.is_hopeless && matches!(lane.state, State::Down { .. });
         if self.lanes.iter().all(hopeless) && self.broken.is_none() {
             let error = Arc::new(error);
             self.broken = Some(Arc::clone(&error));
@@ -333,9 +361,9 @@ impl<P, V> Core<P, V> {
         }
         let took_long = it.is_at_a_long_run(now);
         let Some(flight) = it.remove(run) else { return };
-        it.ended_well(now, began.max(flight.started));
+        it.ended_well(now, flight.started);
         if it.flights.is_empty() && !self.waiting.is_empty() && !took_long {
-            it.has_run_dry(self.rules.max_in_flight);
+            it.has_run_dry(&self.rules);
         }
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
         task.attempts += 1;
@@ -429,146 +457,11 @@ impl<P, V> Core<P, V> {
         self.tell(now, || PoolEvent::TaskFinished { task: id, gateway: lane, outcome: kind, attempts, duration });
         self.finished.push(Finished { task: id, payload, value, attempts, lane, queued, started, finished: now });
     }
-
-    // ---- what is to be done ----
-
-    /// Puts tasks on lanes that can take them.
-    pub(crate) fn dispatch(&mut self, now: Instant) {
-        self.drain_for_suspects();
-        let mut any = true;
-        while any {
-            any = false;
-            for lane in 0..self.lanes.len() {
-                any |= self.dispatch_one(lane, now);
-            }
-        }
-        self.recall(now);
-    }
-
-    fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
-        if self.lanes[lane].state != State::Up || self.lanes[lane].killed {
-            return false;
-        }
-        if self.lanes[lane].flights.is_empty() {
-            self.lanes[lane].alone = false;
-            self.lanes[lane].draining = false;
-            if let Some(id) = pop(&mut self.suspects, &self.tasks) {
-                self.lanes[lane].alone = true;
-                self.fly(lane, id, now);
-                return true;
-            }
-        }
-        let it = &self.lanes[lane];
-        // Behind a run that takes long nothing more is put: whichever lane is free first takes it.
-        let most = if it.is_at_a_long_run(now) { self.rules.executions } else { usize::MAX };
-        if it.alone || it.draining || it.flights.len() >= it.window(self.rules.max_in_flight).min(most) {
-            return false;
-        }
-        let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };
-        self.fly(lane, id, now);
-        true
-    }
-
-    fn fly(&mut self, lane: usize, task: TaskId, now: Instant) {
-        let run = self.next_run;
-        self.next_run += 1;
-        let it = &mut self.lanes[lane];
-        if it.flights.is_empty() {
-            it.progress = now;
-        }
-        it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false });
-        self.actions.push(Action::Run { lane, task, run });
-        let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
-        self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
-    }
-
-    /// Whether a lane has nothing to do, and nothing waits that it could be given: else it would have been.
-    fn any_is_idle(&self) -> bool {
-        let is_idle =
-            |lane: &Lane| lane.state == State::Up && lane.flights.len() < self.rules.executions && !lane.alone;
-        self.lanes.iter().any(|lane| is_idle(lane) && !lane.draining)
-    }
-
-    /// Takes back what waits behind runs that take long, for lanes that have nothing to do. The last one first, so that they
-    /// are in order again in front of those that wait.
-    fn recall(&mut self, now: Instant) {
-        if self.rules.sessions || !self.any_is_idle() {
-            return;
-        }
-        for (number, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_at_a_long_run(now)) {
-            for flight in
-                lane.flights.iter_mut().skip(self.rules.executions).rev().filter(|flight| flight.can_be_recalled())
-            {
-                flight.recalled = true;
-                self.actions.push(Action::Recall { lane: number, run: flight.run });
-            }
-        }
-    }
-
-    /// When a run that others wait behind will have taken long.
-    fn next_recall(&self) -> Option<Instant> {
-        if self.rules.sessions || !self.any_is_idle() {
-            return None;
-        }
-        let waits = |lane: &&Lane| lane.flights.iter().skip(self.rules.executions).any(Flight::can_be_recalled);
-        self.lanes.iter().filter(|lane| lane.state == State::Up).filter(waits).map(Lane::takes_long_from).min()
-    }
-
-    /// Suspects take the next lane that is empty. If all are busy for ever, one has to become empty.
-    fn drain_for_suspects(&mut self) {
-        if self.suspects.is_empty() {
-            return;
-        }
-        let has_turn = |lane: &Lane| lane.alone || lane.draining || lane.state == State::Starting;
-        if self.lanes.iter().any(has_turn) {
-            return;
-        }
-        let up = self.lanes.iter_mut().filter(|lane| lane.state == State::Up);
-        if let Some(lane) = up.min_by_key(|lane| lane.flights.len()) {
-            lane.draining = true;
-        }
-    }
-
-    /// Time has passed.
-    pub(crate) fn tick(&mut self, now: Instant) {
-        for number in 0..self.lanes.len() {
-            let rules = &self.rules;
-            let lane = &mut self.lanes[number];
-            match lane.state {
-                State::Down { until } if until <= now && self.broken.is_none() => {
-                    lane.state = State::Starting;
-                    self.actions.push(Action::Start { lane: number });
-                }
-                State::Up if lane.is_hung(rules, now) => {
-                    // Once more later, should this not end it.
-                    (lane.progress, lane.killed) = (now, true);
-                    lane.innocent = lane.stops > 0;
-                    lane.flights
-                        .iter_mut()
-                        .filter_map(|flight| flight.stop_by.as_mut())
-                        .for_each(|by| *by = now + rules.grace);
-                    self.actions.push(Action::KillWorker { lane: number });
-                }
-                State::Up => {
-                    if let Some(run) = lane.stop_late_head(rules, now) {
-                        lane.stop_is_under_way = true;
-                        self.actions.push(Action::Stop { lane: number, run });
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
 }
 
 fn unresponsive(message: String) -> WorkerLoss {
     let cause = LossCause::Unresponsive { message };
     WorkerLoss { gateway: String::new(), pid: None, cause, stderr_tail: String::new() }
-}
-
-/// The next that was not cancelled meanwhile.
-fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
-    std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
 }
 
 #[cfg(test)]

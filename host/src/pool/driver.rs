@@ -10,6 +10,7 @@
 //! core's deadlines if there is one. It runs no user's code and waits for nobody.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::core::{Action, Core, TaskId, Verdict};
@@ -70,6 +71,8 @@ pub(crate) struct Driver {
     pub(crate) events: Option<EventSink>,
     pub(crate) epoch: Instant,
     pub(crate) lanes: usize,
+    /// The same, for whoever asks.
+    pub(crate) lanes_shown: Arc<AtomicUsize>,
     pub(crate) names: Vec<Option<Arc<str>>>,
     pub(crate) drop_timeout: Duration,
     pub(crate) state: Life,
@@ -148,7 +151,10 @@ impl Driver {
             Note::CancelTask(id) => self.core.cancel(id, now),
             Note::CancelOwner(owner) => self.cancel(now, |work| work.owner == owner),
             Note::CancelAll => self.end(Life::Cancelled, now),
-            Note::Shutdown => self.end(Life::Ending, now),
+            Note::Shutdown => {
+                self.ground.give_up();
+                self.end(Life::Ending, now);
+            }
             Note::Stats(answer) => {
                 let _ = answer.send(self.snapshot());
             }
@@ -169,6 +175,9 @@ impl Driver {
     }
 
     fn moved(&mut self, lane: usize, number: u64, now: Instant) {
+        if self.core.is_far(lane) {
+            self.core.way_is(lane, self.ground.way(lane));
+        }
         let core = &mut self.core;
         self.ground.take(lane, number, |came| match came {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
@@ -193,7 +202,7 @@ impl Driver {
         let made = match result {
             Ok(made) => made,
             Err(error) => {
-                tracing::warn!("gateway {lane} of a pool did not start: {error}");
+                tracing::warn!("gateway {lane} of a pool did not start: {}", error.with_causes());
                 return self.core.lane_failed(lane, error, now);
             }
         };
@@ -201,11 +210,14 @@ impl Driver {
         let first = self.names[lane].is_none();
         // A spare takes over the name with the place.
         let id = Arc::clone(self.names[lane].get_or_insert_with(|| Arc::from(made.gateway.id())));
+        let more = made.more;
         self.ground.started(lane, *made, Arc::clone(&id));
-        let way = self.ground.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip());
-        self.core.lane_up_at(lane, way, now);
+        self.core.lane_up_at(lane, self.ground.way(lane), now);
         if self.spares_from.is_none() && self.state != Life::Ending {
             self.ground.start_spares();
+        }
+        if more > 0 && self.state != Life::Ending {
+            self.grow(lane, more, now);
         }
         let workers = self.core.generation(lane);
         if let Some(events) = &mut self.core.events {
@@ -217,6 +229,15 @@ impl Driver {
                 },
             ));
         }
+    }
+
+    /// A machine is there that was not when the pool was made, and has more cores than one.
+    fn grow(&mut self, lane: usize, more: usize, now: Instant) {
+        self.ground.grow(lane, more);
+        self.core.grow(more, now);
+        self.names.resize(self.names.len() + more, None);
+        self.lanes += more;
+        self.lanes_shown.store(self.lanes, Ordering::Release);
     }
 
     /// Does what follows from the notes.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
@@ -33,12 +34,18 @@ use crate::value::Encoded;
 pub(crate) struct Made {
     pub(crate) gateway: Gateway,
     pub(crate) group: Option<Group>,
+    /// Lanes that its machine is to have besides: until now nobody knew how many cores it has.
+    pub(crate) more: usize,
 }
 
 /// Makes the gateway of a lane, or one that can take any lane's place. Blocks until it is ready for the pool's tasks.
 pub(crate) trait Maker: Send + Sync {
     fn make(&self, lane: usize) -> Result<Made, PoolError>;
     fn make_spare(&self, number: u64) -> Result<Made, PoolError>;
+    /// There are so many lanes more, behind all others, on the machine of this one.
+    fn grow(&self, lane: usize, more: usize);
+    /// Nothing that is being made is wanted any more. Does not block; what can be ended at once ends.
+    fn give_up(&self) {}
 }
 
 /// Why a run has not begun.
@@ -63,7 +70,7 @@ pub(crate) enum Came {
     SessionEnded(Verdict<RawValue>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Place {
     made: Option<Made>,
     /// The id of its first gateway, by which it is known.
@@ -121,15 +128,7 @@ impl Ground {
         told: Told,
         spares: usize,
     ) -> Ground {
-        let place = |_| Place {
-            made: None,
-            name: Arc::default(),
-            runs: HashMap::new(),
-            pid: None,
-            recycled: false,
-            session: None,
-        };
-        let places = (0..lanes).map(place).collect();
+        let places = (0..lanes).map(|_| Place::default()).collect();
         let spares = Spares { wanted: spares, ..Spares::default() };
         Ground { places, maker, module, call, reuse, next_session: 0, notes: told.notes.clone(), told, spares }
     }
@@ -156,6 +155,17 @@ impl Ground {
             drop(before);
             let _ = notes.send(Note::Buried);
         }));
+    }
+
+    /// Makes room for so many lanes more, on the machine of this one.
+    pub(crate) fn grow(&mut self, lane: usize, more: usize) {
+        self.maker.grow(lane, more);
+        self.places.resize_with(self.places.len() + more, Place::default);
+    }
+
+    /// Ends what can be ended of what is being started.
+    pub(crate) fn give_up(&self) {
+        self.maker.give_up();
     }
 
     pub(crate) fn started(&mut self, lane: usize, made: Made, name: Arc<str>) {
@@ -206,6 +216,11 @@ impl Ground {
         self.places[lane].made.as_ref().map(|made| &made.gateway)
     }
 
+    /// How long something takes to a lane's worker and back, if it is on another machine.
+    pub(crate) fn way(&self, lane: usize) -> Duration {
+        self.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip())
+    }
+
     /// Puts a task on a gateway: its input, and its arguments if they are its own.
     pub(crate) fn begin(
         &mut self,
@@ -249,7 +264,7 @@ impl Ground {
         let Some(session) = &self.places[lane].session else { return Err(NotBegun::Closing) };
         let sent = session
             .channel
-            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(std::time::Duration::ZERO));
+            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(Duration::ZERO));
         sent.map_err(|error| match error {
             // Its end is about to be told.
             SendError::Ended(_) | SendError::Closed | SendError::Timeout(_) => NotBegun::Full,
@@ -347,9 +362,8 @@ impl Ground {
     /// What is known about the end of a lane's worker.
     pub(crate) fn loss(&self, lane: usize) -> WorkerLoss {
         let name = self.places[lane].name.to_string();
-        let known = self
-            .gateway(lane)
-            .and_then(|gateway| gateway.connection().wait_ended(Deadline::after(std::time::Duration::ZERO)));
+        let known =
+            self.gateway(lane).and_then(|gateway| gateway.connection().wait_ended(Deadline::after(Duration::ZERO)));
         known.map(|loss| WorkerLoss { gateway: name.clone(), ..loss }).unwrap_or_else(|| WorkerLoss {
             gateway: name,
             pid: self.gateway(lane).and_then(Gateway::pid),

@@ -2,7 +2,8 @@
 //!
 //! The window is about 2 ms of work, as the time from one end to the next tells. A lane that has run dry though tasks wait
 //! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
-//! A lane on another machine has as much more under way as the way there and back takes.
+//! A lane on another machine has as much more under way as the way there and back takes, and more runs than others may have
+//! for it. What is on the way is no part of a run's time: a run that was put on an empty lane has taken that much less.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use super::core::{Rules, TaskId};
 const AHEAD: Duration = Duration::from_millis(2);
 /// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
 const MOST_AHEAD: Duration = Duration::from_millis(50);
+/// The longest way that counts: whoever says how long it is may lie.
+const MAX_WAY: Duration = Duration::from_secs(1);
 /// A run takes long if nothing has ended on its lane for this time, in which all that is ahead there should have.
 const LONG: Duration = Duration::from_millis(4);
 /// Runs that a lane has at least: one that runs and one that waits.
@@ -22,6 +25,11 @@ const MIN_WINDOW: usize = 2;
 pub(super) const FREE_RESTARTS: u32 = 2;
 const LEAST_DELAY: Duration = Duration::from_millis(20);
 const MOST_DELAY: Duration = Duration::from_secs(1);
+/// The same for machines that are not reached: whoever keeps them does not want to be asked all the time.
+const LEAST_REACH_DELAY: Duration = Duration::from_millis(250);
+const MOST_REACH_DELAY: Duration = Duration::from_secs(15);
+/// The least part of a run's time that is its own, whatever is known of the way.
+const LEAST_PART: u32 = 8;
 /// The part of a new measurement in a lane's mean time for a task.
 const MEAN_SHARE: f64 = 1.0 / 16.0;
 
@@ -49,6 +57,8 @@ pub(super) struct Lane {
     /// Losses since a run ended well, and failures to start since a start.
     pub(super) losses_in_a_row: u32,
     pub(super) failed_starts: u32,
+    /// It has failed to start so often that nothing is expected of it.
+    pub(super) is_hopeless: bool,
     /// Mean time between ends of runs, in seconds; 0 if it is not known.
     pub(super) mean: f64,
     /// Runs that keep it from running dry: doubled when it has, taken back slowly while many wait.
@@ -95,6 +105,7 @@ impl Lane {
             draining: false,
             losses_in_a_row: 0,
             failed_starts: 0,
+            is_hopeless: false,
             mean: 0.0,
             enough: 0.0,
             way: Duration::ZERO,
@@ -120,8 +131,18 @@ impl Lane {
         self.stops = self.flights.iter().filter(|flight| flight.stop_by.is_some()).count();
     }
 
-    pub(super) fn ended_well(&mut self, now: Instant, began: Instant) {
-        let took = now.saturating_duration_since(began).as_secs_f64();
+    /// How far away its worker is.
+    pub(super) fn is_away(&mut self, way: Duration) {
+        self.way = way.min(MAX_WAY);
+    }
+
+    /// One run has ended that was put on it then. Before that another one had ended, or the lane was empty.
+    pub(super) fn ended_well(&mut self, now: Instant, put: Instant) {
+        let whole = now.saturating_duration_since(self.progress.max(put));
+        let on_the_way = (put + self.way).saturating_duration_since(self.progress.max(put));
+        // The way is an estimate, and the time without it no less than a part of the whole.
+        let took = whole.saturating_sub(on_the_way).max(whole / LEAST_PART);
+        let took = took.as_secs_f64().max(f64::MIN_POSITIVE);
         self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * MEAN_SHARE };
         self.progress = now;
         self.losses_in_a_row = 0;
@@ -132,10 +153,10 @@ impl Lane {
     }
 
     /// Nothing flies on it though tasks wait: it was given too little.
-    pub(super) fn has_run_dry(&mut self, most: usize) {
+    pub(super) fn has_run_dry(&mut self, rules: &Rules) {
         if !self.alone && !self.draining {
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-            let (window, most) = (self.window(most) as f64, most as f64);
+            let (window, most) = (self.window(rules) as f64, self.most(rules) as f64);
             self.enough = (window * 2.0).min(most);
         }
     }
@@ -148,11 +169,19 @@ impl Lane {
         !self.flights.is_empty() && self.takes_long_from() <= now
     }
 
-    pub(super) fn window(&self, most: usize) -> usize {
+    fn most(&self, rules: &Rules) -> usize {
+        if self.way.is_zero() { rules.max_in_flight } else { rules.max_far_in_flight }
+    }
+
+    /// How many runs it may have. Before the first has ended that is as few as may be: nobody knows how long they take.
+    pub(super) fn window(&self, rules: &Rules) -> usize {
+        let most = self.most(rules);
         if self.mean == 0.0 {
             return MIN_WINDOW.min(most);
         }
-        let runs_in = |time: Duration| (time + self.way).as_secs_f64() / self.mean.max(1e-9);
+        // The way is the shortest so far, and no run takes exactly the mean: somewhat more keeps the worker at it.
+        let way = self.way + self.way / 4;
+        let runs_in = |time: Duration| (time + way).as_secs_f64() / self.mean.max(1e-9);
         let (least, most_ahead) = (runs_in(AHEAD), runs_in(MOST_AHEAD));
         let ahead = least.max(self.enough.min(most_ahead));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, and clamped next")]
@@ -202,4 +231,10 @@ pub(super) fn delay(times: u32) -> Duration {
         None => Duration::ZERO,
         Some(more) => LEAST_DELAY.saturating_mul(1 << more.min(16)).min(MOST_DELAY),
     }
+}
+
+/// How long the next attempt to reach a machine waits after so many that failed.
+pub(super) fn reach_delay(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    LEAST_REACH_DELAY.saturating_mul(1 << doublings).min(MOST_REACH_DELAY)
 }

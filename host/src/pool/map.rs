@@ -94,7 +94,7 @@ where
 
     fn may_pull(&self) -> bool {
         let ahead = self.under_way() < 2 * self.pool.enough && self.outstanding < self.pool.window;
-        let fits = self.bytes < self.pool.buffer_bytes || self.under_way() < 2 * self.pool.lanes;
+        let fits = self.bytes < self.pool.buffer_bytes || self.under_way() < 2 * self.pool.gateways();
         self.inputs.is_some() && ahead && fits
     }
 

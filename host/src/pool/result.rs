@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::Outcome;
-use sandgate_wire::outcome::WorkerLoss;
+use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
 use crate::error::{CodecError, ExecError, GatewayError};
 
@@ -269,4 +269,21 @@ pub enum PoolError {
     /// A thread could not be started.
     #[error("pool has no thread")]
     Thread(#[source] std::io::Error),
+}
+
+impl PoolError {
+    /// Its text, and those of its causes.
+    pub(crate) fn with_causes(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// Whether a machine was not reached, which others may do without, and which may be there later.
+    pub(crate) fn is_unreached(&self) -> bool {
+        match self {
+            PoolError::Gateway(GatewayError::Reach { .. }) => true,
+            PoolError::Gateway(GatewayError::Handshake { loss }) => matches!(loss.cause, LossCause::Link { .. }),
+            _ => false,
+        }
+    }
 }

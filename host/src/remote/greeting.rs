@@ -7,6 +7,7 @@
 //!   ├───────── HELLO: heartbeat, tenant ─────►│
 //! ```
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandgate_wire::link::frame::{FrameEncoder, LinkError, LinkFrame, LinkReader, PREAMBLE};
@@ -24,12 +25,14 @@ use crate::vetting;
 /// Noise that is put up with before the preamble, and what is shown of it.
 const MAX_NOISE_BYTES: usize = 64 * 1024;
 const SHOWN_NOISE_BYTES: usize = 300;
+/// How long what a launcher has said before its end may take to arrive.
+const LAST_WORD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A far end that has said hello, and was said hello to.
 #[derive(Debug)]
 pub(super) struct Greeted {
     pub(super) send: Box<dyn SendHalf>,
-    pub(super) launcher: Running,
+    pub(super) launcher: Arc<Running>,
     pub(super) hello: AgentHello,
     pub(super) reader: LinkReader,
     pub(super) encoder: FrameEncoder,
@@ -62,7 +65,8 @@ fn find_preamble(launched: &mut Launched, binary: Option<&Binary>, patience: Dur
             seen.drain(..end);
             match said {
                 Said::Need { platform, installed } if !is_provided => {
-                    binary.provide(launched, &platform, &installed, patience)?;
+                    let provided = binary.provide(launched, &platform, &installed, patience);
+                    provided.map_err(|error| last_word(launched, seen.split_off(0), error))?;
                     is_provided = true;
                     deadline = Deadline::after(patience);
                 }
@@ -95,6 +99,21 @@ fn find_preamble(launched: &mut Launched, binary: Option<&Binary>, patience: Dur
             }
             Heard::Nothing => return Err(launched.is_silent(patience)),
         }
+    }
+}
+
+/// A shell that cannot take the binary has hung up before all of it was sent: what it said before that counts.
+fn last_word(launched: &mut Launched, mut seen: Vec<u8>, error: ReachError) -> ReachError {
+    let ReachError::Ended { words, .. } = &error else { return error };
+    let (deadline, mut buffer) = (Deadline::after(LAST_WORD_PATIENCE), [0; 4096]);
+    while seen.len() <= MAX_NOISE_BYTES
+        && let Ok(Heard::Bytes(count)) = launched.read(&mut buffer, deadline)
+    {
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    match bootstrap::find(&seen) {
+        Some((Said::Fail(problem), _)) => ReachError::Copy { problem, words: words.clone() },
+        _ => error,
     }
 }
 

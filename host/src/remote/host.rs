@@ -19,8 +19,10 @@ use sandgate_wire::link::message::{AgentHello, Exited, FromAgent, HostGreeting, 
 use sandgate_wire::link::{Link, LinkEnd, StreamReceive, StreamSend, core::End};
 use sandgate_wire::outcome::{LinkProblem, LossCause};
 use sandgate_wire::text::printable;
+use sandgate_wire::transport::SendHalf;
 
 use super::artefacts::Tickets;
+use super::attempts::Attempts;
 use super::error::ReachError;
 use super::greeting::{Greeted, greet};
 use super::launcher;
@@ -42,11 +44,12 @@ const MAX_WORDS_BYTES: usize = 16 * 1024;
 pub(crate) struct RemoteHost {
     /// For messages.
     name: String,
-    pub(super) link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
     hello: AgentHello,
-    launcher: Running,
+    /// None in tests, whose far end is a script.
+    launcher: Option<Arc<Running>>,
     workers: Mutex<HashMap<u64, Arc<Slot>>>,
-    pub(super) requests: Requests,
+    pub(crate) requests: Requests,
     pub(super) tickets: Tickets,
     /// Why everything on it has ended, once the launcher was reaped.
     loss: Mutex<Option<LossCause>>,
@@ -77,24 +80,15 @@ impl RemoteHost {
         base: Option<&Arc<RemoteHost>>,
         greeting: &HostGreeting,
         patience: Duration,
+        attempts: &Attempts,
     ) -> Result<Arc<RemoteHost>, ReachError> {
         let binary = step.binary()?;
         let command = step.command(binary.as_ref().map_or("", |binary| &binary.hash));
         let launched = launcher::start(&command, base, step.is_ssh())?;
+        let _attempt = attempts.begin(&launched.launcher);
         let Greeted { send, launcher, hello, reader, encoder } = greet(launched, binary.as_ref(), greeting, patience)?;
-        let link = Link::new(End::Host, send, greeting.heartbeat);
-        let host = Arc::new(RemoteHost {
-            name: step.name(),
-            link: Arc::clone(&link),
-            hello,
-            launcher,
-            workers: Mutex::default(),
-            requests: Requests::default(),
-            tickets: Tickets::default(),
-            loss: Mutex::default(),
-            is_over: Condvar::new(),
-            threads: Mutex::default(),
-        });
+        let host = RemoteHost::over(step.name(), send, Some(launcher), hello, greeting.heartbeat);
+        let link = Arc::clone(&host.link);
         let reading = Arc::clone(&host);
         let (writing, looking) = (Arc::clone(&link), link);
         let started = host
@@ -109,6 +103,28 @@ impl RemoteHost {
             return Err(ReachError::resources(error));
         }
         Ok(host)
+    }
+
+    /// A machine at the far end of a link whose threads nobody has started.
+    pub(crate) fn over(
+        name: String,
+        send: Box<dyn SendHalf>,
+        launcher: Option<Arc<Running>>,
+        hello: AgentHello,
+        heartbeat: Duration,
+    ) -> Arc<RemoteHost> {
+        Arc::new(RemoteHost {
+            name,
+            link: Link::new(End::Host, send, heartbeat),
+            hello,
+            launcher,
+            workers: Mutex::default(),
+            requests: Requests::default(),
+            tickets: Tickets::default(),
+            loss: Mutex::default(),
+            is_over: Condvar::new(),
+            threads: Mutex::default(),
+        })
     }
 
     fn spawn(&self, role: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -172,7 +188,7 @@ impl RemoteHost {
     }
 
     /// What the reader does with a frame that is no stream's.
-    fn take(&self, frame: LinkFrame<'_>) -> Result<(), String> {
+    pub(crate) fn take(&self, frame: LinkFrame<'_>) -> Result<(), String> {
         match FromAgent::decode(frame).map_err(|error| error.to_string())? {
             FromAgent::Started(stream, pid) => self.slot(stream)?.change(|known| known.pid = Some(pid)),
             FromAgent::Resident(stream, bytes) => {
@@ -196,7 +212,7 @@ impl RemoteHost {
     }
 
     /// The link has ended: see why, and tell everybody.
-    fn clear_up(&self) {
+    pub(crate) fn clear_up(&self) {
         let end = self.link.ended().unwrap_or(LinkEnd::Ended);
         let problem = match &end {
             LinkEnd::Silent { after } => LinkProblem::Silent { after: *after },
@@ -205,9 +221,10 @@ impl RemoteHost {
         };
         // One that hangs has nothing more to say.
         if matches!(end, LinkEnd::Silent { .. } | LinkEnd::Corrupt { .. }) {
-            self.launcher.kill();
+            self.launcher.iter().for_each(|launcher| launcher.kill());
         }
-        let cause = self.launcher.reap(LAUNCHER_PATIENCE);
+        let reaped = self.launcher.as_ref().map(|launcher| launcher.reap(LAUNCHER_PATIENCE));
+        let cause = reaped.unwrap_or(LossCause::Unknown { message: String::new() });
         let mut message = format!("`{}`", self.name);
         if let LinkEnd::Corrupt { what } = &end {
             message.push_str(&format!(", {}", printable(&capped(what.clone()))));
@@ -220,7 +237,7 @@ impl RemoteHost {
             }
             _ => {}
         }
-        let words = self.launcher.take_stderr_tail();
+        let words = self.launcher.as_ref().map_or_else(String::new, |launcher| launcher.take_stderr_tail());
         if !words.trim().is_empty() {
             message.push_str(&format!("; its words: {}", words.trim()));
         }
@@ -271,7 +288,7 @@ pub(crate) struct RemoteWorker {
 }
 
 impl RemoteWorker {
-    pub(super) fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.slot.known.lock().pid
     }
 
@@ -287,17 +304,17 @@ impl RemoteWorker {
         self.host.link.round_trip().unwrap_or_default()
     }
 
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if self.slot.known.lock().ended.is_none() {
             self.host.link.push(ToAgent::Kill(self.stream).encode());
         }
     }
 
-    pub(super) fn ended(&self) -> Option<LossCause> {
+    pub(crate) fn ended(&self) -> Option<LossCause> {
         self.slot.known.lock().ended.clone()
     }
 
-    pub(super) fn take_stderr_tail(&self) -> String {
+    pub(crate) fn take_stderr_tail(&self) -> String {
         std::mem::take(&mut self.slot.known.lock().words)
     }
 
@@ -322,7 +339,7 @@ impl RemoteWorker {
         known.ended.clone()
     }
 
-    pub(super) fn resident_bytes(&self) -> Option<u64> {
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
         let mut known = self.slot.known.lock();
         if known.ended.is_some() {
             return None;

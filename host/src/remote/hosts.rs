@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sandgate_wire::link::message::{HostGreeting, Start};
 
 use super::artefacts::RemoteArtefacts;
+use super::attempts::Attempts;
 use super::error::ReachError;
 use super::host::RemoteHost;
 use super::route::Step;
@@ -28,7 +28,7 @@ pub(crate) struct Hosts {
     tenant: Option<Arc<str>>,
     keeps_modules: bool,
     by_route: Mutex<HashMap<Route, Arc<Place>>>,
-    closed: AtomicBool,
+    attempts: Attempts,
 }
 
 /// The steps, and how long the link may be silent.
@@ -46,7 +46,7 @@ struct Held {
 
 impl Hosts {
     pub(crate) fn new(tenant: Option<Arc<str>>, keeps_modules: bool) -> Arc<Hosts> {
-        Arc::new(Hosts { tenant, keeps_modules, by_route: Mutex::default(), closed: AtomicBool::new(false) })
+        Arc::new(Hosts { tenant, keeps_modules, by_route: Mutex::default(), attempts: Attempts::default() })
     }
 
     /// The machine at the end of a route. Blocks while it is reached, if there is no link yet or the last one is gone. Whoever
@@ -91,7 +91,7 @@ impl Hosts {
         patience: Duration,
     ) -> Result<Arc<RemoteHost>, ReachError> {
         let base = if before.is_empty() { None } else { Some(self.reach(before, heartbeat, patience)?) };
-        if self.closed.load(Ordering::Acquire) {
+        if self.attempts.are_over() {
             return Err(ReachError::Closed);
         }
         let greeting = HostGreeting {
@@ -100,7 +100,8 @@ impl Hosts {
             tenant: self.tenant.as_deref().map(str::to_owned),
             keeps_modules: self.keeps_modules,
         };
-        RemoteHost::reach(step, base.as_ref(), &greeting, patience)
+        let reached = RemoteHost::reach(step, base.as_ref(), &greeting, patience, &self.attempts);
+        reached.map_err(|error| if self.attempts.are_over() { ReachError::Closed } else { error })
     }
 
     /// Processors of a spec's machine. Blocks while it is reached.
@@ -121,8 +122,15 @@ impl Hosts {
         })
     }
 
-    /// Ends all links, the longest routes first, and waits until their launchers are gone.
+    /// Ends what is under way to a machine that is not reached yet, and makes no more links. Never blocks.
+    pub(crate) fn give_up(&self) {
+        self.attempts.end_for_good();
+    }
+
+    /// Ends all links, the longest routes first, and waits until their launchers are gone. Who waits for a machine waits no
+    /// more.
     pub(crate) fn close(&self) {
+        self.attempts.end();
         let mut places: Vec<_> = self.by_route.lock().drain().collect();
         places.sort_by_key(|((route, _), _)| std::cmp::Reverse(route.len()));
         for (_, place) in places {
@@ -134,7 +142,7 @@ impl Hosts {
 
     /// Ends all links, and makes no more.
     pub(crate) fn close_for_good(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.give_up();
         self.close();
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Launched {
     receive: Option<Box<dyn ReceiveHalf>>,
     /// Readable while `receive` would not wait.
     ready: OwnedFd,
-    pub(super) launcher: Running,
+    pub(super) launcher: Arc<Running>,
     is_ssh: bool,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn start(command: &[String], base: Option<&Arc<RemoteHost>>, is_ssh: 
             let start = Start::Launcher { command: command.to_vec() };
             let (send, receive, worker) = base.start(&start).map_err(ReachError::resources)?;
             let ready = receive.ready().map_err(ReachError::resources)?;
-            let launcher = Running::Remote(worker);
+            let launcher = Arc::new(Running::Remote(worker));
             Ok(Launched { send: Box::new(send), receive: Some(Box::new(receive)), ready, launcher, is_ssh })
         }
     }
@@ -70,7 +70,7 @@ fn start_here(command: &[String], is_ssh: bool) -> Result<Launched, ReachError> 
     })?;
     let ready = from.try_clone().map_err(ReachError::resources)?;
     let (send, receive) = pipes(from, to).map_err(ReachError::resources)?;
-    let launcher = Running::Local(process);
+    let launcher = Arc::new(Running::Local(process));
     Ok(Launched { send: Box::new(send), receive: Some(Box::new(receive)), ready, launcher, is_ssh })
 }
 

@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 
 /// What an agent says about a compilation.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// It does not have the module.
     Need,
     Compiled(Box<RemoteCompiled>),
@@ -18,7 +18,7 @@ pub(super) enum Answer {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -33,7 +33,7 @@ struct State {
 
 impl Requests {
     /// The number of a new request.
-    pub(super) fn begin(&self) -> u64 {
+    pub(crate) fn begin(&self) -> u64 {
         let mut state = self.state.lock();
         state.last += 1;
         let request = state.last;
@@ -42,7 +42,7 @@ impl Requests {
     }
 
     /// Waits for the next answer; `None` if there is none by the deadline.
-    pub(super) fn next(&self, request: u64, deadline: Deadline) -> Option<Answer> {
+    pub(crate) fn next(&self, request: u64, deadline: Deadline) -> Option<Answer> {
         let mut state = self.state.lock();
         loop {
             if let Some(answer) = state.waiting.get_mut(&request).and_then(VecDeque::pop_front) {
@@ -56,15 +56,15 @@ impl Requests {
     }
 
     /// Nobody waits for it any more.
-    pub(super) fn give_up(&self, request: u64) {
+    pub(crate) fn give_up(&self, request: u64) {
         self.state.lock().waiting.remove(&request);
     }
 
-    pub(super) fn need(&self, request: u64) -> Result<(), String> {
+    pub(crate) fn need(&self, request: u64) -> Result<(), String> {
         self.came(request, Answer::Need)
     }
 
-    pub(super) fn answer(&self, request: u64, compiled: RemoteCompiled) -> Result<(), String> {
+    pub(crate) fn answer(&self, request: u64, compiled: RemoteCompiled) -> Result<(), String> {
         self.came(request, Answer::Compiled(Box::new(compiled)))
     }
 
@@ -84,7 +84,7 @@ impl Requests {
         Ok(())
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.state.lock().over = true;
         self.changed.notify_all();
     }

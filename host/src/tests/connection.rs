@@ -172,7 +172,7 @@ fn a_worker_that_ends_is_lost_although_its_child_has_the_connection() {
         std::fs::write(&script, text).unwrap();
         std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let (ours, theirs) = socket_pair().unwrap();
-        let launch = Launch { program: script.clone(), argument: "-", directory: None };
+        let launch = Launch { program: script.clone(), arguments: vec!["-"], directory: None };
         let process = crate::process::launch(launch, theirs).unwrap();
         let (send, receive) = unix_socket(ours, Descriptors::Refuse);
         let transport = (Box::new(send) as _, Box::new(receive) as _);

@@ -19,13 +19,17 @@ struct Scripted {
 impl Maker for Scripted {
     fn make(&self, _lane: usize) -> Result<Made, PoolError> {
         let stage = Stage::with(Spec::popen().executions(1));
-        let made = Made { gateway: stage.gateway(), group: None };
+        let made = Made { gateway: stage.gateway(), group: None, more: 0 };
         self.stages.send(stage).expect("the test waits for it");
         Ok(made)
     }
 
     fn make_spare(&self, _number: u64) -> Result<Made, PoolError> {
         self.make(0)
+    }
+
+    fn grow(&self, _lane: usize, _more: usize) {
+        unreachable!("it has said that there are no more");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::pool_core::{SECOND, Table, loss, no_gateway, rules};
+use super::pool_core::{SECOND, Table, loss, no_gateway, rules, unreached};
 use crate::Outcome;
 use crate::pool::{Action, RetryOn, Rules, TaskError, Verdict};
 
@@ -21,7 +21,12 @@ enum Step {
     Lose(u8),
     /// A gateway refuses a run and is found to be gone.
     Refuse(u8, u8),
-    Start(u8, bool),
+    /// A lane's gateway is there, so many milliseconds away; or it is not.
+    Start(u8, u8, bool),
+    /// The way to a gateway takes that long now.
+    Way(u8, u8),
+    /// A machine has turned up that has more cores than one.
+    Grow,
     Cancel(u8),
     /// A worker says of a run that was asked for whether it had begun.
     Answer(u8),
@@ -35,12 +40,22 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Late),
         3 => any::<u8>().prop_map(Step::Lose),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(lane, run)| Step::Refuse(lane, run)),
-        6 => (any::<u8>(), prop::bool::weighted(0.8)).prop_map(|(lane, well)| Step::Start(lane, well)),
+        6 => (any::<u8>(), away(), prop::bool::weighted(0.8)).prop_map(|(lane, way, well)| Step::Start(lane, way, well)),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(lane, way)| Step::Way(lane, way)),
+        1 => Just(Step::Grow),
         1 => any::<u8>().prop_map(Step::Cancel),
         6 => any::<u8>().prop_map(Step::Answer),
         3 => prop_oneof![0..10_u16, 0..2000_u16].prop_map(Step::Pass),
     ]
 }
+
+/// Most gateways are here, some elsewhere.
+fn away() -> impl Strategy<Value = u8> {
+    prop_oneof![2 => Just(0), 1 => 1..200_u8]
+}
+
+/// Lanes that a pool has at most.
+const MOST_LANES: usize = 6;
 
 /// The world around a core: which runs fly, and which lanes are being started.
 struct World {
@@ -142,15 +157,28 @@ impl World {
                     self.table.core.lane_gone(lane, loss(), self.table.now);
                 }
             }
-            Step::Start(lane, well) => {
+            Step::Start(lane, way, well) => {
                 let lane = lane_of(lane);
                 if std::mem::take(&mut self.starting[lane]) {
                     match well {
-                        true => self.table.core.lane_up(lane, self.table.now),
-                        false => self.table.core.lane_failed(lane, no_gateway(), self.table.now),
+                        true => self.table.core.lane_up_at(lane, Duration::from_millis(way.into()), self.table.now),
+                        false if way == 0 => self.table.core.lane_failed(lane, no_gateway(), self.table.now),
+                        false => self.table.core.lane_failed(lane, unreached(), self.table.now),
                     }
                 }
             }
+            Step::Way(lane, way) => {
+                let lane = lane_of(lane);
+                if self.table.core.is_far(lane) {
+                    self.table.core.way_is(lane, Duration::from_millis(way.into()));
+                }
+            }
+            Step::Grow if lanes < MOST_LANES => {
+                self.table.core.grow(1, self.table.now);
+                self.flying.push(Vec::new());
+                self.starting.push(false);
+            }
+            Step::Grow => {}
             Step::Cancel(which) => {
                 if self.submitted > 0 {
                     self.table.core.cancel(u64::from(which) % self.submitted, self.table.now);
@@ -186,7 +214,8 @@ proptest! {
     ) {
         let on = RetryOn::any_failure();
         let patience = Some(3 * SECOND);
-        let table = Table::new(Rules { retries, retry_on: on, patience, start_attempts: 6, ..rules() }, lanes);
+        let attempts = Rules { start_attempts: 6, reach_attempts: 6, ..rules() };
+        let table = Table::new(Rules { retries, retry_on: on, patience, ..attempts }, lanes);
         let mut world = World::new(table, lanes);
         steps.iter().for_each(|step| world.step(step));
         // From here on all goes well, and all must come to its end.
@@ -196,9 +225,9 @@ proptest! {
             }
             world.step(&Step::Pass(1000));
             world.step(&Step::Answer(0));
-            for lane in 0..lanes {
+            for lane in 0..world.flying.len() {
                 let number = u8::try_from(lane).unwrap();
-                world.step(&Step::Start(number, true));
+                world.step(&Step::Start(number, 0, true));
                 world.step(&Step::End(number, 0, true));
             }
         }

@@ -141,6 +141,11 @@ impl Policy {
         self
     }
 
+    /// Whether some layer is not wanted.
+    pub fn leaves_out_any(&self) -> bool {
+        self.demands.contains(&Demand::Off)
+    }
+
     /// What is demanded of a layer.
     pub fn demand(&self, layer: Layer) -> Demand {
         self.demands[layer as usize]

@@ -24,6 +24,10 @@ pub const SHIPPED_BINARY: &str = "sandgate";
 /// Has a worker print which system calls it may make, and why, instead of serving.
 pub const PRINT_SECCOMP_ARGUMENT: &str = "--print-seccomp";
 
+/// After [`WORKER_ARGUMENT`]: the worker takes no hello that gives guests directories, or that has a layer of the sandbox left
+/// out. For agents that trust their host that little.
+pub const CONFINED_ARGUMENT: &str = "--confined";
+
 /// What the last words of a process begin with that made a forbidden system call. The call's name and a backtick follow.
 pub const FORBIDDEN_CALL: &str = "sandgate worker: forbidden system call `";
 

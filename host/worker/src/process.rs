@@ -19,7 +19,8 @@ use rustix::stdio;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::isolation::{Policy, State};
 use sandgate_wire::launch::{
-    COMPILER_ARGUMENT, INITIALIZER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT, register_current_executable,
+    COMPILER_ARGUMENT, CONFINED_ARGUMENT, INITIALIZER_ARGUMENT, PRINT_SECCOMP_ARGUMENT, WORKER_ARGUMENT,
+    register_current_executable,
 };
 use sandgate_wire::message::{Compile, HostHello, Initialize};
 use sandgate_wire::ring::{Accepted, accept};
@@ -119,6 +120,8 @@ fn with_connection(role: Errand) -> Result<(), WorkerError> {
 pub(crate) struct Surroundings {
     /// The descriptors of its connection.
     connection: Vec<RawFd>,
+    /// Whoever started it trusts the host with guests alone.
+    is_confined: bool,
 }
 
 impl Surroundings {
@@ -129,6 +132,9 @@ impl Surroundings {
         let host = hello.host_pid;
         if parent != host {
             return Err(WorkerError::NotOurHost { parent, host });
+        }
+        if self.is_confined && (!hello.grants.directories.is_empty() || hello.policy.leaves_out_any()) {
+            return Err(WorkerError::Confined);
         }
         if hello.nice != 0 {
             nice(hello.nice).map_err(system("lower its priority"))?;
@@ -178,7 +184,11 @@ fn connection() -> Result<Connection, WorkerError> {
     let accepted = move_standard_input().and_then(accept);
     let Accepted { send, receive, descriptors } =
         accepted.map_err(|source| WorkerError::System { what: "take over its connection", source })?;
-    Ok((send, receive, Surroundings { connection: descriptors }))
+    Ok((send, receive, Surroundings { connection: descriptors, is_confined: is_confined() }))
+}
+
+fn is_confined() -> bool {
+    std::env::args_os().nth(2).is_some_and(|argument| argument == CONFINED_ARGUMENT)
 }
 
 fn move_standard_input() -> io::Result<OwnedFd> {
@@ -217,6 +227,7 @@ fn code(error: &WorkerError) -> i32 {
         WorkerError::Engine(_)
         | WorkerError::Directory(_)
         | WorkerError::System { .. }
+        | WorkerError::Confined
         | WorkerError::BelowPolicy { .. } => exit_code::SYSTEM,
     }
 }

@@ -60,6 +60,11 @@ pub enum WorkerError {
         /// The process id in the hello.
         host: u32,
     },
+    /// The host wants more than guests that are locked in.
+    #[error(
+        "agent here is `--confined`: guests get no directories of this machine, and no layer of the sandbox is left out"
+    )]
+    Confined,
     /// The stream cannot be cut into frames.
     #[error("connection is broken")]
     Frame(#[from] FrameError),

@@ -6,13 +6,18 @@ use std::num::NonZeroUsize;
 use super::PoolBuilder;
 use crate::error::GatewayError;
 use crate::pool::PoolError;
-use crate::remote::{Hosts, ways};
+use crate::remote::{Hosts, ReachError, ways};
 use crate::spec::Spec;
 
 impl PoolBuilder {
-    /// As many gateways of each of these specs as its machine has cores, instead of a number of equal ones. A machine that
-    /// cannot be reached when the pool is built is an error; one that is lost later gets its gateways again once it is back,
-    /// and the others do its work meanwhile.
+    /// As many gateways of each of these specs as its machine has cores, instead of a number of equal ones.
+    ///
+    /// Machines may leave and join. One that is lost gets its gateways again once it is back, and the others do its work
+    /// meanwhile. One that cannot be reached when the pool is built joins later: it has one gateway until then, of whose
+    /// attempts to start [`PoolEvent::GatewayFailed`](crate::PoolEvent::GatewayFailed) tells, the first after a quarter of a
+    /// second, later ones after 15 s. It is an error only if no machine can be reached; and if none can for eight attempts in a
+    /// row later, about half a minute and whatever the attempts take, tasks end with
+    /// [`TaskError::NoGateway`](crate::TaskError::NoGateway).
     #[must_use]
     pub fn machines(mut self, specs: impl IntoIterator<Item = Spec>) -> PoolBuilder {
         self.machines = specs.into_iter().collect();
@@ -23,7 +28,7 @@ impl PoolBuilder {
     /// that otherwise. Blocks for the specs' `hello=` at most, and while a binary is copied.
     ///
     /// # Errors
-    /// [`PoolError::Gateway`] of the first that is not reached.
+    /// [`PoolError::Gateway`] of the first, if none is reached.
     pub fn reach_machines(mut self) -> Result<PoolBuilder, PoolError> {
         if self.machines.is_empty() {
             return Ok(self);
@@ -33,10 +38,21 @@ impl PoolBuilder {
         let mut machines: Vec<Spec> = self.all_specs(named);
         ways::find(&mut machines, HashMap::new()).map_err(PoolError::Gateway)?;
         for (spec, count) in machines.iter().zip(processors(&machines, &hosts)) {
-            let id = spec.given_id().unwrap_or_default();
+            let count = match count {
+                Ok(count) => count,
+                Err(GatewayError::Reach { id, host, source }) => {
+                    self.absent.push(Absent { lane: self.specs.len(), id, host, source });
+                    1
+                }
+                Err(error) => return Err(PoolError::Gateway(error)),
+            };
             self.specs.push(spec.clone());
-            let others = 1..count.map_err(PoolError::Gateway)?;
-            self.specs.extend(others.map(|core| spec.clone().id(format!("{id}.{core}"))));
+            self.specs.extend(others(spec, count));
+        }
+        if self.absent.len() == machines.len()
+            && let Some(first) = self.absent.first()
+        {
+            return Err(first.error());
         }
         self.hosts = Some(hosts);
         Ok(self)
@@ -50,6 +66,29 @@ impl PoolBuilder {
             count => count,
         }
     }
+}
+
+/// A machine that was not reached when the pool was built, and its one lane.
+#[derive(Debug, Clone)]
+pub(super) struct Absent {
+    pub(super) lane: usize,
+    id: String,
+    host: String,
+    source: ReachError,
+}
+
+impl Absent {
+    pub(super) fn error(&self) -> PoolError {
+        let Absent { id, host, source, .. } = self.clone();
+        PoolError::Gateway(GatewayError::Reach { id, host, source })
+    }
+}
+
+/// The gateways of a machine with so many cores besides the first.
+pub(in crate::pool) fn others(first: &Spec, cores: usize) -> impl Iterator<Item = Spec> + use<> {
+    let id = first.given_id().unwrap_or_default().to_owned();
+    let first = first.clone();
+    (1..cores).map(move |core| first.clone().id(format!("{id}.{core}")))
 }
 
 /// The cores of all machines, which are reached at once.

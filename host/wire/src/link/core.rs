@@ -20,6 +20,8 @@ use crate::transport::SendHalf;
 
 /// Beats in the time that a link may be silent.
 const BEATS: u32 = 4;
+/// Messages that wait to be sent, above which the peer is taken for one that asks and does not read the answers.
+const MAX_CONTROLS: usize = 65_536;
 
 /// Which end of a link this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Link {
     end: End,
     pub(super) send: Box<dyn SendHalf>,
     heartbeat: Duration,
+    /// Most streams at once that the far end may open.
+    max_streams: usize,
     pub(super) state: Mutex<State>,
     /// There is something to write, or nothing ever again.
     pub(super) work: Condvar,
@@ -96,9 +100,15 @@ pub(super) struct State {
 impl Link {
     /// A link over the sending half of a transport, once hellos were exchanged. Somebody must run its three threads.
     pub fn new(end: End, send: Box<dyn SendHalf>, heartbeat: Duration) -> Arc<Link> {
+        Link::with_streams(end, send, heartbeat, usize::MAX)
+    }
+
+    /// The same, on which the far end has at most so many streams open.
+    pub fn with_streams(end: End, send: Box<dyn SendHalf>, heartbeat: Duration, max_streams: usize) -> Arc<Link> {
         Arc::new(Link {
             end,
             send,
+            max_streams,
             heartbeat: heartbeat.max(Duration::from_millis(10)),
             state: Mutex::default(),
             work: Condvar::new(),
@@ -132,11 +142,14 @@ impl Link {
     /// Opens a stream that the far end has announced.
     ///
     /// # Errors
-    /// Its number was used before, or the system has no descriptor for it.
+    /// Its number was used before, there are as many streams as there may be, or the system has no descriptor for it.
     pub fn accept(self: &Arc<Self>, id: u64) -> io::Result<(StreamSend, StreamReceive)> {
         let mut state = self.state.lock();
         if id <= state.last_stream {
             return Err(io::Error::other("a stream's number is used twice"));
+        }
+        if state.streams.len() >= self.max_streams {
+            return Err(io::Error::other("more streams than there may be"));
         }
         self.add(&mut state, id)
     }
@@ -153,13 +166,19 @@ impl Link {
         Ok((StreamSend { link: Arc::clone(self), stream }, receive))
     }
 
-    /// Sends a message before all that streams have. Never blocks.
+    /// Sends a message before all that streams have. Never blocks. A peer that does not read what it has asked for loses the
+    /// link.
     pub fn push(&self, message: LinkEncoded) {
         let mut state = self.state.lock();
-        if state.ended.is_none() {
-            state.controls.push_back(message);
-            self.work.notify_one();
+        if state.ended.is_some() {
+            return;
         }
+        if state.controls.len() >= MAX_CONTROLS {
+            drop(state);
+            return self.end(LinkEnd::Corrupt { what: "the far end does not read what it has asked for".to_owned() });
+        }
+        state.controls.push_back(message);
+        self.work.notify_one();
     }
 
     pub(super) fn list(&self, stream: Arc<Stream>) {

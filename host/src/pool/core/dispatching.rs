@@ -1,0 +1,143 @@
+//! What is to be done: which lane takes which task, what is taken back, and what happens only because time passes.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use super::super::event::PoolEvent;
+use super::super::lane::{Flight, Lane, State};
+use super::{Action, Core, Task, TaskId};
+
+impl<P, V> Core<P, V> {
+    /// Puts tasks on lanes that can take them.
+    pub(crate) fn dispatch(&mut self, now: Instant) {
+        self.drain_for_suspects();
+        let mut any = true;
+        while any {
+            any = false;
+            for lane in 0..self.lanes.len() {
+                any |= self.dispatch_one(lane, now);
+            }
+        }
+        self.recall(now);
+    }
+
+    fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
+        if self.lanes[lane].state != State::Up || self.lanes[lane].killed {
+            return false;
+        }
+        if self.lanes[lane].flights.is_empty() {
+            self.lanes[lane].alone = false;
+            self.lanes[lane].draining = false;
+            if let Some(id) = pop(&mut self.suspects, &self.tasks) {
+                self.lanes[lane].alone = true;
+                self.fly(lane, id, now);
+                return true;
+            }
+        }
+        let it = &self.lanes[lane];
+        // Behind a run that takes long nothing more is put: whichever lane is free first takes it.
+        let most = if it.is_at_a_long_run(now) { self.rules.executions } else { usize::MAX };
+        if it.alone || it.draining || it.flights.len() >= it.window(&self.rules).min(most) {
+            return false;
+        }
+        let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };
+        self.fly(lane, id, now);
+        true
+    }
+
+    fn fly(&mut self, lane: usize, task: TaskId, now: Instant) {
+        let run = self.next_run;
+        self.next_run += 1;
+        let it = &mut self.lanes[lane];
+        if it.flights.is_empty() {
+            it.progress = now;
+        }
+        it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false });
+        self.actions.push(Action::Run { lane, task, run });
+        let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
+        self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
+    }
+
+    /// Whether a lane has nothing to do, and nothing waits that it could be given: else it would have been.
+    fn any_is_idle(&self) -> bool {
+        let is_idle =
+            |lane: &Lane| lane.state == State::Up && lane.flights.len() < self.rules.executions && !lane.alone;
+        self.lanes.iter().any(|lane| is_idle(lane) && !lane.draining)
+    }
+
+    /// Takes back what waits behind runs that take long, for lanes that have nothing to do. The last one first, so that they
+    /// are in order again in front of those that wait.
+    fn recall(&mut self, now: Instant) {
+        if self.rules.sessions || !self.any_is_idle() {
+            return;
+        }
+        for (number, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.is_at_a_long_run(now)) {
+            for flight in
+                lane.flights.iter_mut().skip(self.rules.executions).rev().filter(|flight| flight.can_be_recalled())
+            {
+                flight.recalled = true;
+                self.actions.push(Action::Recall { lane: number, run: flight.run });
+            }
+        }
+    }
+
+    /// When a run that others wait behind will have taken long.
+    pub(super) fn next_recall(&self) -> Option<Instant> {
+        if self.rules.sessions || !self.any_is_idle() {
+            return None;
+        }
+        let waits = |lane: &&Lane| lane.flights.iter().skip(self.rules.executions).any(Flight::can_be_recalled);
+        self.lanes.iter().filter(|lane| lane.state == State::Up).filter(waits).map(Lane::takes_long_from).min()
+    }
+
+    /// Suspects take the next lane that is empty. If all are busy for ever, one has to become empty.
+    fn drain_for_suspects(&mut self) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let has_turn = |lane: &Lane| lane.alone || lane.draining || lane.state == State::Starting;
+        if self.lanes.iter().any(has_turn) {
+            return;
+        }
+        let up = self.lanes.iter_mut().filter(|lane| lane.state == State::Up);
+        if let Some(lane) = up.min_by_key(|lane| lane.flights.len()) {
+            lane.draining = true;
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        for number in 0..self.lanes.len() {
+            let rules = &self.rules;
+            let lane = &mut self.lanes[number];
+            match lane.state {
+                State::Down { until } if until <= now && self.broken.is_none() => {
+                    lane.state = State::Starting;
+                    self.actions.push(Action::Start { lane: number });
+                }
+                State::Up if lane.is_hung(rules, now) => {
+                    // Once more later, should this not end it.
+                    (lane.progress, lane.killed) = (now, true);
+                    lane.innocent = lane.stops > 0;
+                    lane.flights
+                        .iter_mut()
+                        .filter_map(|flight| flight.stop_by.as_mut())
+                        .for_each(|by| *by = now + rules.grace);
+                    self.actions.push(Action::KillWorker { lane: number });
+                }
+                State::Up => {
+                    if let Some(run) = lane.stop_late_head(rules, now) {
+                        lane.stop_is_under_way = true;
+                        self.actions.push(Action::Stop { lane: number, run });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The next that was not cancelled meanwhile.
+fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
+    std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
+}

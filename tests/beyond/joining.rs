@@ -1,0 +1,245 @@
+//! Pools whose machines come and go: one that is not there at first, and three that are frozen, cut off and killed in turn.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sandgate::{EventSink, Pool, PoolBuilder, PoolError, PoolEvent, Spec};
+use sandgate_tests::{LIMIT, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker};
+
+use crate::namespace::Namespace;
+use crate::places::{Script, exec};
+use crate::server::Server;
+
+/// How many tasks there are at least while machines fail.
+const TASKS: &str = "SANDGATE_HOSTS_TASKS";
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+fn pool(task: &str) -> PoolBuilder {
+    Pool::builder(&module("pooled")).task(task).group(builder())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().unwrap().get()
+}
+
+/// A machine that is there once a file is.
+fn later(file: &std::path::Path) -> Script {
+    let worker = worker().display();
+    Script::new(&format!("test -e '{}' || {{ echo not yet >&2; exit 3; }}; exec '{worker}' agent", file.display()))
+}
+
+#[test]
+fn a_machine_that_is_not_there_at_first_joins_later() {
+    within(LIMIT * 3, "a machine that joins", || {
+        let directory = tempfile::tempdir().unwrap();
+        let there = directory.path().join("there");
+        let script = later(&there);
+        let (sink, events) = EventSink::bounded(100_000);
+        let machines = [exec().id("first"), script.spec().id("late")];
+        let pool = pool("double").machines(machines).events(sink).build().unwrap();
+        assert_eq!(pool.gateways(), cores() + 1);
+        let values: Vec<u64> = pool.map(0..100_u64).map(|result| result.value.unwrap()).collect();
+        assert_eq!(values, (0..100).map(|x| x * 2).collect::<Vec<u64>>());
+        let failed = events.drain().find_map(|it| match it.event {
+            PoolEvent::GatewayFailed { gateway, error, .. } => Some((gateway, error)),
+            _ => None,
+        });
+        let (gateway, error) = failed.expect("an event tells of it");
+        assert_eq!(gateway, cores());
+        assert!(error.contains("`late`") && error.contains("not yet"), "{error}");
+
+        fs::write(&there, "").unwrap();
+        eventually(LIMIT, "as many gateways as both have cores", || pool.gateways() == 2 * cores());
+        let mut seen = BTreeSet::new();
+        eventually(LIMIT, "work on all of them", || {
+            let results = pool.map_unordered::<_, u64>(0..64_u64);
+            seen.extend(results.map(|result| result.gateway.unwrap().to_string()));
+            seen.len() == 2 * cores()
+        });
+        assert!(seen.contains("late") && seen.contains("late.1"), "{seen:?}");
+    });
+}
+
+#[test]
+fn a_pool_without_any_machine_is_an_error_in_the_words_of_the_first() {
+    let (first, second) = (Script::new("echo first >&2; exit 3"), Script::new("echo second >&2; exit 4"));
+    let error = pool("double").machines([first.spec(), second.spec()]).build().unwrap_err();
+    let PoolError::Gateway(error) = error else { panic!("{error:?}") };
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("code 3") && cause.contains("first"), "{cause}");
+    // The same of gateways that are named one by one.
+    let specs = [first.spec(), second.spec()];
+    assert!(matches!(pool("double").specs(specs).build(), Err(PoolError::Gateway(_))));
+}
+
+#[test]
+fn a_pool_ends_though_it_waits_for_a_machine_that_says_nothing() {
+    within(LIMIT * 2, "the end of a pool", || {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("tried");
+        // At first it fails, so that the pool is made without it; then it hangs.
+        let lines = format!("test -e '{0}' && exec sleep 1000; echo > '{0}'; exit 3", file.display());
+        let script = Script::new(&lines);
+        let slow = script.spec().with_hello_deadline(Duration::from_secs(600));
+        let pool = pool("double").machines([exec(), slow]).build().unwrap();
+        let hangs = || sandgate_tests::children_of(std::process::id()).iter().any(|child| child.name == "sleep");
+        eventually(LIMIT, "an attempt that hangs", hangs);
+        let started = Instant::now();
+        drop(pool);
+        assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn the_command_says_which_machine_is_missing_and_goes_on() {
+    let (there, missing) = (Script::new(&format!("exec '{}' agent", worker().display())), Script::new("exit 3"));
+    let text = |script: &Script| format!("exec={}", script.path().replace('/', "\\/"));
+    let program = guest("pooled");
+    let (there, missing) = (text(&there), format!("{}//id=missing", text(&missing)));
+    let command = |gateways: &[&str]| {
+        let arguments = ["map", program.to_str().unwrap(), "--task", "double", "--json"];
+        let arguments = [&arguments[..], gateways].concat();
+        feed(worker(), &arguments, b"1\n2\n", &[("SANDGATE_CACHE", cache_dir().as_os_str())], LIMIT)
+    };
+    let output = command(&["--gateway", &missing, "--gateway", &there]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n4\n");
+    assert!(said.contains("of gateway `missing` was not reached") && said.contains("it is tried again"), "{said}");
+    let output = command(&["--gateway", &missing]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("was not reached"));
+}
+
+/// What happens to a machine.
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Frozen,
+    CutOff,
+    Killed,
+}
+
+/// A machine: a network of its own with a server in it.
+struct Machine {
+    network: Namespace,
+    server: Server,
+}
+
+impl Machine {
+    fn make(number: u8) -> Option<Machine> {
+        let network = Namespace::make(number)?;
+        let server = Server::start_in(network.name(), &network.address())?;
+        Some(Machine { network, server })
+    }
+
+    fn spec(&self, number: usize) -> Spec {
+        self.server.spec().id(format!("m{number}")).with_heartbeat(HEARTBEAT)
+    }
+
+    fn fail(&self, failure: Failure) {
+        match failure {
+            Failure::Frozen => self.network.signal(Signal::STOP),
+            Failure::CutOff => self.network.pull_the_cable(),
+            Failure::Killed => self.network.kill_all(),
+        }
+    }
+
+    fn recover(&mut self, failure: Failure) {
+        match failure {
+            Failure::Frozen => self.network.signal(Signal::CONT),
+            Failure::CutOff => self.network.plug_it_in(),
+            Failure::Killed => self.server.start_again(),
+        }
+    }
+}
+
+#[test]
+fn every_input_has_one_result_while_three_machines_fail_in_turn() {
+    let least: u64 = std::env::var(TASKS).map_or(1000, |text| text.parse().expect("a number of tasks"));
+    let Some(mut machines) = (0..3).map(Machine::make).collect::<Option<Vec<Machine>>>() else { return };
+    let limit = LIMIT * 8 + Duration::from_millis(least * 4);
+    within(limit, "every result", move || {
+        let specs: Vec<Spec> = machines.iter().enumerate().map(|(number, machine)| machine.spec(number)).collect();
+        // So that inputs go on while machines fail, and few results are kept back by one that does.
+        let pool = pool("slowly").machines(specs).window(256).build().unwrap();
+        assert_eq!(pool.gateways(), 3 * cores());
+        let is_enough = AtomicBool::new(false);
+        let done = AtomicU64::new(0);
+        let results: Vec<AtomicU64> = (0..3).map(|_| AtomicU64::new(0)).collect();
+        let (mut values, mut losses) = (BTreeMap::new(), Vec::new());
+        std::thread::scope(|scope| {
+            let weather = std::thread::Builder::new().name("weather".to_owned());
+            let (pool, is_enough, results, done, machines) = (&pool, &is_enough, &results, &done, &mut machines);
+            let weather = weather.spawn_scoped(scope, move || {
+                let end = || is_enough.store(true, Ordering::Release);
+                // Whatever goes wrong here, the inputs come to an end.
+                let _end = OnDrop(end);
+                fail_in_turn(pool, machines, results, done, least)
+            });
+            let inputs = (0..).take_while(|_| !is_enough.load(Ordering::Acquire)).map(|x: u64| (x, 4_u64));
+            for result in pool.map_unordered::<_, u64>(inputs) {
+                let value = result.value.unwrap_or_else(|error| panic!("input {}: {error}", result.index));
+                assert_eq!(values.insert(result.index, value), None, "a second result of {}", result.index);
+                let gateway = result.gateway.expect("somebody ran it");
+                let machine: usize = gateway[1..2].parse().unwrap();
+                results[machine].fetch_add(1, Ordering::Relaxed);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            losses = weather.unwrap().join().unwrap();
+        });
+        assert_eq!(values, (0..values.len() as u64).map(|x| (x, x * 2)).collect());
+        assert!(values.len() as u64 >= least);
+        let lost = pool.stats().lost_workers;
+        assert!(lost >= losses.len() as u64, "{lost} workers lost by {losses:?}");
+        report(values.len(), &losses, lost, &results);
+    });
+}
+
+/// Each machine in turn fails in one of three ways, is missed, is there again, and is at work again; until that was everybody's
+/// turn, and there were as many tasks.
+fn fail_in_turn(
+    pool: &Pool,
+    machines: &mut [Machine],
+    results: &[AtomicU64],
+    done: &AtomicU64,
+    least: u64,
+) -> Vec<(usize, Failure)> {
+    let mut failures = Vec::new();
+    let ways = [Failure::Frozen, Failure::CutOff, Failure::Killed];
+    for turn in 0.. {
+        if turn >= 3 && done.load(Ordering::Relaxed) >= least {
+            break;
+        }
+        // Another way with each round.
+        let (number, failure) = (turn % 3, ways[(turn + turn / 3) % 3]);
+        let lost = pool.stats().lost_workers;
+        machines[number].fail(failure);
+        eventually(LIMIT, &format!("machine {number}, {failure:?}, to be missed"), || pool.stats().lost_workers > lost);
+        let others = done.load(Ordering::Relaxed);
+        eventually(LIMIT, "the others to go on", || done.load(Ordering::Relaxed) > others + 20);
+        machines[number].recover(failure);
+        let before = results[number].load(Ordering::Relaxed);
+        let again = comes_true(LIMIT, || results[number].load(Ordering::Relaxed) > before + 20);
+        assert!(again, "machine {number} is at work again after it was {failure:?}: {:?}", pool.stats());
+        failures.push((number, failure));
+    }
+    failures
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "whoever asks for many tasks wants to know")]
+fn report(tasks: usize, failures: &[(usize, Failure)], lost: u64, results: &[AtomicU64]) {
+    if std::env::var_os(TASKS).is_some() {
+        eprintln!("{tasks} tasks, {} failures of machines, {lost} workers lost, results {results:?}", failures.len());
+    }
+}
