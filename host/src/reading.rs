@@ -22,7 +22,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 use sandgate_wire::frame::FrameReader;
@@ -57,10 +57,10 @@ fn take_ringer() -> Option<Arc<Ringer>> {
     ready.or_else(|| Ringer::event().ok())
 }
 
-fn give_ringer_back(ringer: &Arc<Ringer>) {
+fn give_ringer_back(ringer: Arc<Ringer>) {
     let mut ringers = RINGERS.lock();
     if ringers.len() < READY_RINGERS {
-        ringers.push(Arc::clone(ringer));
+        ringers.push(ringer);
     }
 }
 
@@ -68,6 +68,8 @@ fn give_ringer_back(ringer: &Arc<Ringer>) {
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
     role: Mutex<Option<Role>>,
+    /// Where the service has the connection, from its beginning on.
+    place: OnceLock<Place>,
     alarm: Alarm,
     /// How often somebody has led.
     leads: AtomicU64,
@@ -84,6 +86,8 @@ pub(crate) struct Reading {
 struct Role {
     reader: Reader,
     place: Place,
+    /// What wakes whoever leads, kept while callers lead again and again.
+    ringer: Option<Arc<Ringer>>,
     /// The service is woken by the bell.
     attended: bool,
     /// The connection is over, and the service is to end it.
@@ -132,7 +136,8 @@ impl Reading {
         let mut role = self.role.lock();
         let reader = Reader::new(frames);
         place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
-        let role_of_it = role.insert(Role { reader, place, attended: false, over: None });
+        let _ = self.place.set(place.clone());
+        let role_of_it = role.insert(Role { reader, place, ringer: None, attended: false, over: None });
         // What is here already has rung no bell.
         let look = (!role_of_it.attend()).then(|| role_of_it.place.clone());
         self.release(role);
@@ -144,9 +149,9 @@ impl Reading {
 
     /// The caller reads from here on, unless somebody does or that cannot be. Tried with endpoints locked.
     pub(crate) fn try_lead<'a>(&'a self, connection: &'a Arc<Connection>) -> Option<Lead<'a>> {
-        let role = self.role.try_lock()?;
-        let ready = role.as_ref().is_some_and(|role| role.over.is_none() && role.reader.is_greeted());
-        let Some(ringer) = ready.then(take_ringer).flatten() else {
+        let mut role = self.role.try_lock()?;
+        let ready = role.as_mut().filter(|role| role.over.is_none() && role.reader.is_greeted());
+        let Some(ringer) = ready.and_then(|role| role.ringer.take().or_else(take_ringer)) else {
             self.release(role);
             return None;
         };
@@ -188,10 +193,10 @@ impl Reading {
     }
 
     fn release(&self, role: MutexGuard<'_, Option<Role>>) {
-        let place = role.as_ref().map(|role| role.place.clone());
         drop(role);
-        if self.missed.swap(false, Ordering::SeqCst)
-            && let Some(place) = place
+        if self.missed.load(Ordering::SeqCst)
+            && self.missed.swap(false, Ordering::SeqCst)
+            && let Some(place) = self.place.get()
         {
             place.poke();
         }
@@ -266,6 +271,9 @@ impl Reading {
 impl Role {
     fn visit(&mut self, connection: &Arc<Connection>) -> Visited {
         self.attended = false;
+        if let Some(ringer) = self.ringer.take() {
+            give_ringer_back(ringer);
+        }
         let mut turns = 0;
         while self.over.is_none() {
             if turns == MAX_TURNS {
@@ -290,7 +298,7 @@ impl Lead<'_> {
     /// Reads until the alarm is raised, `deadline` has come, or the connection is over.
     pub(crate) fn run(mut self, deadline: Deadline) {
         let alarm = &self.reading.alarm;
-        let Some(Role { reader, place, attended, over }) = self.role.as_deref_mut().and_then(Option::as_mut) else {
+        let Some(Role { reader, place, attended, over, .. }) = self.role.as_deref_mut().and_then(Option::as_mut) else {
             return;
         };
         if std::mem::take(attended)
@@ -320,21 +328,20 @@ impl Lead<'_> {
 impl Drop for Lead<'_> {
     /// Leaves the connection to others.
     fn drop(&mut self) {
-        give_ringer_back(&self.ringer);
         let Some(mut guard) = self.role.take() else { return };
         let reading = self.reading;
-        let Some(role) = &mut *guard else { return };
+        let (Some(role), Some(place)) = (&mut *guard, reading.place.get()) else { return };
+        role.ringer = Some(Arc::clone(&self.ringer));
         if std::thread::panicking() && role.over.is_none() {
             role.over = Some(Some(LossCause::Unknown { message: "reading it panicked".to_owned() }));
         }
-        let place = role.place.clone();
         let over = role.over.is_some();
         reading.leads.fetch_add(1, Ordering::SeqCst);
         let attended = !over && reading.beside.load(Ordering::SeqCst) > 0 && role.attend();
         reading.release(guard);
         if over {
             place.poke();
-        } else if !attended && !reading.listed.swap(true, Ordering::SeqCst) {
+        } else if !attended && !reading.listed.load(Ordering::SeqCst) && !reading.listed.swap(true, Ordering::SeqCst) {
             place.list(self.connection);
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
-use sandgate_wire::ring;
+use sandgate_wire::ring::{self, RingReceiveHalf, RingSendHalf};
 use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, socket_pair, unix_socket};
 
 use crate::error::LaunchError;
@@ -46,11 +46,16 @@ pub(crate) struct Connected {
 /// Makes a connection for a worker that is not there yet. What was asked for is had or fails. What was not asked for is a
 /// ring if the system has the memory for it, and a socket otherwise.
 pub(crate) fn connect(asked_for: Option<Transport>) -> Result<Connected, LaunchError> {
-    let wanted = asked_for.map_or_else(default, |transport| Ok(Some(transport)))?;
+    connect_by(asked_for.map_or_else(default, |transport| Ok(Some(transport)))?, ring::offer)
+}
+
+type Offered = Result<(RingSendHalf, RingReceiveHalf), (io::Error, OwnedFd)>;
+
+fn connect_by(wanted: Option<Transport>, offer: impl FnOnce(OwnedFd) -> Offered) -> Result<Connected, LaunchError> {
     let (line, theirs) = socket_pair().map_err(LaunchError::Resources)?;
     let line = match wanted {
         Some(Transport::Socket) => line,
-        wanted => match ring::offer(line) {
+        wanted => match offer(line) {
             Ok((send, receive)) => return Ok(Connected { ours: (Box::new(send), Box::new(receive)), theirs }),
             Err((source, _)) if wanted.is_some() => return Err(LaunchError::Ring(source)),
             Err((error, line)) => {
@@ -82,18 +87,35 @@ mod tests {
 
     use super::*;
 
+    /// Bytes cross both ways, over so many descriptors.
+    fn assert_connected(connected: Connected, descriptors: usize, what: &str) {
+        let Connected { ours: (send, mut receive), theirs } = connected;
+        let hello = [7; 20];
+        send.try_write(&[IoSlice::new(&hello)], None).unwrap();
+        let mut worker = ring::accept(theirs).unwrap();
+        let mut buffer = [0; 32];
+        assert_eq!(worker.receive.read(&mut buffer, true).unwrap(), hello.len(), "{what}");
+        assert_eq!(worker.descriptors.len(), descriptors, "{what}");
+        worker.send.try_write(&[IoSlice::new(b"back")], None).unwrap();
+        assert_eq!(receive.read(&mut buffer, true).unwrap(), 4, "{what}");
+    }
+
+    #[test]
+    fn without_shared_memory_a_ring_fails_and_what_was_left_open_is_a_socket() {
+        let no_memory = |line| Err((io::Error::from(io::ErrorKind::OutOfMemory), line));
+        let refused = connect_by(Some(Transport::Ring), no_memory).unwrap_err();
+        assert!(matches!(&refused, LaunchError::Ring(source) if source.kind() == io::ErrorKind::OutOfMemory));
+        assert!(refused.to_string().contains("`transport=socket`"), "{refused}");
+        assert_connected(connect_by(None, no_memory).unwrap(), 1, "left open");
+        let not_asked = |_| panic!("a socket needs no memory");
+        assert_connected(connect_by(Some(Transport::Socket), not_asked).unwrap(), 1, "socket");
+    }
+
     #[test]
     fn both_ends_of_each_transport_belong_together() {
         for transport in Transport::ALL {
-            let Connected { ours: (send, mut receive), theirs } = connect(Some(transport)).unwrap();
-            let hello = [7; 20];
-            send.try_write(&[IoSlice::new(&hello)], None).unwrap();
-            let mut worker = ring::accept(theirs).unwrap();
-            let mut buffer = [0; 32];
-            assert_eq!(worker.receive.read(&mut buffer, true).unwrap(), hello.len(), "{transport:?}");
-            assert_eq!(worker.descriptors.len(), if transport == Transport::Ring { 2 } else { 1 });
-            worker.send.try_write(&[IoSlice::new(b"back")], None).unwrap();
-            assert_eq!(receive.read(&mut buffer, true).unwrap(), 4, "{transport:?}");
+            let descriptors = if transport == Transport::Ring { 2 } else { 1 };
+            assert_connected(connect(Some(transport)).unwrap(), descriptors, transport.name());
         }
     }
 }

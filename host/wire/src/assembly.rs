@@ -333,6 +333,48 @@ mod tests {
         assert!(assembly.partial.unwrap().bytes.capacity() < 100);
     }
 
+    fn start(total: u64, bytes: &[u8]) -> Vec<u8> {
+        [&total.to_le_bytes()[..], bytes].concat()
+    }
+
+    #[test]
+    fn what_is_set_aside_is_a_multiple_of_what_has_arrived() {
+        let mut assembly = Assembly::default();
+        let first = start(1 << 40, &[7; 1000]);
+        assembly.push(Chunk { flags: MORE, payload: &first }, u64::MAX, None).unwrap();
+        let capacity = assembly.partial.unwrap().bytes.capacity();
+        assert!((1000..=SET_ASIDE * 1000).contains(&capacity), "{capacity} bytes");
+    }
+
+    #[test]
+    fn a_message_can_be_handed_over_as_it_arrives_and_be_taken_back() {
+        let mut assembly = Assembly::default();
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assert_eq!(assembly.under_way(), Some((6, 2)));
+        let mut taken = assembly.hand_over(Vec::new());
+        push(&mut assembly, MORE, b"cd").unwrap();
+        taken.extend(assembly.hand_over(vec![1; 10]));
+        assert_eq!((&taken[..], assembly.under_way()), (&b"abcd"[..], Some((6, 0))));
+        assembly.take_back(taken);
+        assert_eq!(push(&mut assembly, MORE, b"e"), Ok(None));
+        assert_eq!(&assembly.hand_over(Vec::new())[..], b"abcde");
+        assert_eq!(push(&mut assembly, 0, b"fg"), Err(AssemblyError::Length { announced: 6, arrived: 7 }));
+        push(&mut assembly, MORE, &start(3, b"ab")).unwrap();
+        assembly.hand_over(Vec::new());
+        assert_eq!(push(&mut assembly, 0, b"c").unwrap().unwrap().bytes, &b"c"[..], "the rest of it");
+    }
+
+    #[test]
+    fn a_message_can_be_given_up_once_it_was_begun() {
+        let mut assembly = Assembly::default();
+        assert_eq!(push(&mut assembly, GIVEN_UP, b""), Err(AssemblyError::Flags(GIVEN_UP)));
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assert_eq!(push(&mut assembly, GIVEN_UP, b"c"), Err(AssemblyError::Flags(GIVEN_UP)));
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assert_eq!(push(&mut assembly, GIVEN_UP, b""), Ok(None));
+        assert_eq!(push(&mut assembly, 0, b"next").unwrap().unwrap().bytes, &b"next"[..]);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_chunks_do_not_panic(chunks: Vec<(u8, Vec<u8>)>) {

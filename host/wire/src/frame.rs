@@ -31,6 +31,9 @@ pub const CHUNK_BYTES: usize = 64 * 1024;
 
 const FIRST_BUFFER_BYTES: usize = 32 * 1024;
 
+/// Bytes that are read at once: what comes of them is done while the next ones are written.
+const MOST_AT_ONCE: usize = 64 * 1024;
+
 /// The fixed part of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -120,6 +123,8 @@ pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read filled all that it was given.
+    took_all: bool,
     spin: Spin,
 }
 
@@ -140,7 +145,14 @@ pub enum Arrived {
 impl FrameReader {
     /// A reader over `source`.
     pub fn new(source: Box<dyn ReceiveHalf>) -> FrameReader {
-        FrameReader { source, buffer: vec![0; FIRST_BUFFER_BYTES], start: 0, end: 0, spin: Spin::default() }
+        FrameReader {
+            source,
+            buffer: vec![0; FIRST_BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            took_all: false,
+            spin: Spin::default(),
+        }
     }
 
     /// The next frame, or `None` when the stream ended between two frames. Blocks until one is there.
@@ -193,7 +205,7 @@ impl FrameReader {
         match self.fill(false)? {
             None => Ok(Arrived::Nothing),
             Some(0) => self.ended().map(|()| Arrived::End),
-            Some(_) => Ok(Arrived::Bytes { more: self.end == self.buffer.len() || self.source.look() == Some(true) }),
+            Some(_) => Ok(Arrived::Bytes { more: self.took_all || self.source.look() == Some(true) }),
         }
     }
 
@@ -283,9 +295,11 @@ impl FrameReader {
             self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
         }
         loop {
-            match self.source.read(&mut self.buffer[self.end..], wait) {
+            let most = self.buffer.len().min(self.end + MOST_AT_ONCE);
+            match self.source.read(&mut self.buffer[self.end..most], wait) {
                 Ok(count) => {
                     self.end += count;
+                    self.took_all = self.end == most;
                     return Ok(Some(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

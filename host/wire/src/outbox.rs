@@ -451,8 +451,14 @@ impl Outbox {
 
     /// Queues a small message, and says whether it is to be written at once.
     fn put_small(&self, state: &mut State, channel: ChannelId, bytes: &[u8]) -> bool {
-        state.push_small(channel, bytes);
-        !self.gather(state, HEADER_BYTES + bytes.len())
+        let gathered = self.gather(state, HEADER_BYTES + bytes.len());
+        if !gathered && !state.writing && !state.writer_wanted && !state.has_work() {
+            state.batch.clear();
+            state.batch.add_small(channel, bytes);
+        } else {
+            state.push_small(channel, bytes);
+        }
+        !gathered
     }
 
     fn enqueue_control(
@@ -550,8 +556,9 @@ impl Outbox {
     /// Writes batch after batch. The caller has set `writing`; on `Done` it is cleared under the same lock that saw the
     /// queues empty, so that no message is left lying.
     fn write(&self, max_batches: usize) -> Progress {
-        for _ in 0..max_batches {
-            let mut state = self.state.lock();
+        let mut state = self.state.lock();
+        let mut batches = 0;
+        loop {
             if state.closed {
                 return Progress::Failed;
             }
@@ -567,10 +574,12 @@ impl Outbox {
                 self.idle.notify_all();
                 return Progress::Done;
             }
+            if batches == max_batches {
+                return Progress::TurnsUp;
+            }
+            batches += 1;
             let mut batch = std::mem::take(&mut state.batch);
-            drop(state);
-            let result = batch.write_to(&*self.transport);
-            let mut state = self.state.lock();
+            let result = MutexGuard::unlocked(&mut state, || batch.write_to(&*self.transport));
             state.batch = batch;
             match result {
                 Ok(()) => {}
@@ -583,7 +592,6 @@ impl Outbox {
                 }
             }
         }
-        Progress::TurnsUp
     }
 
     fn close(&self, state: &mut State) {

@@ -64,7 +64,7 @@ enum End {
 impl Spin {
     /// For one wait, of which nothing is remembered.
     pub(crate) fn for_once(budget: Duration) -> Spin {
-        Spin { budget: budget.min(MOST), ..Spin::default() }
+        Spin { budget, ..Spin::default() }
     }
 
     /// Looks for a while, if that pays; whether it found something.

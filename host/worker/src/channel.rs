@@ -9,10 +9,11 @@
 //! refers to it are handles of instances and messages that wait to be received.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use sandgate_wire::account::cost;
-use sandgate_wire::assembly::Assembly;
+use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
 use sandgate_wire::{ChannelId, Message};
@@ -62,6 +63,8 @@ pub(crate) struct Endpoint {
     /// What has arrived and was not received, the message in parts included.
     unread: u64,
     in_parts: u64,
+    /// How much of it was received all the same, and is not counted as that yet.
+    taken: u64,
     pub(crate) messages: VecDeque<Message>,
     landing: Landing,
     pub(crate) peer: Peer,
@@ -80,6 +83,15 @@ pub(crate) struct Endpoint {
     pub(crate) references: usize,
     /// One for each handle, to be woken when something happens.
     pub(crate) holders: Vec<Arc<Execution>>,
+}
+
+/// What a few chunks take of somebody's memory, and what is not taken any more.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    more: u64,
+    less: u64,
+    /// There are parts of a message among them.
+    parts: bool,
 }
 
 /// Messages that follow each other.
@@ -128,6 +140,7 @@ impl Endpoint {
             payer: None,
             unread: 0,
             in_parts: 0,
+            taken: 0,
             messages: VecDeque::new(),
             landing: Landing::default(),
             peer,
@@ -187,13 +200,6 @@ impl Endpoint {
         }
     }
 
-    /// A part of a message has arrived, which is of use to who takes it as it comes.
-    pub(crate) fn part_arrived(&self) {
-        if self.wants_parts() {
-            self.wake();
-        }
-    }
-
     pub(crate) fn wake(&self) {
         for holder in &self.holders {
             holder.waker.wake();
@@ -206,30 +212,45 @@ impl Endpoint {
         for message in self.messages.drain(..) {
             channels.extend(message.channels);
         }
-        self.in_parts = 0;
+        (self.in_parts, self.taken) = (0, 0);
         self.received(self.unread);
         channels
     }
 
     // ---- memory --------------------------------------------------------------------------------------------------
 
-    /// A part of a message has arrived; with `whole`, the last one of a message of that length. Says who is over its limit
-    /// now.
-    #[must_use = "it is to be stopped"]
-    pub(crate) fn arrived(&mut self, bytes: usize, whole: Option<usize>) -> Option<Arc<Execution>> {
-        let bytes = match whole {
-            Some(length) => {
-                let in_parts = std::mem::take(&mut self.in_parts);
-                self.received(in_parts);
-                cost(length as u64)
-            }
+    /// Takes a chunk, and returns the message that is whole by it. What it takes is added to `arrived`, and is to be
+    /// [counted](Self::count).
+    pub(crate) fn arrive(&mut self, chunk: Chunk<'_>, arrived: &mut Arrived) -> Result<Option<Message>, AssemblyError> {
+        if self.broken {
+            return Ok(None);
+        }
+        let message = self.assembly.push(chunk, self.message_bytes, Some(&mut self.receive))?;
+        match &message {
             None => {
-                self.in_parts += bytes as u64;
-                bytes as u64
+                self.in_parts += chunk.payload.len() as u64;
+                arrived.more += chunk.payload.len() as u64;
+                arrived.parts = true;
             }
-        };
-        self.unread += bytes;
-        self.payer.as_ref().filter(|payer| !payer.account.arrived(bytes)).cloned()
+            Some(message) => {
+                arrived.less += mem::take(&mut self.in_parts);
+                // Nobody receives what comes after our own close.
+                arrived.more += if self.close_sent { 0 } else { cost(message.bytes.len() as u64) };
+            }
+        }
+        Ok(message)
+    }
+
+    /// Counts what has arrived, and says who is over its limit now. Who takes messages as they come is woken for parts of them.
+    #[must_use = "it is to be stopped"]
+    pub(crate) fn count(&mut self, arrived: &Arrived) -> Option<Arc<Execution>> {
+        if arrived.parts && self.wants_parts() {
+            self.wake();
+        }
+        let more = arrived.more.saturating_sub(arrived.less);
+        self.unread += more;
+        self.received(arrived.less.saturating_sub(arrived.more));
+        self.payer.as_ref().filter(|payer| more > 0 && !payer.account.arrived(more)).cloned()
     }
 
     /// So much of what had arrived was received, or will not be.
@@ -244,9 +265,19 @@ impl Endpoint {
     pub(crate) fn pop(&mut self) -> Option<(Message, Option<Credit>)> {
         let message = self.messages.pop_front()?;
         let length = message.bytes.len() as u64;
-        self.received(cost(length));
+        self.taken += cost(length);
         let credit = self.receive.take(length);
+        // Until then the host has no right to send anything in its place, so that no more than a window is counted.
+        if credit.is_some() || self.messages.is_empty() {
+            self.settle();
+        }
         Some((message, credit))
+    }
+
+    /// Counts as received what was taken.
+    fn settle(&mut self) {
+        let taken = mem::take(&mut self.taken);
+        self.received(taken);
     }
 
     pub(crate) fn has_payer(&self) -> bool {
@@ -260,7 +291,8 @@ impl Endpoint {
     /// Somebody else pays for what has arrived. Says whether that is over its limit now.
     #[must_use = "the payer is to be stopped"]
     pub(crate) fn pay(&mut self, payer: Option<Arc<Execution>>) -> bool {
-        if let Some(former) = std::mem::replace(&mut self.payer, payer) {
+        self.settle();
+        if let Some(former) = mem::replace(&mut self.payer, payer) {
             former.account.received(self.unread);
         }
         self.payer.as_ref().is_some_and(|payer| !payer.account.arrived(self.unread))

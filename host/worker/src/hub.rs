@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sandgate_wire::account::cost;
-use sandgate_wire::assembly::{self, Assembly, AssemblyError, Chunk};
+use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, Window};
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, OUTPUT_WINDOW_BYTES};
 use sandgate_wire::message::{Close, Execute, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, ChannelMap, Limits, Message, Outbox, Outcome, Side, ToHost};
 
-use crate::channel::{Endpoint, Kind, Peer, Sending};
+use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
 use crate::reading::{self, Waiters};
 
 mod lock;
+mod messages;
 mod references;
 mod seen;
 
@@ -214,65 +215,6 @@ impl Hub {
         };
         self.finish_unstarted(job, &outcome);
         Ok(false)
-    }
-
-    /// Takes a chunk. The executions it returns went over a limit by it, and are to be stopped: those that listened for a
-    /// message which is too large, or the one whose memory it does not fit into.
-    #[must_use = "the executions are to be stopped"]
-    pub(crate) fn data(
-        &mut self,
-        channel: ChannelId,
-        chunk: Chunk<'_>,
-    ) -> Result<Vec<(Arc<Execution>, LimitName)>, Violation> {
-        let malformed = |source| Violation::Message { channel, source };
-        let Some(endpoint) = self.channels.get_mut(&channel) else {
-            self.late(channel)?;
-            // Nobody will receive the channels in it, and their other ends are to learn that.
-            return self.forward_to_nobody(assembly::attached(chunk).map_err(malformed)?).map(|()| Vec::new());
-        };
-        if endpoint.broken {
-            return Ok(Vec::new());
-        }
-        if chunk.flags == assembly::GIVEN_UP {
-            return Err(Violation::Unexpected("a message that is given up"));
-        }
-        let taken = endpoint.assembly.push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
-        let message = match taken {
-            Ok(message) => message,
-            Err(AssemblyError::TooLarge { .. }) => {
-                endpoint.broken = true;
-                return Ok(endpoint.holders.iter().map(|holder| (Arc::clone(holder), LimitName::Message)).collect());
-            }
-            Err(source) => return Err(malformed(source)),
-        };
-        let abandoned = endpoint.close_sent;
-        if let (Some(message), true) = (&message, abandoned) {
-            let channels = message.channels.clone();
-            return self.forward_to_nobody(channels).map(|()| Vec::new());
-        }
-        let whole = message.as_ref().map(|message| message.bytes.len());
-        let over = endpoint.arrived(chunk.payload.len(), whole);
-        let Some(message) = message else {
-            endpoint.part_arrived();
-            return Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect());
-        };
-        if message.channels.is_empty() {
-            endpoint.put(message);
-            return Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect());
-        }
-        for attached in message.channels.clone() {
-            self.refer(attached)?;
-        }
-        if let Some(endpoint) = self.channels.get_mut(&channel) {
-            endpoint.put(message);
-        }
-        Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
-    }
-
-    /// What it was sent does not fit into its memory. One that has not begun sees the stop when it does.
-    fn over_memory(&self, execution: Arc<Execution>) -> Option<(Arc<Execution>, LimitName)> {
-        execution.set_stop(Stop::Limit(LimitName::Memory));
-        self.running.contains_key(&execution.id).then_some((execution, LimitName::Memory))
     }
 
     pub(crate) fn credit(&mut self, channel: ChannelId, credit: Credit) -> Result<(), Violation> {
@@ -488,52 +430,6 @@ impl Hub {
     pub(crate) fn not_sent(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
             endpoint.not_sent(sender, length);
-        }
-    }
-
-    /// Sends a small message of a guest's, if all that it takes is there.
-    pub(crate) fn send_small(&mut self, channel: ChannelId, sender: &Arc<Execution>, bytes: &[u8]) -> Sending {
-        let started = self.take_for(channel, sender, bytes.len() as u64).err();
-        if started.is_none() {
-            // If the connection is gone the worker ends in a moment.
-            self.placed |= self.outbox.place_small(channel, bytes).unwrap_or(false);
-        }
-        started.unwrap_or(Sending::Started)
-    }
-
-    /// Takes what a message of a guest's takes, if it is there. The message is to be [sent](Self::sent) then, or
-    /// [not](Self::not_sent).
-    pub(crate) fn start_sending(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Sending {
-        match self.take_for(channel, sender, length) {
-            Ok(endpoint) => {
-                endpoint.sending += 1;
-                Sending::Started
-            }
-            Err(not) => not,
-        }
-    }
-
-    fn take_for(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Result<&mut Endpoint, Sending> {
-        let endpoint = self.channels.get_mut(&channel).filter(|it| it.can_send()).ok_or(Sending::Closed)?;
-        if length > endpoint.message_bytes {
-            return Err(Sending::TooLarge(endpoint.message_bytes));
-        }
-        match endpoint.try_send(sender, length) {
-            Sending::Started => Ok(endpoint),
-            not => Err(not),
-        }
-    }
-
-    /// A guest has queued the message it took credits for, or does not send it after all.
-    pub(crate) fn sent(&mut self, channel: ChannelId) {
-        let Some(endpoint) = self.channels.get_mut(&channel) else {
-            return;
-        };
-        endpoint.sending -= 1;
-        if endpoint.sending == 0
-            && let Some(close) = endpoint.close_waiting.take()
-        {
-            self.place(&ToHost::Close(channel, close));
         }
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use sandgate_wire::frame::FrameReader;
+use sandgate_wire::message::kind;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ToHost, ToWorker};
 
@@ -38,22 +39,22 @@ pub(crate) fn end_of_stream(worker: &Worker) -> Ended {
 pub(crate) fn take_all(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Option<Ended>, WorkerError> {
     // Executors wake up, or go on, when it is let go.
     let mut hub: Option<HubGuard<'_>> = None;
-    let mut at_once = 0;
+    let mut left = MAX_AT_ONCE;
     loop {
-        if at_once == MAX_AT_ONCE {
-            (hub, at_once) = (None, 0);
+        if left == 0 {
+            (hub, left) = (None, MAX_AT_ONCE);
+        }
+        let Some(header) = reader.next_header()? else { return Ok(None) };
+        if header.kind == kind::DATA {
+            let over = hub.get_or_insert_with(|| worker.hub.lock()).data(header.channel, reader, &mut left)?;
+            for (execution, limit) in over {
+                hub = None;
+                worker.stop(&execution, Stop::Limit(limit));
+            }
+            continue;
         }
         let Some(frame) = reader.next_here()? else { return Ok(None) };
         let (module, codegen, bytes) = match ToWorker::decode(frame)? {
-            ToWorker::Data(channel, chunk) => {
-                at_once += 1;
-                let over = hub.get_or_insert_with(|| worker.hub.lock()).data(channel, chunk)?;
-                for (execution, limit) in over {
-                    hub = None;
-                    worker.stop(&execution, Stop::Limit(limit));
-                }
-                continue;
-            }
             ToWorker::Load { module, codegen, bytes } => (module, codegen, bytes),
             message => {
                 hub = None;

@@ -7,6 +7,7 @@ mod compiling;
 mod ending;
 mod granted;
 pub(crate) mod host;
+mod landing;
 mod leading;
 mod lifecycle;
 mod limits;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use bytes::Bytes;
 
 use super::Item;
+use super::queues::add_small;
 use crate::assembly::write_prefix;
 use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header, MAX_FRAME_BYTES};
 use crate::ids::ChannelId;
@@ -88,6 +89,11 @@ impl Batch {
         self.copied = head;
         self.large = body;
         self.written = written;
+    }
+
+    /// Adds the frame of a small message.
+    pub(super) fn add_small(&mut self, channel: ChannelId, bytes: &[u8]) {
+        add_small(&mut self.copied, channel, bytes);
     }
 
     /// Adds frames as they are, and returns memory for others.

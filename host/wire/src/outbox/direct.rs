@@ -185,8 +185,7 @@ impl Direct<'_> {
 }
 
 fn patience(length: usize) -> Duration {
-    let nanos = PATIENCE_FOR_MIB.as_nanos() as u64;
-    Duration::from_nanos((length as u64).saturating_mul(nanos) >> 20)
+    PATIENCE_FOR_MIB.saturating_mul(u32::try_from(length >> 10).unwrap_or(u32::MAX)) / 1024
 }
 
 /// What stands before the bytes of a chunk.
@@ -199,4 +198,150 @@ fn head(channel: ChannelId, total: usize, sent: usize, end: usize) -> Vec<u8> {
     head.extend_from_slice(&Header { length, kind: kind::DATA, flags, channel }.encode());
     head.extend_from_slice(prefix);
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::assembly::{Assembly, Chunk, Message};
+    use crate::frame::FrameReader;
+    use crate::transport::SendHalf;
+    use crate::transport::testing::Scripted;
+
+    const CHANNEL: ChannelId = ChannelId(2);
+
+    /// A transport with room for so many bytes.
+    #[derive(Debug, Clone, Default)]
+    struct Narrow {
+        room: Arc<AtomicUsize>,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl SendHalf for Narrow {
+        fn try_write(&self, buffers: &[IoSlice<'_>], _descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+            let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+            let count = bytes.len().min(self.room.load(Ordering::SeqCst));
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room.fetch_sub(count, Ordering::SeqCst);
+            self.written.lock().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn wait_writable(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    impl Narrow {
+        fn with(room: usize) -> (Narrow, Outbox) {
+            let narrow = Narrow::default();
+            narrow.room.store(room, Ordering::SeqCst);
+            let outbox = Outbox::new(Box::new(narrow.clone()));
+            (narrow, outbox)
+        }
+
+        /// What has arrived at the far end by now, once there is room for all.
+        fn arrived(&self, outbox: &Outbox) -> Vec<(ChannelId, Vec<u8>)> {
+            self.room.store(usize::MAX / 2, Ordering::SeqCst);
+            outbox.write_out();
+            let written = self.written.lock().clone();
+            let mut reader = FrameReader::new(Box::new(Scripted::new(&[&written])));
+            let mut assemblies = std::collections::BTreeMap::<_, Assembly>::new();
+            let mut arrived = Vec::new();
+            while let Some(frame) = reader.read_frame().unwrap() {
+                let channel = frame.header.channel;
+                let chunk = Chunk { flags: frame.header.flags, payload: frame.payload };
+                let message = assemblies.entry(channel).or_default().push(chunk, u64::MAX, None).unwrap();
+                arrived.extend(message.map(|message| (channel, message.bytes.to_vec())));
+            }
+            arrived
+        }
+    }
+
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    fn send(outbox: &Outbox, bytes: &[u8]) -> Written {
+        let direct = outbox.begin(CHANNEL, bytes.len()).expect("nobody writes");
+        direct.write(bytes, || true, |from| Some(Bytes::copy_from_slice(&bytes[from..])))
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_arrives_whatever_room_there_is(
+            length in 8193usize..400_000,
+            room in 0usize..500_000,
+        ) {
+            let (narrow, outbox) = Narrow::with(room);
+            let sent = bytes(length);
+            prop_assert_eq!(send(&outbox, &sent), Written::All);
+            outbox.push_bytes(CHANNEL, b"next").unwrap();
+            prop_assert_eq!(narrow.arrived(&outbox), [(CHANNEL, sent), (CHANNEL, b"next".to_vec())]);
+            prop_assert!(outbox.begin(CHANNEL, length).is_some(), "nobody writes any more");
+        }
+    }
+
+    #[test]
+    fn what_was_not_written_is_known() {
+        let (narrow, outbox) = Narrow::with(100_000);
+        let sent = bytes(300_000);
+        send(&outbox, &sent);
+        assert_eq!(outbox.unsent(CHANNEL), Credit { bytes: 300_000, messages: 1 });
+        assert!(outbox.has_unsent(CHANNEL) && outbox.begin(CHANNEL, 300_000).is_none());
+        assert_eq!(narrow.arrived(&outbox).len(), 1);
+        assert_eq!(outbox.unsent(CHANNEL), Credit::default());
+    }
+
+    #[test]
+    fn others_get_their_turn_within_a_message() {
+        let (narrow, outbox) = Narrow::with(usize::MAX / 2);
+        let (sent, other) = (bytes(10 * CHUNK_BYTES), ChannelId(4));
+        let direct = outbox.begin(CHANNEL, sent.len()).unwrap();
+        let go_on = || outbox.push_bytes(other, b"other").is_ok();
+        let _ = direct.write(&sent, go_on, |from| Some(Bytes::copy_from_slice(&sent[from..])));
+        let arrived = narrow.arrived(&outbox);
+        assert_eq!(arrived[0], (other, b"other".to_vec()), "it does not wait for the end of a large message");
+        assert_eq!(arrived.last(), Some(&(CHANNEL, sent)));
+    }
+
+    #[test]
+    fn a_message_that_is_given_up_is_none_and_its_channel_goes_on() {
+        for room in [0, 10, 100, CHUNK_BYTES + 1, usize::MAX / 2] {
+            for (says_no, keeps) in [(true, true), (false, false)] {
+                let (narrow, outbox) = Narrow::with(room);
+                let sent = bytes(5 * CHUNK_BYTES);
+                let direct = outbox.begin(CHANNEL, sent.len()).unwrap();
+                let keep = |from: usize| keeps.then(|| Bytes::copy_from_slice(&sent[from..]));
+                let written = direct.write(&sent, || !says_no, keep);
+                outbox.push_bytes(CHANNEL, b"next").unwrap();
+                let arrived = narrow.arrived(&outbox);
+                let next = (CHANNEL, b"next".to_vec());
+                match written {
+                    Written::All => assert_eq!(arrived, [(CHANNEL, sent), next], "{room}"),
+                    Written::GivenUp => assert_eq!(arrived, [next], "{room}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn messages_with_channels_or_in_line_go_another_way() {
+        let (_narrow, outbox) = Narrow::with(0);
+        assert!(outbox.begin(CHANNEL, 100).is_none(), "small ones are gathered");
+        let message = Message { bytes: bytes(100_000).into(), channels: Vec::new() };
+        outbox.push_message(CHANNEL, message).unwrap();
+        assert!(outbox.begin(CHANNEL, 100_000).is_none() && outbox.is_busy());
+    }
 }

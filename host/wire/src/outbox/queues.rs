@@ -87,12 +87,17 @@ impl Small {
     }
 
     fn add(&mut self, channel: ChannelId, bytes: &[u8]) {
-        let length = u32::try_from(bytes.len()).expect("a small message");
-        self.frames.extend_from_slice(&Header { length, kind: kind::DATA, flags: 0, channel }.encode());
-        self.frames.extend_from_slice(bytes);
-        self.messages.bytes += u64::from(length);
+        add_small(&mut self.frames, channel, bytes);
+        self.messages.bytes += bytes.len() as u64;
         self.messages.messages += 1;
     }
+}
+
+/// Adds the frame of a small message.
+pub(super) fn add_small(frames: &mut Vec<u8>, channel: ChannelId, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("a small message");
+    frames.extend_from_slice(&Header { length, kind: kind::DATA, flags: 0, channel }.encode());
+    frames.extend_from_slice(bytes);
 }
 
 /// Bytes on the wire of a message that is small enough to be gathered.

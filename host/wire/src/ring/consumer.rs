@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::Violation;
 use super::layout::{Memory, Place, Word, split};
-use super::producer::much;
+use super::producer::{PIECE_BYTES, much};
 
 /// Reads from a ring. There is one for each ring.
 #[derive(Debug)]
@@ -30,10 +30,12 @@ impl<M: Memory> Consumer<M> {
         if count == 0 {
             return Ok(0);
         }
-        self.copy(&mut buffer[..count]);
-        self.head = self.head.wrapping_add(count as u64);
-        // The bytes were copied out before anybody sees this.
-        self.memory.word(Place::Head).store(self.head, Ordering::Release);
+        for piece in buffer[..count].chunks_mut(PIECE_BYTES) {
+            self.copy(piece);
+            self.head = self.head.wrapping_add(piece.len() as u64);
+            // The bytes were copied out before anybody sees this.
+            self.memory.word(Place::Head).store(self.head, Ordering::Release);
+        }
         Ok(count)
     }
 

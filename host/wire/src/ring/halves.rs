@@ -24,6 +24,9 @@ use crate::transport::{Descriptors, ReceiveHalf, Room, SendHalf};
 /// Descriptors that may wait for the message that announces them.
 const MAX_WAITING_DESCRIPTORS: usize = 16;
 
+/// How long a sender that writes a large message looks for room at once: while its peer does something with what it has read.
+const MOST_PATIENCE: Duration = Duration::from_micros(200);
+
 /// What is wrong with the peer, if the half that sends has found it: the other one tells.
 type Fault = Arc<OnceLock<Violation>>;
 
@@ -139,7 +142,7 @@ impl SendHalf for RingSendHalf {
     fn look_for_room(&self, patience: Duration) -> bool {
         match self.sending.lock().as_mut() {
             Some(Sending { producer, line_is_full: false }) => {
-                Spin::for_once(patience).until(|| producer.has_some_room())
+                Spin::for_once(patience.min(MOST_PATIENCE)).until(|| producer.has_some_room())
             }
             _ => false,
         }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::Violation;
 use super::layout::{Memory, Place, Word, split};
 
-/// Bytes after which a consumer that is awake can begin, while the rest is still being copied.
-const PIECE_BYTES: usize = 32 * 1024;
+/// Bytes after which the other side can go on if it is awake, while the rest is still being copied.
+pub(super) const PIECE_BYTES: usize = 32 * 1024;
 
 /// Writes into a ring. There is one for each ring.
 #[derive(Debug)]

@@ -161,7 +161,7 @@ impl Host {
         self.push(message.encode());
     }
 
-    fn push(&self, encoded: Encoded) {
+    pub(super) fn push(&self, encoded: Encoded) {
         self.outbox.push(encoded).unwrap();
     }
 

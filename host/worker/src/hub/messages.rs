@@ -1,0 +1,148 @@
+//! Messages on their way through the hub: what the host sends, chunk by chunk, and what guests send.
+
+use std::sync::Arc;
+
+use sandgate_wire::assembly::{self, AssemblyError, Chunk};
+use sandgate_wire::frame::{FrameReader, Header};
+use sandgate_wire::limits::LimitName;
+use sandgate_wire::message::kind;
+use sandgate_wire::{ChannelId, Message, ToHost};
+
+use super::{Hub, Violation};
+use crate::channel::{Arrived, Endpoint, Sending};
+use crate::execution::{Execution, Stop};
+use crate::worker::WorkerError;
+
+impl Hub {
+    /// Takes the chunk that is here, which is of `channel`, and those that follow it on the same channel, while there are some left
+    /// of the chunks that may be taken under one lock. The executions it returns went over a limit by it, and are to be stopped: those that listened for a message which is too
+    /// large, or the one whose memory it does not fit into.
+    #[must_use = "the executions are to be stopped"]
+    pub(crate) fn data(
+        &mut self,
+        channel: ChannelId,
+        frames: &mut FrameReader,
+        left: &mut usize,
+    ) -> Result<Vec<(Arc<Execution>, LimitName)>, WorkerError> {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            self.late(channel)?;
+            // Nobody will receive the channels in it, and their other ends are to learn that.
+            let Some(chunk) = next_chunk(frames, channel)? else { return Ok(Vec::new()) };
+            *left -= 1;
+            let attached = assembly::attached(chunk).map_err(|source| Violation::Message { channel, source })?;
+            return Ok(self.forward_to_nobody(attached).map(|()| Vec::new())?);
+        };
+        let abandoned = endpoint.close_sent;
+        let mut attached = Vec::new();
+        let mut too_large = false;
+        let mut arrived = Arrived::default();
+        while *left > 0
+            && let Some(chunk) = next_chunk(frames, channel)?
+        {
+            *left -= 1;
+            match endpoint.arrive(chunk, &mut arrived) {
+                Ok(None) => {}
+                Ok(Some(message)) if message.channels.is_empty() && abandoned => {}
+                Ok(Some(message)) if message.channels.is_empty() => endpoint.put(message),
+                Ok(Some(message)) => {
+                    // It is to be there once all of its channels are.
+                    attached.push(message);
+                    break;
+                }
+                Err(AssemblyError::TooLarge { .. }) => {
+                    endpoint.broken = true;
+                    too_large = true;
+                    break;
+                }
+                Err(source) => return Err(Violation::Message { channel, source }.into()),
+            }
+        }
+        let over = endpoint.count(&arrived);
+        if too_large {
+            return Ok(endpoint.holders.iter().map(|holder| (Arc::clone(holder), LimitName::Message)).collect());
+        }
+        for message in attached {
+            self.put_attached(channel, message)?;
+        }
+        Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
+    }
+
+    fn put_attached(&mut self, channel: ChannelId, message: Message) -> Result<(), Violation> {
+        let abandoned = self.channels.get(&channel).is_none_or(|endpoint| endpoint.close_sent);
+        if abandoned {
+            return self.forward_to_nobody(message.channels);
+        }
+        for attached in message.channels.clone() {
+            self.refer(attached)?;
+        }
+        if let Some(endpoint) = self.channels.get_mut(&channel) {
+            endpoint.put(message);
+        }
+        Ok(())
+    }
+
+    /// What it was sent does not fit into its memory. One that has not begun sees the stop when it does.
+    fn over_memory(&self, execution: Arc<Execution>) -> Option<(Arc<Execution>, LimitName)> {
+        execution.set_stop(Stop::Limit(LimitName::Memory));
+        self.running.contains_key(&execution.id).then_some((execution, LimitName::Memory))
+    }
+
+    /// Sends a small message of a guest's, if all that it takes is there.
+    pub(crate) fn send_small(&mut self, channel: ChannelId, sender: &Arc<Execution>, bytes: &[u8]) -> Sending {
+        let started = self.take_for(channel, sender, bytes.len() as u64).err();
+        if started.is_none() {
+            // If the connection is gone the worker ends in a moment.
+            self.placed |= self.outbox.place_small(channel, bytes).unwrap_or(false);
+        }
+        started.unwrap_or(Sending::Started)
+    }
+
+    /// Takes what a message of a guest's takes, if it is there. The message is to be [sent](Self::sent) then, or
+    /// [not](Self::not_sent).
+    pub(crate) fn start_sending(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Sending {
+        match self.take_for(channel, sender, length) {
+            Ok(endpoint) => {
+                endpoint.sending += 1;
+                Sending::Started
+            }
+            Err(not) => not,
+        }
+    }
+
+    fn take_for(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Result<&mut Endpoint, Sending> {
+        let endpoint = self.channels.get_mut(&channel).filter(|it| it.can_send()).ok_or(Sending::Closed)?;
+        if length > endpoint.message_bytes {
+            return Err(Sending::TooLarge(endpoint.message_bytes));
+        }
+        match endpoint.try_send(sender, length) {
+            Sending::Started => Ok(endpoint),
+            not => Err(not),
+        }
+    }
+
+    /// A guest has queued the message it took credits for, or does not send it after all.
+    pub(crate) fn sent(&mut self, channel: ChannelId) {
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return;
+        };
+        endpoint.sending -= 1;
+        if endpoint.sending == 0
+            && let Some(close) = endpoint.close_waiting.take()
+        {
+            self.place(&ToHost::Close(channel, close));
+        }
+    }
+}
+
+/// The chunk that is here, if it is of this channel.
+fn next_chunk(frames: &mut FrameReader, channel: ChannelId) -> Result<Option<Chunk<'_>>, WorkerError> {
+    let is_next = |header: Header| header.kind == kind::DATA && header.channel == channel;
+    if !frames.next_header()?.is_some_and(is_next) {
+        return Ok(None);
+    }
+    let Some(frame) = frames.next_here()? else { return Ok(None) };
+    if frame.header.flags == assembly::GIVEN_UP {
+        return Err(Violation::Unexpected("a message that is given up").into());
+    }
+    Ok(Some(Chunk { flags: frame.header.flags, payload: frame.payload }))
+}
