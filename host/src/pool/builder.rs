@@ -42,7 +42,7 @@ mod starting;
 use machines::Absent;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
-/// long: about 2 ms of work, and one task more than the one that runs at least.
+/// long: about 4 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 64;
 /// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
 pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;

@@ -1,6 +1,7 @@
 //! One place for a gateway: its state, what flies on it, and how much that may be.
 //!
-//! The window is about 2 ms of work, as the time from one end to the next tells. A lane that has run dry though tasks wait
+//! The window is about 4 ms of work, as the time from one end to the next tells, and is filled up once half of it is used, so that
+//! a worker is told of several runs at once. A lane that has run dry though tasks wait
 //! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
 //! A lane on another machine has as much more under way as the way there and back takes, and more runs than others may have
 //! for it. What is on the way is no part of a run's time: a run that was put on an empty lane has taken that much less.
@@ -12,13 +13,13 @@ use super::core::{Rules, TaskId};
 
 /// Work that a lane is given ahead: enough that its worker never waits for the host, little enough that no task waits
 /// long behind another while other lanes are idle.
-const AHEAD: Duration = Duration::from_millis(2);
+const AHEAD: Duration = Duration::from_millis(4);
 /// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
 const MOST_AHEAD: Duration = Duration::from_millis(50);
 /// The longest way that counts: whoever says how long it is may lie.
 const MAX_WAY: Duration = Duration::from_secs(1);
 /// A run takes long if nothing has ended on its lane for this time, in which all that is ahead there should have.
-const LONG: Duration = Duration::from_millis(4);
+const LONG: Duration = Duration::from_millis(8);
 /// Runs that a lane has at least: one that runs and one that waits.
 const MIN_WINDOW: usize = 2;
 /// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
@@ -190,6 +191,12 @@ impl Lane {
         let least = if self.way.is_zero() { MIN_WINDOW } else { MIN_WINDOW + 1 };
         let ahead = if self.way.is_zero() { ahead } else { ahead + MIN_WINDOW };
         ahead.clamp(least, most.max(least)).min(most)
+    }
+
+    /// Whether it is time to fill its window up. On the way to another machine nothing is saved by waiting.
+    pub(super) fn is_to_be_filled(&self, rules: &Rules) -> bool {
+        let flights = self.flights.len();
+        flights < rules.executions.max(MIN_WINDOW) || !self.way.is_zero() || flights <= self.window(rules) / 2
     }
 
     pub(super) fn next_timer(&self, rules: &Rules) -> Option<Instant> {

@@ -19,7 +19,7 @@
 //!    message that somebody waits for is not kept.
 //!
 //! 5. While the outbox is [patient](Outbox::be_patient), all small messages and ends of executions are gathered, for up to
-//!    0.8 ms: results of short tasks that follow each other, of which nobody awaits a single one.
+//!    2 ms: results of short tasks that follow each other, of which nobody awaits a single one.
 //!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
@@ -69,9 +69,9 @@ const GATHER_BYTES: usize = 8 * 1024;
 /// How long a message is gathered at most, give or take what the system's timers need.
 const GATHER_TIME: Duration = Duration::from_micros(100);
 /// How long a message is gathered by a patient outbox, if none follows it.
-const PATIENT_TIME: Duration = Duration::from_micros(800);
+const PATIENT_TIME: Duration = Duration::from_millis(2);
 /// A patient outbox writes what it has gathered with the first message after this time.
-const PATIENT_ENOUGH: Duration = Duration::from_micros(400);
+const PATIENT_ENOUGH: Duration = Duration::from_micros(500);
 
 /// The connection no longer takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

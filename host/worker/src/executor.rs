@@ -71,7 +71,7 @@ fn start(worker: &Arc<Worker>, mut hub: HubGuard<'_>) {
 }
 
 /// What is said may be kept for a moment after an execution that took no longer than this.
-const SHORT: Duration = Duration::from_micros(300);
+const SHORT: Duration = Duration::from_micros(1200);
 
 fn run(worker: &Arc<Worker>) {
     // With several executors, what one says is not what another may keep.

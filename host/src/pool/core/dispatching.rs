@@ -11,12 +11,10 @@ impl<P, V> Core<P, V> {
     /// Puts tasks on lanes that can take them.
     pub(crate) fn dispatch(&mut self, now: Instant) {
         self.drain_for_suspects();
-        let mut any = true;
-        while any {
-            any = false;
-            for lane in 0..self.lanes.len() {
-                any |= self.dispatch_one(lane, now);
-            }
+        let mut lanes: Vec<usize> = (0..self.lanes.len()).collect();
+        lanes.retain(|&lane| self.lanes[lane].is_to_be_filled(&self.rules));
+        while !lanes.is_empty() {
+            lanes.retain(|&lane| self.dispatch_one(lane, now));
         }
         self.recall(now);
     }
