@@ -17,6 +17,9 @@ use crate::module::Module;
 const TRANSFER: Duration = Duration::from_secs(120);
 /// How often a module that is not what it should be is fetched again: it might be just being replaced.
 const FETCHES: u32 = 3;
+/// What a module is cut into, if the server takes such messages, and what a message takes besides.
+const CHUNK_BYTES: usize = 128 << 10;
+const CHUNK_OVERHEAD: usize = 1 << 10;
 /// The longest name of a module that is kept.
 const MAX_NAME_BYTES: usize = 256;
 
@@ -57,6 +60,7 @@ pub(super) async fn put(nats: &Nats, module: &Module) -> Result<(), DurableError
         }
         let meta = ObjectMetadata {
             name: name.clone(),
+            chunk_size: Some(CHUNK_BYTES.min(nats.max_payload().saturating_sub(CHUNK_OVERHEAD).max(1))),
             description: Some(cut(&printable(module.name()), MAX_NAME_BYTES).to_owned()),
             ..ObjectMetadata::default()
         };

@@ -160,8 +160,8 @@ struct Feeder {
     next: u64,
     /// The digest of all inputs up to it.
     digest: [u8; 32],
-    /// Digests up to inputs that are not known to be stored, by index.
-    open: BTreeMap<u64, [u8; 32]>,
+    /// Digests up to inputs of which not all before them are stored, and whether they are, by index.
+    open: BTreeMap<u64, ([u8; 32], bool)>,
     bytes: usize,
     /// Whether the record is behind.
     is_behind: bool,
@@ -235,7 +235,7 @@ impl Feeder {
             }
             return Ok(None);
         }
-        self.open.insert(index, self.digest);
+        self.open.insert(index, (self.digest, false));
         let (nats, bytes) = (self.nats.clone(), payload.len());
         self.bytes += bytes;
         let subject = nats.names.subject(kind, self.id.as_str());
@@ -246,11 +246,13 @@ impl Feeder {
         })))
     }
 
-    /// An input is stored; so are all before the first that is not.
+    /// An input is stored.
     fn stored(&mut self, index: u64) {
-        let Some(digest) = self.open.remove(&index) else { return };
-        // What lies between was stored before, in another order; its digests are gone, so the record waits for the last.
-        if self.open.first_key_value().is_none_or(|(first, _)| *first > index) {
+        if let Some((_, is_stored)) = self.open.get_mut(&index) {
+            *is_stored = true;
+        }
+        while let Some(first) = self.open.first_entry().filter(|first| first.get().1) {
+            let (index, (digest, _)) = first.remove_entry();
             (self.record.stored, self.record.digest) = (index + 1, digest);
             self.is_behind = true;
         }

@@ -242,8 +242,9 @@ impl Crew {
         if !self.flight.arrived(key.clone(), entry) {
             return;
         }
+        // Given back once no request can bring it again at once.
         if self.is_ending {
-            return self.give_back(&key, None);
+            return;
         }
         if deliveries > u64::from(self.settings.max_deliveries) {
             let error = format!("it was given to workers {} times, and none of them had a result", deliveries - 1);
@@ -307,10 +308,12 @@ impl Crew {
                     }
                     Some(Trouble::Server(error)) => return self.fail(error),
                 }
-                let is_stopping = self.is_ending;
+                if self.is_ending {
+                    return;
+                }
                 for key in waiting {
                     let Some(entry) = self.flight.get_mut(&key) else { continue };
-                    if is_stopping || !self.pools.give(&job, &key, &mut entry.input) {
+                    if !self.pools.give(&job, &key, &mut entry.input) {
                         self.give_back(&key, None);
                     }
                 }
@@ -368,7 +371,10 @@ impl Crew {
                 };
                 if let Some(found) = found {
                     self.jobs.insert(job, Known::Is(Arc::new(found), Instant::now()));
-                    return waiting.into_iter().for_each(|key| self.place(key));
+                    if !self.is_ending {
+                        waiting.into_iter().for_each(|key| self.place(key));
+                    }
+                    return;
                 }
                 for key in waiting {
                     let result = JobResult::failed(0, None, Ending::Ran(OutcomeKind::Rejected), problem.clone());
@@ -383,6 +389,12 @@ impl Crew {
         let Some(entry) = self.flight.remove(key) else { return };
         self.worked.returned += 1;
         self.acknowledge(entry.message, AckKind::Nak(delay));
+    }
+
+    fn return_waiting(&mut self) {
+        for key in self.flight.waiting() {
+            self.give_back(&key, None);
+        }
     }
 
     fn acknowledge(&mut self, message: jetstream::Message, kind: AckKind) {
@@ -415,8 +427,8 @@ impl Crew {
         let grace = if self.fatal.is_some() { Duration::ZERO } else { self.settings.grace };
         let (cancel_at, give_up_at) = (Instant::now() + grace, Instant::now() + grace + CANCELLING);
         let mut is_cancelled = false;
-        for key in self.flight.waiting() {
-            self.give_back(&key, None);
+        if self.requests == 0 {
+            self.return_waiting();
         }
         while !(self.is_idle() && self.requests == 0) && Instant::now() < give_up_at {
             if !is_cancelled && Instant::now() >= cancel_at {
@@ -432,6 +444,9 @@ impl Crew {
             }
             self.take_more();
             self.look_after();
+            if self.requests == 0 {
+                self.return_waiting();
+            }
         }
         for key in self.flight.undone() {
             self.give_back(&key, None);
