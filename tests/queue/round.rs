@@ -77,6 +77,10 @@ fn a_job_is_submitted_once_and_forgotten_once() {
     assert_eq!(client.messages("sandgate_results"), 0);
     let (status, said) = { worker }.wait(LIMIT);
     assert!(status.success() && said.contains("50 tasks done"), "{said}");
+    // The same id again, within the time in which the server knows the ids of what is gone.
+    let _ = server.submit(&["--job", "once", "@wasi_filter"], "again\n").well();
+    let _worker = server.work(&[]);
+    assert_eq!(server.collect(&["once"]).well(), "AGAIN\n");
 }
 
 #[test]

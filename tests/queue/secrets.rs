@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 
+use sandgate_tests::repository;
+
 use crate::commands::{Came, LIMIT, begin, lines, run};
 use crate::server::Server;
 
@@ -58,6 +60,33 @@ fn passwords_and_tokens_get_in_and_are_never_told() {
     let token = token.to_str().unwrap().to_owned();
     let _ = submit(&server.url(), &[], &["--token-file", &token]).well();
     let _ = submit(&format!("nats://{PASSWORD}@127.0.0.1:{}", server.port), &[], &[]).well();
+}
+
+#[test]
+fn neither_workers_nor_launchers_get_what_is_secret() {
+    let Some(server) = Server::start(&format!("authorization {{ user: alice, password: \"{PASSWORD}\" }}")) else {
+        return;
+    };
+    let url = server.url();
+    let secrets = [("NATS_USER", OsStr::new("alice")), ("NATS_PASSWORD", OsStr::new(PASSWORD))];
+    let queue =
+        |words: &[&str], input: &[u8]| discreet(run(&[words, &["--nats", &url]].concat(), input, &secrets, LIMIT));
+    let _ = queue(&["submit", "--job", "tell", "@wasi_filter"], b"a\n").well();
+    // A launcher that writes its environment to a file, and goes on as an agent.
+    let (launcher, told) = (server.file("launcher"), server.file("environment"));
+    let script = format!("#!/bin/sh\nenv > {}\nexec {} agent\n", told.display(), sandgate_tests::worker().display());
+    fs::write(&launcher, script).unwrap();
+    let gateway = format!("exec=/bin/sh {}", launcher.display());
+    // The guest tells its environment on standard error, which is in its result.
+    let worked = queue(&["work", "--stop-when-idle", "1s", "--gateway", &gateway.replace("//", "/")], b"");
+    assert!(worked.stderr.contains("1 tasks done"), "{worked:?}");
+    let environment = fs::read_to_string(&told).unwrap();
+    assert!(
+        environment.contains("PWD=") && !environment.contains(PASSWORD) && !environment.contains("alice"),
+        "{environment}"
+    );
+    let row = queue(&["collect", "tell", "--output", "json"], b"").well();
+    assert!(row.contains("\"stderr\":\"[] []\""), "{row}");
 }
 
 #[test]
@@ -143,6 +172,36 @@ fn whoever_may_not_is_told_what() {
         came.stderr.contains("NATS server does not permit it") && came.stderr.contains("STREAM.MSG.GET"),
         "{came:?}"
     );
+}
+
+/// The permissions of the documentation are enough for each role, and no more than its own.
+#[test]
+fn roles_can_do_what_the_documentation_gives_them() {
+    let page = fs::read_to_string(repository().join("DURABLE.md")).unwrap();
+    let (_, rest) = page.split_once("```nats\n").unwrap();
+    let (config, _) = rest.split_once("```").unwrap();
+    let Some(server) = Server::start(&config.replace("password: \"$", "password: \"secret-")) else { return };
+    let as_role = |role: &str, words: &[&str], input: &[u8]| {
+        let url = format!("nats://{role}:secret-{}@127.0.0.1:{}", role.to_uppercase(), server.port);
+        run(&[words, &["--nats", &url, "--inbox", role]].concat(), input, &[], LIMIT)
+    };
+    let _ = as_role("admin", &["submit", "@wasi_filter"], b"").well();
+    let words = ["submit", "--job", "typed", "--json", "--task", "add", "@pooled"];
+    let _ = as_role("submit", &words, b"[1, 2]\nbad\n").well();
+    let worked = as_role("work", &["work", "--stop-when-idle", "1s"], b"");
+    assert!(worked.code == Some(0) && worked.stderr.contains("1 tasks done"), "{worked:?}");
+    let collected = as_role("collect", &["collect", "typed"], b"");
+    assert_eq!((collected.code, collected.stdout.as_str()), (Some(1), "3\n"), "{collected:?}");
+    for (role, words) in [
+        ("collect", &["submit", "--job", "no", "@wasi_filter", "--patience", "20s"][..]),
+        ("work", &["submit", "--job", "no", "@wasi_filter", "--patience", "20s"]),
+        ("collect", &["work", "--stop-when-idle", "1s", "--patience", "20s"]),
+        ("work", &["collect", "typed", "--patience", "20s"]),
+    ] {
+        let came = as_role(role, words, b"a\n");
+        assert_eq!(came.code, Some(3), "{role} {words:?}: {came:?}");
+        assert!(came.stderr.contains("NATS server does not permit it"), "{role} {words:?}: {came:?}");
+    }
 }
 
 #[test]

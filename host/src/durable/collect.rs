@@ -121,6 +121,8 @@ struct Reader {
     id: JobId,
     unordered: bool,
     sender: mpsc::Sender<JobResult>,
+    /// Which of the jobs of this id it is.
+    run: u64,
     /// How many inputs the job has, once that is known.
     inputs: Option<u64>,
     /// All inputs before this one have their result, and these behind it.
@@ -148,6 +150,7 @@ impl Reader {
             id,
             unordered: settings.unordered,
             sender,
+            run: 0,
             inputs: None,
             next: 0,
             beyond: BTreeSet::new(),
@@ -170,7 +173,7 @@ impl Reader {
             if self.inputs.is_none() && looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
                 let found = Record::read(&self.nats, &self.id).await?;
                 let (record, _) = found.ok_or_else(|| DurableError::NoJob { job: self.id.clone() })?;
-                (self.inputs, looked) = (record.inputs, Some(Instant::now()));
+                (self.run, self.inputs, looked) = (record.run, record.inputs, Some(Instant::now()));
             }
             if self.is_complete() || self.sender.is_closed() {
                 break;
@@ -230,6 +233,10 @@ impl Reader {
             }
         };
         let index = result.index;
+        // One of a job that was forgotten, and begun again.
+        if result.run != self.run {
+            return Ok(());
+        }
         if index < self.next || self.inputs.is_some_and(|inputs| index >= inputs) || !self.beyond.insert(index) {
             return Ok(());
         }

@@ -101,6 +101,9 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
             let doublings = u32::try_from(attempts.min(6)).unwrap_or(6);
             (BACKOFF.0 * 2_u32.pow(doublings)).min(BACKOFF.1)
         });
+    if let Some(inbox) = &settings.inbox {
+        options = options.custom_inbox_prefix(inbox.as_str());
+    }
     if settings.tls_first {
         options = options.tls_first();
     }

@@ -61,6 +61,8 @@ impl Job {
 /// What the server knows of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
+    /// Tells this job from one that had its id and was forgotten.
+    pub(super) run: u64,
     pub(super) job: Job,
     /// How many inputs it has, once all of them are stored.
     pub(super) inputs: Option<u64>,
@@ -73,6 +75,7 @@ pub(super) struct Record {
 #[derive(Debug, Serialize, Deserialize)]
 struct Wire {
     version: u32,
+    run: String,
     module: String,
     module_name: String,
     task: Option<String>,
@@ -101,14 +104,15 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 }
 
 impl Record {
-    pub(super) fn begun(job: Job) -> Record {
-        Record { job, inputs: None, stored: 0, digest: [0; 32] }
+    pub(super) fn begun(run: u64, job: Job) -> Record {
+        Record { run, job, inputs: None, stored: 0, digest: [0; 32] }
     }
 
     fn encode(&self) -> Bytes {
-        let Record { job, inputs, stored, digest } = self;
+        let Record { run, job, inputs, stored, digest } = self;
         let wire = Wire {
             version: VERSION,
+            run: format!("{run:016x}"),
             module: hex(&job.module.0),
             module_name: job.module_name.clone(),
             task: job.task.clone(),
@@ -142,7 +146,8 @@ impl Record {
             timeout: wire.timeout_ms.map(Duration::from_millis),
             retries: wire.retries,
         };
-        Ok(Record { job, inputs: wire.inputs, stored: wire.stored, digest: digest_of(&wire.digest)? })
+        let run = u64::from_str_radix(&wire.run, 16).map_err(|error| Cause::of(&error))?;
+        Ok(Record { run, job, inputs: wire.inputs, stored: wire.stored, digest: digest_of(&wire.digest)? })
     }
 
     /// The record of a job and its number in the stream, if there is one.
@@ -200,7 +205,7 @@ mod tests {
     fn records_come_back_and_nothing_else_does() {
         let mut job = Job::new(&crate::Module::from_bytes(*b"abc").unwrap());
         (job.task, job.timeout) = (Some("t".to_owned()), Some(Duration::from_secs(3)));
-        let mut record = Record::begun(job);
+        let mut record = Record::begun(7, job);
         (record.inputs, record.stored, record.digest) = (Some(7), 7, [9; 32]);
         let text = record.encode();
         assert_eq!(Record::decode(&text), Ok(record));

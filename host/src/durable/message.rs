@@ -61,6 +61,8 @@ pub enum Ending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct JobResult {
+    /// Which of the jobs that have had its id.
+    pub(super) run: u64,
     /// The input's position in its job, from 0.
     pub index: u64,
     /// What messages call the input.
@@ -87,6 +89,7 @@ pub struct JobResult {
 
 #[derive(Serialize, Deserialize)]
 struct WireTask<'a> {
+    run: u64,
     index: u64,
     #[serde(borrow)]
     name: Option<&'a str>,
@@ -96,6 +99,7 @@ struct WireTask<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct WireResult<'a> {
+    run: u64,
     index: u64,
     #[serde(borrow)]
     name: Option<&'a str>,
@@ -157,12 +161,13 @@ pub(super) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-pub(super) fn encode_task(index: u64, input: &Input) -> Bytes {
+/// A task of a job as it was begun once: `run` tells it from one that had the same id and was forgotten.
+pub(super) fn encode_task(run: u64, index: u64, input: &Input) -> Bytes {
     let name = input.name.as_deref().map(|name| cut(name, MAX_NAME_BYTES));
-    encode(TASK, &WireTask { index, name, argv: input.argv.clone(), input: &input.bytes })
+    encode(TASK, &WireTask { run, index, name, argv: input.argv.clone(), input: &input.bytes })
 }
 
-pub(super) fn decode_task(message: &[u8]) -> Result<(u64, Input), BadMessage> {
+pub(super) fn decode_task(message: &[u8]) -> Result<(u64, u64, Input), BadMessage> {
     let rest = message.strip_prefix(&TASK).ok_or(BadMessage::Magic)?;
     let (task, rest): (WireTask<'_>, _) = postcard::take_from_bytes(rest).map_err(|_| BadMessage::Damaged)?;
     if !rest.is_empty() {
@@ -172,15 +177,20 @@ pub(super) fn decode_task(message: &[u8]) -> Result<(u64, Input), BadMessage> {
     if many > MAX_ARGUMENTS || task.name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
         return Err(BadMessage::TooLong);
     }
-    Ok((task.index, Input { name: task.name.map(str::to_owned), argv: task.argv, bytes: task.input.to_vec() }))
+    Ok((
+        task.run,
+        task.index,
+        Input { name: task.name.map(str::to_owned), argv: task.argv, bytes: task.input.to_vec() },
+    ))
 }
 
 pub(super) fn encode_result(result: &JobResult) -> Bytes {
     let error = result.error.as_deref().map(|error| cut(error, MAX_ERROR_BYTES));
     let name = result.name.as_deref().map(|name| cut(name, MAX_NAME_BYTES));
     let micros = u64::try_from(result.run_time.as_micros()).unwrap_or(u64::MAX);
-    let JobResult { index, value, stderr, exit_code, truncated, attempts, worker, .. } = result;
+    let JobResult { run, index, value, stderr, exit_code, truncated, attempts, worker, .. } = result;
     let message = WireResult {
+        run: *run,
         index: *index,
         name,
         ending: result.ending.number(),
@@ -207,6 +217,7 @@ pub(super) fn decode_result(message: &[u8]) -> Result<JobResult, BadMessage> {
     }
     let ending = Ending::of(result.ending).ok_or(BadMessage::Outcome)?;
     Ok(JobResult {
+        run: result.run,
         index: result.index,
         name: result.name.map(str::to_owned),
         ending,
@@ -223,8 +234,9 @@ pub(super) fn decode_result(message: &[u8]) -> Result<JobResult, BadMessage> {
 
 impl JobResult {
     /// One without a value.
-    pub(super) fn failed(index: u64, name: Option<String>, ending: Ending, error: String) -> JobResult {
+    pub(super) fn failed(run: u64, index: u64, name: Option<String>, ending: Ending, error: String) -> JobResult {
         JobResult {
+            run,
             index,
             name,
             ending,
@@ -254,8 +266,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tasks_come_back_as_they_went(index: u64, input in input()) {
-            prop_assert_eq!(decode_task(&encode_task(index, &input)), Ok((index, input)));
+        fn tasks_come_back_as_they_went(run: u64, index: u64, input in input()) {
+            prop_assert_eq!(decode_task(&encode_task(run, index, &input)), Ok((run, index, input)));
         }
 
         #[test]
@@ -263,7 +275,7 @@ mod tests {
             index: u64, number in 0_u8..13, value: Vec<u8>, exit_code: Option<i32>, error in proptest::option::of(".{0,20}"),
         ) {
             let ending = Ending::of(if number == 12 { BAD_INPUT } else { number }).unwrap();
-            let mut result = JobResult::failed(index, Some("a".to_owned()), ending, String::new());
+            let mut result = JobResult::failed(9, index, Some("a".to_owned()), ending, String::new());
             (result.value, result.exit_code, result.error) = (value, exit_code, error);
             (result.worker, result.run_time) = ("w".to_owned(), Duration::from_micros(7));
             prop_assert_eq!(decode_result(&encode_result(&result)), Ok(result));
@@ -281,19 +293,19 @@ mod tests {
     fn the_bytes_of_messages_are_these() {
         // Queues outlive programs: what changes here needs another magic, and a decoder for this one.
         let input = Input { name: None, argv: Some(vec!["x".to_owned()]), bytes: b"ab".to_vec() };
-        assert_eq!(&encode_task(300, &input)[..], b"sgT1\xac\x02\x00\x01\x01\x01x\x02ab");
-        let result = JobResult::failed(1, None, Ending::BadInput, "no".to_owned());
-        assert_eq!(&encode_result(&result)[..], b"sgR1\x01\x00\xff\x01\x02no\x00\x00\x00\x00\x00\x00\x00");
+        assert_eq!(&encode_task(5, 300, &input)[..], b"sgT1\x05\xac\x02\x00\x01\x01\x01x\x02ab");
+        let result = JobResult::failed(5, 1, None, Ending::BadInput, "no".to_owned());
+        assert_eq!(&encode_result(&result)[..], b"sgR1\x05\x01\x00\xff\x01\x02no\x00\x00\x00\x00\x00\x00\x00");
     }
 
     #[test]
     fn what_is_cut_off_or_goes_on_is_damaged() {
-        let whole = encode_task(1, &Input { bytes: b"abc".to_vec(), ..Input::default() });
+        let whole = encode_task(5, 1, &Input { bytes: b"abc".to_vec(), ..Input::default() });
         for length in 0..whole.len() {
             assert!(decode_task(&whole[..length]).is_err());
         }
         assert_eq!(decode_task(&[&whole[..], b"x"].concat()), Err(BadMessage::Damaged));
         let long = Input { argv: Some(vec![String::new(); MAX_ARGUMENTS + 1]), ..Input::default() };
-        assert_eq!(decode_task(&encode_task(1, &long)), Err(BadMessage::TooLong));
+        assert_eq!(decode_task(&encode_task(5, 1, &long)), Err(BadMessage::TooLong));
     }
 }

@@ -4,10 +4,10 @@
 //! | what | name | holds |
 //! |---|---|---|
 //! | stream | `PREFIX_jobs` | the last record of each job, on `PREFIX.job.JOB` |
-//! | stream | `PREFIX_tasks` | tasks that nobody has done, on `PREFIX.task.JOB`; id `JOB.INDEX` |
+//! | stream | `PREFIX_tasks` | tasks that nobody has done, on `PREFIX.task.JOB`; id `JOB.RUN.INDEX` |
 //! | consumer | `workers` of it | who has which of them |
-//! | stream | `PREFIX_results` | a result for each input, on `PREFIX.result.JOB`; id `JOB.INDEX` |
-//! | stream | `PREFIX_dead` | tasks that were given up, on `PREFIX.dead.JOB`; id `JOB.INDEX` |
+//! | stream | `PREFIX_results` | a result for each input, on `PREFIX.result.JOB`; id `JOB.RUN.INDEX` |
+//! | stream | `PREFIX_dead` | tasks that were given up, on `PREFIX.dead.JOB`; id `JOB.RUN.INDEX` |
 //! | bucket | `PREFIX_modules` | modules by their SHA-256 |
 
 use std::fmt;
@@ -56,10 +56,7 @@ impl JobId {
     /// # Errors
     /// If the system has no random numbers.
     pub fn random() -> std::io::Result<JobId> {
-        use std::io::Read;
-        let mut bytes = [0; 12];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        Ok(JobId(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(JobId(format!("{:016x}{:08x}", random()?, random()? >> 32)))
     }
 
     /// The id as text.
@@ -83,6 +80,14 @@ impl fmt::Display for JobId {
     }
 }
 
+/// A number that nobody knows before.
+pub(super) fn random() -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
 /// What begins all names of a queue: as a [`JobId`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prefix(String);
@@ -93,6 +98,13 @@ impl FromStr for Prefix {
     fn from_str(text: &str) -> Result<Prefix, BadName> {
         check(text)?;
         Ok(Prefix(text.to_owned()))
+    }
+}
+
+impl Prefix {
+    /// The prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -146,8 +158,8 @@ impl Names {
 }
 
 /// The id by which a server knows a message again, of a task, its result and its dead letter.
-pub(super) fn message_id(job: &JobId, index: u64) -> String {
-    format!("{job}.{index}")
+pub(super) fn message_id(job: &JobId, run: u64, index: u64) -> String {
+    format!("{job}.{run:016x}.{index}")
 }
 
 #[cfg(test)]

@@ -3,15 +3,18 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::error::DurableError;
 use super::name::Prefix;
 
 /// How long a server may be away, unless settings say otherwise.
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How often it is told again that something goes on.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -85,11 +88,14 @@ pub struct Settings {
     pub(super) tls: bool,
     pub(super) tls_first: bool,
     pub(super) prefix: Prefix,
+    pub(super) inbox: Option<Prefix>,
     pub(super) patience: Duration,
     pub(super) replicas: usize,
     pub(super) listener: Option<Listener>,
     /// Set once the connection is being closed here: nobody needs to be told that it is lost.
     pub(super) is_closing: Arc<AtomicBool>,
+    /// What was told of what goes on, and when.
+    pub(super) told: Arc<Mutex<Vec<(Notice, Instant)>>>,
 }
 
 impl Settings {
@@ -115,10 +121,12 @@ impl Settings {
             tls: false,
             tls_first: false,
             prefix: Prefix::default(),
+            inbox: None,
             patience: DEFAULT_PATIENCE,
             replicas: 1,
             listener: None,
             is_closing: Arc::default(),
+            told: Arc::default(),
         })
     }
 
@@ -192,6 +200,14 @@ impl Settings {
         self
     }
 
+    /// What begins the subjects on which answers come, so that a server can keep users from reading each other's: the user's
+    /// permission to subscribe is then `PREFIX.>`. Default: `_INBOX`.
+    #[must_use]
+    pub fn inbox(mut self, prefix: Prefix) -> Settings {
+        self.inbox = Some(prefix);
+        self
+    }
+
     /// How long a server may be away before what needs it fails. Default: 5 minutes. The first connection is tried for 10
     /// seconds of it.
     #[must_use]
@@ -214,7 +230,16 @@ impl Settings {
         self
     }
 
+    /// Many things may wait for the same at once, and one of them says it.
     pub(super) fn tell(&self, notice: Notice) {
+        if matches!(notice, Notice::Full | Notice::Silent) {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.iter().any(|(known, at)| *known == notice && at.elapsed() < TOLD_EVERY) {
+                return;
+            }
+            told.retain(|(known, _)| *known != notice);
+            told.push((notice, Instant::now()));
+        }
         if let Some(listener) = self.listener.as_ref().filter(|_| !self.is_closing.load(Ordering::Acquire)) {
             listener(notice);
         }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::error::DurableError;
 use super::job::{Job, Record};
 use super::message::{self, Ending, Input, JobResult, OVERHEAD_BYTES};
-use super::name::{JobId, message_id};
+use super::name::{JobId, message_id, random};
 use super::nats::Nats;
 use super::queue::Queue;
 use super::{modules, setup};
@@ -101,7 +101,7 @@ async fn begin(nats: &Nats, id: &JobId, job: Job, module: &Module) -> Result<(Re
     }
     // First the module, then the record, then tasks: whoever finds one finds what it needs.
     modules::put(nats, module).await?;
-    let record = Record::begun(job);
+    let record = Record::begun(random().map_err(DurableError::System)?, job);
     let sequence = record.write(nats, id, 0).await?;
     Ok((record, sequence))
 }
@@ -220,11 +220,11 @@ impl Feeder {
 
     /// What is to be done for an input; nothing if it is stored already.
     fn take(&mut self, pushed: Pushed) -> Result<Option<Storing>, DurableError> {
-        let index = self.next;
+        let (run, index) = (self.record.run, self.next);
         let (kind, payload) = match pushed {
-            Ok(input) => ("task", message::encode_task(index, &input)),
+            Ok(input) => ("task", message::encode_task(run, index, &input)),
             Err((name, error)) => {
-                ("result", message::encode_result(&JobResult::failed(index, name, Ending::BadInput, error)))
+                ("result", message::encode_result(&JobResult::failed(run, index, name, Ending::BadInput, error)))
             }
         };
         self.digest = chained(&self.digest, &payload);
@@ -239,7 +239,7 @@ impl Feeder {
         let (nats, bytes) = (self.nats.clone(), payload.len());
         self.bytes += bytes;
         let subject = nats.names.subject(kind, self.id.as_str());
-        let message = PublishMessage::build().payload(payload).message_id(message_id(&self.id, index));
+        let message = PublishMessage::build().payload(payload).message_id(message_id(&self.id, run, index));
         Ok(Some(Box::pin(async move {
             nats.store("store a task", subject, message, bytes).await?;
             Ok((index, bytes))

@@ -24,6 +24,9 @@ pub(crate) struct Options {
     /// What begins the names of streams, subjects and buckets [default: sandgate]
     #[arg(long, value_name = "NAME", value_parser = prefix)]
     prefix: Option<Prefix>,
+    /// What begins the subjects on which answers come, for a user that may subscribe to `NAME.>` alone [default: _INBOX]
+    #[arg(long, value_name = "NAME", value_parser = prefix)]
+    inbox: Option<Prefix>,
     /// A file with a user's JWT and seed, as `nsc` makes them [default: $NATS_CREDS]
     #[arg(long, value_name = "FILE")]
     creds: Option<PathBuf>,
@@ -75,6 +78,9 @@ impl Options {
         let mut settings = Settings::new(&url)?;
         if let Some(prefix) = &self.prefix {
             settings = settings.prefix(prefix.clone());
+        }
+        if let Some(inbox) = &self.inbox {
+            settings = settings.inbox(inbox.clone());
         }
         // What the command line says comes before what the environment says.
         let path = |option: &Option<PathBuf>, name| option.clone().or_else(|| variable(name).map(PathBuf::from));

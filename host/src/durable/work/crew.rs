@@ -41,6 +41,8 @@ const SENDING: Duration = Duration::from_secs(5);
 const NO_PLACE: Duration = Duration::from_secs(2);
 /// How long a job's record is believed; jobs whose records are kept.
 const RECORD_KEPT: Duration = Duration::from_secs(60);
+/// How old a record may be that says that a task is of another job of the same id.
+const RECORD_FRESH: Duration = Duration::from_millis(500);
 const MAX_RECORDS: usize = 1024;
 /// Time beyond the grace for cancelled tasks to end.
 const CANCELLING: Duration = Duration::from_secs(5);
@@ -57,7 +59,7 @@ enum Sent {
     /// Nothing that anything depends on.
     Ack,
     /// A job's record was looked up.
-    Record { job: JobId, found: Result<Option<Job>, DurableError> },
+    Record { job: JobId, found: Result<Option<(Job, u64)>, DurableError> },
     /// The consumer is there again.
     Ready(Result<Duration, DurableError>),
 }
@@ -66,7 +68,7 @@ enum Sent {
 enum Known {
     /// Tasks wait for its record.
     Asked(Vec<Key>),
-    Is(Arc<Job>, Instant),
+    Is(Arc<Job>, u64, Instant),
 }
 
 pub(super) struct Crew {
@@ -226,17 +228,16 @@ impl Crew {
         let Ok(info) = message.info() else { return };
         let deliveries = u64::try_from(info.delivered).unwrap_or(1);
         let job = self.nats.names.job_of(&message.subject);
-        let (job, index, input) = match (job, message::decode_task(&message.payload)) {
-            (Some(job), Ok((index, input))) => (job, index, input),
+        let (key, input) = match (job, message::decode_task(&message.payload)) {
+            (Some(job), Ok((run, index, input))) => (Key { job, run, index }, input),
             (job, decoded) => {
                 let reason = decoded.err().map_or_else(|| "it belongs to no job".to_owned(), |error| error.to_string());
-                let letter = Letter { job, index: None, reason, message };
+                let letter = Letter { job, key: None, reason, message };
                 let nats = self.nats.clone();
                 self.worked.garbage += 1;
                 return self.sending.push(Box::pin(async move { Sent::Garbage(storing::bury(&nats, letter).await) }));
             }
         };
-        let key = (job, index);
         let name = input.name.clone();
         let entry = Entry { message, input: Some(input), name, heard: Instant::now(), is_done: false };
         if !self.flight.arrived(key.clone(), entry) {
@@ -249,16 +250,21 @@ impl Crew {
         if deliveries > u64::from(self.settings.max_deliveries) {
             let error = format!("it was given to workers {} times, and none of them had a result", deliveries - 1);
             let ending = Ending::Ran(OutcomeKind::WorkerLost);
-            return self.store(&key, Fate::Dead(JobResult::failed(0, None, ending, error)));
+            return self.store(&key, Fate::Dead(JobResult::failed(0, 0, None, ending, error)));
         }
         self.place(key);
     }
 
     /// Finds the pool of a task, or what it takes to have one.
     fn place(&mut self, key: Key) {
-        match self.jobs.get_mut(&key.0) {
+        match self.jobs.get_mut(&key.job) {
             Some(Known::Asked(waiting)) => return waiting.push(key),
-            Some(Known::Is(job, since)) if since.elapsed() < RECORD_KEPT => {
+            Some(Known::Is(_, run, since)) if *run != key.run && since.elapsed() < RECORD_FRESH => {
+                let ending = Ending::Ran(OutcomeKind::Rejected);
+                let result = JobResult::failed(0, 0, None, ending, "its job was forgotten".to_owned());
+                return self.store(&key, Fate::Dead(result));
+            }
+            Some(Known::Is(job, run, since)) if *run == key.run && since.elapsed() < RECORD_KEPT => {
                 let job = Arc::clone(job);
                 let Some(entry) = self.flight.get_mut(&key) else { return };
                 if !self.pools.give(&job, &key, &mut entry.input) {
@@ -271,10 +277,10 @@ impl Crew {
         if self.jobs.len() >= MAX_RECORDS {
             self.jobs.retain(|_, known| matches!(known, Known::Asked(_)));
         }
-        let (nats, job) = (self.nats.clone(), key.0.clone());
+        let (nats, job) = (self.nats.clone(), key.job.clone());
         self.jobs.insert(job.clone(), Known::Asked(vec![key]));
         self.sending.push(Box::pin(async move {
-            let found = Record::read(&nats, &job).await.map(|found| found.map(|(record, _)| record.job));
+            let found = Record::read(&nats, &job).await.map(|found| found.map(|(record, _)| (record.job, record.run)));
             Sent::Record { job, found }
         }));
     }
@@ -298,7 +304,7 @@ impl Crew {
                     Some(Trouble::Job { text, is_dead }) => {
                         for key in waiting {
                             let ending = Ending::Ran(OutcomeKind::Rejected);
-                            let result = JobResult::failed(0, None, ending, text.clone());
+                            let result = JobResult::failed(0, 0, None, ending, text.clone());
                             self.store(&key, if is_dead { Fate::Dead(result) } else { Fate::Result(result) });
                         }
                         return;
@@ -334,9 +340,10 @@ impl Crew {
         };
         let Some(entry) = self.flight.get_mut(key) else { return };
         entry.is_done = true;
-        (result.index, result.name) = (key.1, entry.name.clone());
+        (result.run, result.index, result.name) = (key.run, key.index, entry.name.clone());
         let reason = result.error.clone().unwrap_or_default();
-        let letter = Letter { job: Some(key.0.clone()), index: Some(key.1), reason, message: entry.message.clone() };
+        let letter =
+            Letter { job: Some(key.job.clone()), key: Some(key.clone()), reason, message: entry.message.clone() };
         let (nats, key, failed) = (self.nats.clone(), key.clone(), !result.ending.is_success());
         self.sending.push(Box::pin(async move {
             let stored = storing::result(&nats, letter, result, is_dead).await;
@@ -369,15 +376,15 @@ impl Crew {
                     Err(error @ DurableError::BadJob { .. }) => (None, super::report::told(&error)),
                     Err(error) => return self.fail(error),
                 };
-                if let Some(found) = found {
-                    self.jobs.insert(job, Known::Is(Arc::new(found), Instant::now()));
+                if let Some((found, run)) = found {
+                    self.jobs.insert(job, Known::Is(Arc::new(found), run, Instant::now()));
                     if !self.is_ending {
                         waiting.into_iter().for_each(|key| self.place(key));
                     }
                     return;
                 }
                 for key in waiting {
-                    let result = JobResult::failed(0, None, Ending::Ran(OutcomeKind::Rejected), problem.clone());
+                    let result = JobResult::failed(0, 0, None, Ending::Ran(OutcomeKind::Rejected), problem.clone());
                     self.store(&key, Fate::Dead(result));
                 }
             }

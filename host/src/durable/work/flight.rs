@@ -17,8 +17,13 @@ const MOST_EACH: usize = 64;
 /// How much the newest run time counts.
 const NEWEST: f64 = 0.1;
 
-/// A task by its job and index.
-pub(super) type Key = (JobId, u64);
+/// A task by its job, which of the jobs of this id that is, and its index.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) job: JobId,
+    pub(super) run: u64,
+    pub(super) index: u64,
+}
 
 /// A task that this worker has.
 #[derive(Debug)]

@@ -41,7 +41,7 @@ pub(super) fn of_task(result: TaskResult<Vec<u8>>, worker: &str) -> Fate {
 
 /// A result that says when, where and how often, and nothing of what.
 fn frame<T>(result: &TaskResult<T>, worker: &str) -> JobResult {
-    let mut frame = JobResult::failed(0, None, Ending::Ran(OutcomeKind::Returned), String::new());
+    let mut frame = JobResult::failed(0, 0, None, Ending::Ran(OutcomeKind::Returned), String::new());
     frame.error = None;
     frame.attempts = result.attempts;
     frame.run_time = result.timing.run_time();

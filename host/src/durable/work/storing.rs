@@ -4,6 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
 
+use super::flight::Key;
 use crate::durable::error::{Cause, DurableError};
 use crate::durable::message::{self, Ending, JobResult, OVERHEAD_BYTES, cut};
 use crate::durable::name::{JobId, NO_JOB, message_id};
@@ -15,7 +16,7 @@ use crate::pool::OutcomeKind;
 pub(super) struct Letter {
     pub(super) job: Option<JobId>,
     /// None for what is no task.
-    pub(super) index: Option<u64>,
+    pub(super) key: Option<Key>,
     pub(super) reason: String,
     pub(super) message: jetstream::Message,
 }
@@ -32,10 +33,10 @@ pub(super) async fn result(nats: &Nats, letter: Letter, result: JobResult, is_de
     if is_dead {
         dead_letter(nats, &letter).await?;
     }
-    if let (Some(job), index) = (&letter.job, result.index) {
+    if let Some(Key { job, run, index }) = &letter.key {
         let payload = fitting(result, nats.max_payload().saturating_sub(OVERHEAD_BYTES));
         let bytes = payload.len();
-        let message = PublishMessage::build().payload(payload).message_id(message_id(job, index));
+        let message = PublishMessage::build().payload(payload).message_id(message_id(job, *run, *index));
         nats.store("store a result", nats.names.subject("result", job.as_str()), message, bytes).await?;
     }
     acknowledge(&letter.message).await;
@@ -69,8 +70,8 @@ async fn dead_letter(nats: &Nats, letter: &Letter) -> Result<(), DurableError> {
         headers.insert(CUT, whole.len().to_string().as_str());
     }
     let mut message = PublishMessage::build().headers(headers).payload(payload.clone());
-    if let (Some(job), Some(index)) = (&letter.job, letter.index) {
-        message = message.message_id(message_id(job, index));
+    if let Some(Key { job, run, index }) = &letter.key {
+        message = message.message_id(message_id(job, *run, *index));
     }
     let job = letter.job.as_ref().map_or(NO_JOB, JobId::as_str);
     nats.store("store a dead letter", nats.names.subject("dead", job), message, payload.len()).await.map(drop)
@@ -98,7 +99,7 @@ mod tests {
     #[test]
     fn a_result_that_is_too_large_has_failed() {
         let of = |bytes: usize| {
-            let mut result = JobResult::failed(3, None, Ending::Ran(OutcomeKind::Returned), String::new());
+            let mut result = JobResult::failed(1, 3, None, Ending::Ran(OutcomeKind::Returned), String::new());
             (result.error, result.value) = (None, vec![b'x'; bytes]);
             message::decode_result(&fitting(result, 1000)).unwrap()
         };
