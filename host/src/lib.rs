@@ -55,6 +55,8 @@ mod channel;
 mod compile;
 mod connection;
 mod deadline;
+#[cfg(feature = "nats")]
+pub mod durable;
 mod endpoint;
 mod errand;
 mod error;

@@ -89,6 +89,9 @@ pub(crate) fn launch(launch: Launch, connection: OwnedFd) -> Spawned {
     start(Start { program, arguments, directory, keeps_environment: false, stdin: connection, stdout: None })
 }
 
+/// What `sandgate work` takes from the environment and no launcher needs: one may hand its environment on to where tasks run.
+const SECRETS: [&str; 4] = ["NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_TOKEN"];
+
 /// Starts a program between two pipes.
 pub(crate) fn launch_program(program: Program, stdin: OwnedFd, stdout: OwnedFd) -> Spawned {
     let Program { program, arguments } = program;
@@ -126,6 +129,9 @@ fn spawn(start: Start) -> Spawned {
     command.args(start.arguments);
     if !start.keeps_environment {
         command.env_clear();
+    }
+    for name in SECRETS {
+        command.env_remove(name);
     }
     // An interrupt from the terminal is the host's to handle: workers end in order, when it says so.
     command.process_group(0);

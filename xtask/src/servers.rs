@@ -1,5 +1,5 @@
-//! Programs of the system that some tests run against: an OpenSSH server, and what makes networks. Without them those tests are
-//! left out, and say so.
+//! Programs of the system that some tests run against: an OpenSSH server, what makes networks, a NATS server, and what makes
+//! certificates for it. Without them those tests are left out, and say so.
 
 use std::path::Path;
 
@@ -7,10 +7,17 @@ use crate::toolchain::{Apt, apt, apt_get};
 use crate::workspace::Workspace;
 
 /// What is needed, and the package that has it.
-const PROGRAMS: [(&str, &str); 2] = [("/usr/sbin/sshd", "openssh-server"), ("/usr/sbin/tc", "iproute2")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/sbin/tc", "iproute2"),
+    (NATS, "nats-server"),
+    ("/usr/bin/openssl", "openssl"),
+];
+const NATS: &str = "/usr/sbin/nats-server";
 
-/// Tells the tests that these programs have to be there.
-const REQUIRED: &str = "SANDGATE_TEST_SSHD";
+/// Tell the tests that these programs have to be there, and where the last one is.
+const SSHD_REQUIRED: &str = "SANDGATE_TEST_SSHD";
+const NATS_REQUIRED: &str = "SANDGATE_TEST_NATS";
 
 /// Installs what is missing, if this process is root's: in a container, on a machine for tests. Nobody else gets a server without
 /// having asked for it. Returns the variables for the tests.
@@ -34,5 +41,5 @@ pub(crate) fn install(workspace: &Workspace) -> Vec<(&'static str, &'static str)
             return Vec::new();
         }
     }
-    vec![(REQUIRED, "1")]
+    vec![(SSHD_REQUIRED, "1"), (NATS_REQUIRED, NATS)]
 }

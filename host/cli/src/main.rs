@@ -14,6 +14,7 @@ mod map;
 mod new;
 mod options;
 mod print;
+mod queue;
 mod run;
 mod see;
 mod shell;
@@ -38,6 +39,9 @@ struct Arguments {
 enum Command {
     Run(Box<run::Arguments>),
     Map(Box<map::Arguments>),
+    Submit(Box<queue::submit::Arguments>),
+    Work(Box<queue::work::Arguments>),
+    Collect(Box<queue::collect::Arguments>),
     Check(check::Arguments),
     New(new::Arguments),
     Cache(cache::Arguments),
@@ -50,9 +54,13 @@ enum Command {
 fn main() -> ExitCode {
     sandgate_worker::run_if_worker();
     sandgate::agent::run_if_agent();
-    let result = match Arguments::parse().command {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| queue::options::exit_without_secrets(&error));
+    let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Map(arguments) => map::run(&arguments),
+        Command::Submit(arguments) => queue::submit::run(&arguments),
+        Command::Work(arguments) => queue::work::run(&arguments),
+        Command::Collect(arguments) => queue::collect::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Cache(arguments) => cache::run(&arguments),

@@ -44,85 +44,85 @@ Exit codes:
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
     /// The module's file
-    pub(super) module: PathBuf,
+    pub(crate) module: PathBuf,
     /// The task of a module made with the SDK [default: the module's `_start`, as a program]
     #[arg(long, value_name = "NAME")]
-    pub(super) task: Option<String>,
+    pub(crate) task: Option<String>,
     /// An argument for the program, after its own name
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
-    pub(super) arg: Vec<String>,
+    pub(crate) arg: Vec<String>,
     /// Put the file's name in the place of this text in each --arg, as in `--replace {} --arg --name={}`
     #[arg(long, short = 'I', value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     #[arg(requires = "files", requires = "arg", conflicts_with = "task")]
-    pub(super) replace: Option<String>,
+    pub(crate) replace: Option<String>,
 
     /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
     #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Inputs", conflicts_with = "nul")]
-    pub(super) files: Vec<OsString>,
+    pub(crate) files: Vec<OsString>,
     /// Inputs end with NUL bytes, not with line breaks
     #[arg(long, help_heading = "Inputs")]
-    pub(super) nul: bool,
+    pub(crate) nul: bool,
     /// Inputs are JSON: the argument of a task that takes one, else an array or object of them. Results are JSON too
     #[arg(long, help_heading = "Inputs", requires = "task")]
-    pub(super) json: bool,
+    pub(crate) json: bool,
     /// The largest input, as in 1M; a larger one has failed [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = setting("message"), help_heading = "Inputs")]
-    pub(super) max_input: Option<String>,
+    pub(crate) max_input: Option<String>,
 
     /// Tasks at once [default: one for each core]
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
-    pub(super) jobs: Option<usize>,
+    pub(crate) jobs: Option<usize>,
     /// A machine that takes tasks, as many at once as it has cores: `popen` is this one, `ssh=me@host` and `exec=COMMAND` are
     /// others; can be given again. A spec says what else a gateway is, as in `ssh=me@host//heartbeat=5s`
     #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
-    pub(super) gateway: Vec<sandgate::Spec>,
+    pub(crate) gateway: Vec<sandgate::Spec>,
     /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
-    pub(super) hosts: Option<PathBuf>,
+    pub(crate) hosts: Option<PathBuf>,
     /// Time for each task, as in 10s, or `off` [default: 60s]
     #[arg(long, value_name = "DURATION", value_parser = setting("timeout"), help_heading = "Execution")]
-    pub(super) timeout: Option<String>,
+    pub(crate) timeout: Option<String>,
     /// How often a task that failed is run again. One whose worker was lost is in any case, up to three times
     #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Execution")]
-    pub(super) retries: u32,
+    pub(crate) retries: u32,
     /// Results in the order of their inputs; the default
     #[arg(long, help_heading = "Execution", conflicts_with = "unordered")]
     ordered: bool,
     /// Results as soon as they are there
     #[arg(long, help_heading = "Execution")]
-    pub(super) unordered: bool,
+    pub(crate) unordered: bool,
     /// Stop as soon as an input fails: what runs then is cancelled
     #[arg(long, help_heading = "Execution")]
-    pub(super) fail_fast: bool,
+    pub(crate) fail_fast: bool,
     /// Go on when inputs fail; the default
     #[arg(long, help_heading = "Execution", conflicts_with = "fail_fast")]
     keep_going: bool,
 
     /// What a result looks like
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Lines, help_heading = "Output")]
-    pub(super) output: Format,
+    pub(crate) output: Format,
     /// A file for each result, written whole or not at all: `INPUT.out` for a file, `INDEX.out` for a line
     #[arg(long, value_name = "DIR", help_heading = "Output")]
-    pub(super) output_dir: Option<PathBuf>,
+    pub(crate) output_dir: Option<PathBuf>,
     /// The most that a program may print, as in 1M; one that prints more has failed [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = setting("output"), help_heading = "Output")]
-    pub(super) max_output: Option<String>,
+    pub(crate) max_output: Option<String>,
     /// Keeps every result in this file, so that a run that was interrupted can go on
     #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub(super) journal: Option<PathBuf>,
+    pub(crate) journal: Option<PathBuf>,
     /// Goes on with the journal of a run that was interrupted
     #[arg(long, help_heading = "Output", requires = "journal")]
-    pub(super) resume: bool,
+    pub(crate) resume: bool,
 
     #[command(flatten)]
-    pub(super) sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
     #[command(flatten)]
-    pub(super) see: crate::see::Options,
+    pub(crate) see: crate::see::Options,
 }
 
 /// What a result looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// What a program printed, or a task's value, on a line of its own; failures on standard error
     Lines,
     /// A JSON object a line, failures too
@@ -131,7 +131,7 @@ pub(super) enum Format {
 
 impl Arguments {
     /// What besides the module decides a result.
-    pub(super) fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         let Arguments { task, arg, json, nul, output, .. } = self;
         let (files, to_files) = (!self.files.is_empty(), self.output_dir.is_some());
         let replace = self.replace.as_ref().map(|text| format!(" replace={text:?}")).unwrap_or_default();
@@ -142,32 +142,36 @@ impl Arguments {
     }
 
     /// The arguments of a program, if they depend on its file.
-    pub(super) fn template(&self) -> Option<Template> {
-        self.replace.clone().map(|placeholder| Template { placeholder, arg: self.arg.clone() })
+    pub(crate) fn template(&self) -> Option<Template> {
+        Template::new(self.replace.as_deref(), &self.arg)
     }
 }
 
 /// Arguments with places for the name of a file.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(crate) struct Template {
     placeholder: String,
     arg: Vec<String>,
 }
 
 impl Template {
+    pub(crate) fn new(placeholder: Option<&str>, arg: &[String]) -> Option<Template> {
+        placeholder.map(|placeholder| Template { placeholder: placeholder.to_owned(), arg: arg.to_vec() })
+    }
+
     /// The arguments for a file, or what is wrong with its name.
-    pub(super) fn filled(&self, path: Option<&Path>) -> Result<Vec<String>, String> {
+    pub(crate) fn filled(&self, path: Option<&Path>) -> Result<Vec<String>, String> {
         let name = path.and_then(Path::to_str).ok_or("its name is not UTF-8, so it cannot be an argument")?;
         Ok(self.arg.iter().map(|arg| arg.replace(&self.placeholder, name)).collect())
     }
 }
 
-fn machine(text: &str) -> Result<sandgate::Spec, String> {
+pub(crate) fn machine(text: &str) -> Result<sandgate::Spec, String> {
     text.parse().map_err(|error: sandgate::SpecError| error.to_string())
 }
 
 /// The specs of a hosts file.
-pub(super) fn machines_of(text: &str) -> Result<Vec<sandgate::Spec>, String> {
+pub(crate) fn machines_of(text: &str) -> Result<Vec<sandgate::Spec>, String> {
     // A comment begins a line or stands after a space, so that a command can have a `#` in it.
     let without_comment = |line: &str| match line.find(" #") {
         _ if line.starts_with('#') => String::new(),
@@ -179,7 +183,7 @@ pub(super) fn machines_of(text: &str) -> Result<Vec<sandgate::Spec>, String> {
     specs.map(|(at, line)| machine(&line).map_err(|error| format!("line {at}: {error}"))).collect()
 }
 
-fn jobs(text: &str) -> Result<usize, String> {
+pub(crate) fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(jobs @ 1..=1024) => Ok(jobs),
         _ => Err("is not a number from 1 to 1024".to_owned()),

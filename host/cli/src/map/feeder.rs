@@ -108,7 +108,7 @@ impl Feeder<'_> {
 }
 
 /// An input that cannot be had now. Perhaps it can the next time, so the journal does not hear of it.
-fn unreadable(index: u64, error: InputError) -> Meta {
+pub(crate) fn unreadable(index: u64, error: InputError) -> Meta {
     let path = match &error {
         InputError::File { path, .. } => Some(path.clone()),
         _ => None,

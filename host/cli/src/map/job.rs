@@ -8,7 +8,7 @@ use crate::options::Entry;
 
 /// What is run for each input.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     /// A program: the input is what it reads.
     Program,
     /// A task of the SDK.
@@ -17,8 +17,8 @@ pub(super) enum Job {
 
 /// A task and its types.
 #[derive(Debug)]
-pub(super) struct Task {
-    pub(super) name: String,
+pub(crate) struct Task {
+    pub(crate) name: String,
     /// How it describes itself; without that, it takes and gives a string.
     schema: Option<TaskSchema>,
     takes: Takes,
@@ -35,7 +35,7 @@ enum Takes {
 
 impl Job {
     /// An error if the task takes something that its inputs cannot be.
-    pub(super) fn new(entry: &Entry, described: &ModuleDescription, json: bool) -> Result<Job> {
+    pub(crate) fn new(entry: &Entry, described: &ModuleDescription, json: bool) -> Result<Job> {
         let Entry::Task(name) = entry else { return Ok(Job::Program) };
         let schema = described.task(name).cloned();
         if schema.is_none()
@@ -62,7 +62,7 @@ impl Job {
     }
 
     /// An input as the pool takes it, or what is wrong with it.
-    pub(super) fn encode(&self, input: Vec<u8>) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self, input: Vec<u8>) -> Result<Vec<u8>, String> {
         match self {
             Job::Program => Ok(input),
             Job::Task(task) => task.encode(input),
@@ -87,7 +87,7 @@ impl Task {
     }
 
     /// What it gave; `None` for a task that gives nothing.
-    pub(super) fn decode(&self, bytes: &[u8]) -> Result<Option<Value>> {
+    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<Option<Value>> {
         match &self.schema {
             Some(schema) if schema.result.is_unit() && !self.json => Ok(None),
             Some(schema) => Ok(Some(schema::decode_result(schema, bytes)?)),
@@ -99,7 +99,7 @@ impl Task {
     }
 
     /// A value on a line.
-    pub(super) fn line(&self, value: &Value) -> String {
+    pub(crate) fn line(&self, value: &Value) -> String {
         match value {
             Value::String(text) if !self.json => text.clone(),
             value => value.to_string(),

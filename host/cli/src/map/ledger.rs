@@ -19,18 +19,18 @@ const MAX_BYTES: usize = 64 << 20;
 
 /// What is known of an input that is under way.
 #[derive(Debug)]
-pub(super) struct Meta {
-    pub(super) index: u64,
-    pub(super) path: Option<PathBuf>,
+pub(crate) struct Meta {
+    pub(crate) index: u64,
+    pub(crate) path: Option<PathBuf>,
     /// By which the journal knows it; zeros without one.
-    pub(super) digest: [u8; 16],
-    pub(super) bytes: usize,
-    pub(super) fate: Fate,
+    pub(crate) digest: [u8; 16],
+    pub(crate) bytes: usize,
+    pub(crate) fate: Fate,
 }
 
 /// What is to become of an input.
 #[derive(Debug)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// The pool runs it.
     Runs,
     /// The journal has its result.
@@ -40,8 +40,21 @@ pub(super) enum Fate {
 }
 
 impl Meta {
+    /// Of an input of a queue.
+    pub(crate) fn queued(index: u64, name: Option<&str>) -> Meta {
+        Meta { index, path: name.map(PathBuf::from), digest: [0; 16], bytes: 0, fate: Fate::Runs }
+    }
+
+    /// What is wrong with it, if it is nothing that the task takes.
+    pub(crate) fn problem(&self) -> &str {
+        match &self.fate {
+            Fate::Bad { error, .. } => error,
+            Fate::Runs | Fate::Known(_) => "",
+        }
+    }
+
     /// How messages name it: on one line, whatever a file is called.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.path {
             Some(path) => format!("`{}`", printable(&path.display().to_string()).replace('\n', "\\n")),
             None => self.plain_name(),
@@ -49,7 +62,7 @@ impl Meta {
     }
 
     /// Its name alone.
-    pub(super) fn plain_name(&self) -> String {
+    pub(crate) fn plain_name(&self) -> String {
         match &self.path {
             Some(path) => path.display().to_string(),
             None => format!("input {}", self.index),
@@ -58,7 +71,7 @@ impl Meta {
 }
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     lanes: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -79,7 +92,7 @@ struct State {
 }
 
 impl Ledger {
-    pub(super) fn new(lanes: usize) -> Ledger {
+    pub(crate) fn new(lanes: usize) -> Ledger {
         Ledger { lanes, state: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -91,13 +104,13 @@ impl Ledger {
         state.inputs < MAX_INPUTS && (state.bytes < MAX_BYTES || state.metas.len() < 2 * self.lanes)
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         let state = self.state();
         state.closed || self.has_room_for_one(&state)
     }
 
     /// Waits for room for one more; `false` if no more is let in.
-    pub(super) fn wait_for_room(&self) -> bool {
+    pub(crate) fn wait_for_room(&self) -> bool {
         let mut state = self.state();
         while !state.closed && !self.has_room_for_one(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +119,7 @@ impl Ledger {
     }
 
     /// Adds an input; `false` if no more is let in. Who adds one gives it to the pool next, whatever happens.
-    pub(super) fn add(&self, meta: Meta) -> bool {
+    pub(crate) fn add(&self, meta: Meta) -> bool {
         let mut state = self.state();
         if state.closed {
             return false;
@@ -119,28 +132,28 @@ impl Ledger {
     }
 
     /// There is no more input, and this is why.
-    pub(super) fn fail(&self, error: anyhow::Error) {
+    pub(crate) fn fail(&self, error: anyhow::Error) {
         self.state().trouble = Some(error);
     }
 
-    pub(super) fn trouble(&self) -> Option<anyhow::Error> {
+    pub(crate) fn trouble(&self) -> Option<anyhow::Error> {
         self.state().trouble.take()
     }
 
     /// Lets nothing more in.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_all();
     }
 
     /// How many were added, if no more will be.
-    pub(super) fn last(&self) -> Option<u64> {
+    pub(crate) fn last(&self) -> Option<u64> {
         let state = self.state();
         state.closed.then_some(state.added)
     }
 
     /// An input has its result, which takes these bytes from now on.
-    pub(super) fn take(&self, index: u64) -> Option<Meta> {
+    pub(crate) fn take(&self, index: u64) -> Option<Meta> {
         let mut state = self.state();
         let meta = state.metas.remove(&index)?;
         state.bytes -= meta.bytes;
@@ -150,12 +163,12 @@ impl Ledger {
     }
 
     /// A result waits for its turn, and takes these bytes.
-    pub(super) fn holds(&self, bytes: usize) {
+    pub(crate) fn holds(&self, bytes: usize) {
         self.state().bytes += bytes;
     }
 
     /// A result that took these bytes was written out.
-    pub(super) fn written(&self, bytes: usize) {
+    pub(crate) fn written(&self, bytes: usize) {
         let mut state = self.state();
         state.inputs -= 1;
         state.bytes -= bytes;

@@ -19,18 +19,20 @@
 //!
 //! What is seen of it meanwhile and afterwards is made in [`see`]: an observer is told of inputs, results and the pool's events.
 
-mod arguments;
+pub(crate) mod arguments;
 mod collector;
-mod feeder;
-mod input;
-mod job;
+pub(crate) mod feeder;
+pub(crate) mod input;
+pub(crate) mod job;
 mod journal;
-mod ledger;
-mod output;
-mod render;
+pub(crate) mod ledger;
+pub(crate) mod output;
+pub(crate) mod render;
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
@@ -59,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     // A signal ends this as it ends any command.
     let module = arguments.sandbox.prepared(module, &spec)?;
     let interrupt = Interrupt::install()?;
-    let inputs = inputs(arguments)?.max_bytes(spec.limits().message_bytes);
+    let inputs = inputs(&arguments.files, arguments.nul)?.max_bytes(spec.limits().message_bytes);
     let output = Output::open(arguments.output_dir.as_deref(), inputs.paths())?;
     let prepared = see::Prepared::check(&arguments.see, arguments.journal.as_deref())?;
     let group = Group::builder();
@@ -71,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         .spec(spec)
         .argv(&arguments.arg)
         .gateways(arguments.jobs.unwrap_or_else(cores))
-        .machines(machines(arguments)?)
+        .machines(machines(&arguments.gateway, arguments.hosts.as_deref())?)
         .retries(arguments.retries, RetryOn::any_failure())
         .reach_machines()?;
     let gateways = builder.gateway_count();
@@ -127,14 +129,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     Ok(summary.finish(arguments.journal.is_some()))
 }
 
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The machines that are named; none is this one.
-fn machines(arguments: &Arguments) -> Result<Vec<Spec>> {
-    let mut machines = arguments.gateway.clone();
-    if let Some(path) = &arguments.hosts {
+pub(crate) fn machines(gateways: &[Spec], hosts: Option<&Path>) -> Result<Vec<Spec>> {
+    let mut machines = gateways.to_vec();
+    if let Some(path) = hosts {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let named = arguments::machines_of(&text);
         machines.extend(named.map_err(|problem| anyhow::anyhow!("hosts file `{}`: {problem}", path.display()))?);
@@ -142,15 +144,16 @@ fn machines(arguments: &Arguments) -> Result<Vec<Spec>> {
     Ok(machines)
 }
 
-fn inputs(arguments: &Arguments) -> Result<Inputs> {
-    if !arguments.files.is_empty() {
-        return Ok(Inputs::files(&arguments.files)?);
+/// The content of files if there are any, else the parts of standard input.
+pub(crate) fn inputs(files: &[OsString], nul: bool) -> Result<Inputs> {
+    if !files.is_empty() {
+        return Ok(Inputs::files(files)?);
     }
     let stdin = io::stdin();
     if stdin.is_terminal() {
         print::complain("inputs are read from the terminal, until Ctrl-D");
     }
-    let separator = if arguments.nul { Separator::Nul } else { Separator::Line };
+    let separator = if nul { Separator::Nul } else { Separator::Line };
     Ok(Inputs::stream(stdin, separator))
 }
 

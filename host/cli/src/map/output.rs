@@ -19,7 +19,7 @@ const MAX_NAME_BYTES: usize = 255;
 
 /// Where results go.
 #[derive(Debug)]
-pub(super) enum Output {
+pub(crate) enum Output {
     Stream { out: BufWriter<File>, is_terminal: bool },
     Files(PathBuf),
 }
@@ -27,7 +27,7 @@ pub(super) enum Output {
 impl Output {
     /// Standard output, or a directory. That files can be made in it, and that no two results go to the same, is found out
     /// here.
-    pub(super) fn open(directory: Option<&Path>, inputs: &[PathBuf]) -> Result<Output> {
+    pub(crate) fn open(directory: Option<&Path>, inputs: &[PathBuf]) -> Result<Output> {
         let Some(directory) = directory else {
             let stdout = io::stdout();
             let is_terminal = stdout.is_terminal();
@@ -42,7 +42,7 @@ impl Output {
     }
 
     /// Writes a result.
-    pub(super) fn write(&mut self, meta: &Meta, result: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, meta: &Meta, result: &[u8]) -> Result<()> {
         match self {
             Output::Stream { out, .. } => {
                 let written = out.write_all(result).and_then(|()| match result.last() {
@@ -59,11 +59,11 @@ impl Output {
     }
 
     /// Whether what is written is looked at right away.
-    pub(super) fn is_terminal(&self) -> bool {
+    pub(crate) fn is_terminal(&self) -> bool {
         matches!(self, Output::Stream { is_terminal: true, .. })
     }
 
-    pub(super) fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<()> {
         match self {
             Output::Stream { out, .. } => out.flush().context("standard output cannot be written to"),
             Output::Files(_) => Ok(()),
@@ -71,7 +71,7 @@ impl Output {
     }
 
     /// Whether nobody reads it any more.
-    pub(super) fn is_hung_up(&self) -> bool {
+    pub(crate) fn is_hung_up(&self) -> bool {
         let Output::Stream { out, .. } = self else { return false };
         let mut looked_at = [PollFd::new(out.get_ref(), PollFlags::empty())];
         let ready = poll(&mut looked_at, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
@@ -79,7 +79,7 @@ impl Output {
     }
 
     /// Forgets what is not written yet.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         if let Output::Stream { out, .. } = self
             && let Ok(file) = out.get_ref().try_clone()
         {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use sandgate::durable::{Ending, JobResult};
 use sandgate::text::printable;
 use sandgate::{OutcomeKind, ProgramOutput, TaskError, TaskResult};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::arguments::Format;
-use super::job::Task;
+use super::job::{Job, Task};
 use super::journal::Record;
 use super::ledger::Meta;
 
@@ -18,16 +19,16 @@ const MAX_SHOWN_BYTES: usize = 1000;
 
 /// A result as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rendered {
-    pub(super) success: bool,
+pub(crate) struct Rendered {
+    pub(crate) success: bool,
     /// What is written, or for a failure whose format has none, what is told of it.
-    pub(super) text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
     /// Why a task that returned has failed nevertheless.
-    pub(super) spoiled: Option<(OutcomeKind, String)>,
+    pub(crate) spoiled: Option<(OutcomeKind, String)>,
 }
 
 impl Rendered {
-    pub(super) fn of(record: Record) -> Rendered {
+    pub(crate) fn of(record: Record) -> Rendered {
         Rendered { success: record.success, text: record.result, spoiled: None }
     }
 }
@@ -70,6 +71,15 @@ impl Came {
         Came { outcome, attempts, milliseconds, gateway, error, spoiled: None }
     }
 
+    fn of_queued(result: &JobResult) -> Came {
+        let milliseconds = (result.run_time.as_secs_f64() * 1e6).round() / 1e3;
+        let failure = || result.error.clone().unwrap_or_else(|| result.ending.to_string());
+        let error = (!result.ending.is_success()).then(failure);
+        let (outcome, attempts, gateway) =
+            (result.ending.to_string(), result.attempts, Some(result.worker.as_str().into()));
+        Came { outcome, attempts, milliseconds, gateway, error, spoiled: None }
+    }
+
     fn spoil(&mut self, kind: OutcomeKind, error: String) {
         (self.outcome, self.error) = (kind.to_string(), Some(error.clone()));
         self.spoiled = Some((kind, error));
@@ -101,13 +111,39 @@ fn message(error: &TaskError) -> String {
 }
 
 /// What a program printed.
-pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOutput>) -> Rendered {
-    let mut came = Came::of(&result);
+pub(crate) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOutput>) -> Rendered {
+    let came = Came::of(&result);
     let output = match result.value {
         Ok(output) => output,
         Err(TaskError::Program { output, .. }) => *output,
         Err(_) => ProgramOutput::default(),
     };
+    printed(format, meta, came, Printed { stdout: output.stdout, stderr: output.stderr, truncated: output.truncated })
+}
+
+/// What came of an input of a queue.
+pub(crate) fn queued(format: Format, job: &Job, meta: &Meta, result: JobResult) -> Rendered {
+    let came = Came::of_queued(&result);
+    match job {
+        _ if result.ending == Ending::BadInput => bad(format, meta, result.error.as_deref().unwrap_or_default()),
+        Job::Program => {
+            let JobResult { value: stdout, stderr, truncated, .. } = result;
+            printed(format, meta, came, Printed { stdout, stderr, truncated })
+        }
+        Job::Task(task) => {
+            let value = came.error.is_none().then_some(&result.value[..]);
+            given(format, task, meta, came, value)
+        }
+    }
+}
+
+struct Printed {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    truncated: bool,
+}
+
+fn printed(format: Format, meta: &Meta, mut came: Came, output: Printed) -> Rendered {
     if came.error.is_none() && output.truncated {
         came.spoil(
             OutcomeKind::LimitExceeded,
@@ -132,10 +168,14 @@ pub(super) fn program(format: Format, meta: &Meta, result: TaskResult<ProgramOut
 }
 
 /// What a task gave.
-pub(super) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<Vec<u8>>) -> Rendered {
-    let mut came = Came::of(&result);
+pub(crate) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<Vec<u8>>) -> Rendered {
+    let came = Came::of(&result);
+    given(format, task, meta, came, result.value.as_deref().ok())
+}
+
+fn given(format: Format, task: &Task, meta: &Meta, mut came: Came, bytes: Option<&[u8]>) -> Rendered {
     let mut value = None;
-    if let Ok(bytes) = &result.value {
+    if let Some(bytes) = bytes {
         match task.decode(bytes) {
             Ok(decoded) => value = decoded,
             Err(error) => came.spoil(OutcomeKind::NoValue, format!("{error:#}")),
@@ -155,7 +195,7 @@ pub(super) fn task(format: Format, task: &Task, meta: &Meta, result: TaskResult<
 }
 
 /// An input that no task was given.
-pub(super) fn bad(format: Format, meta: &Meta, error: &str) -> Rendered {
+pub(crate) fn bad(format: Format, meta: &Meta, error: &str) -> Rendered {
     let text = match format {
         Format::Lines => told(meta, error, &[]),
         Format::Json => {

@@ -1,0 +1,203 @@
+//! How to reach a queue: the options that `submit`, `work` and `collect` share.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use sandgate::durable::{JobId, Prefix, Queue, Settings};
+
+use crate::print;
+
+/// The longest password or token in a file.
+const MAX_SECRET_BYTES: u64 = 4096;
+
+/// Where the queue is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Queue")]
+pub(crate) struct Options {
+    /// The NATS server, as nats://HOST:4222 or tls://HOST; several of one cluster with commas between
+    /// [default: $NATS_URL]
+    #[arg(long, value_name = "URL")]
+    nats: Option<String>,
+    /// What begins the names of streams, subjects and buckets [default: sandgate]
+    #[arg(long, value_name = "NAME", value_parser = prefix)]
+    prefix: Option<Prefix>,
+    /// What begins the subjects on which answers come, for a user that may subscribe to `NAME.>` alone [default: _INBOX]
+    #[arg(long, value_name = "NAME", value_parser = prefix)]
+    inbox: Option<Prefix>,
+    /// A file with a user's JWT and seed, as `nsc` makes them [default: $NATS_CREDS]
+    #[arg(long, value_name = "FILE")]
+    creds: Option<PathBuf>,
+    /// A file with a user's NKey seed [default: $NATS_NKEY]
+    #[arg(long, value_name = "FILE", conflicts_with = "creds")]
+    nkey: Option<PathBuf>,
+    /// A user, whose password is in $NATS_PASSWORD or a file [default: $NATS_USER]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["creds", "nkey"])]
+    user: Option<String>,
+    /// A file with the user's password
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// A file with a token [default: $NATS_TOKEN]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["creds", "nkey", "user"])]
+    token_file: Option<PathBuf>,
+    /// Refuse a connection without TLS; the options below imply it
+    #[arg(long)]
+    tls: bool,
+    /// Certificates of who vouches for the server, in PEM, instead of the system's [default: $NATS_CA]
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate, in PEM [default: $NATS_CERT]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of our certificate, in PEM [default: $NATS_KEY]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// TLS before the server's first word, for servers with `handshake_first`
+    #[arg(long)]
+    tls_first: bool,
+    /// How long the server may be away before we give up
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    patience: Duration,
+    /// How many servers of a cluster keep what is stored: 1, 3 or 5; for streams that do not exist yet
+    #[arg(long, value_name = "COUNT", value_parser = replicas, default_value = "1")]
+    replicas: usize,
+}
+
+impl Options {
+    /// Connects. What happens to the connection later is told on standard error.
+    pub(crate) fn connect(&self) -> Result<Queue> {
+        Ok(Queue::connect(self.settings()?)?)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let Some(url) = self.nats.clone().or_else(|| variable("NATS_URL")) else {
+            bail!("no NATS server is named: use `--nats URL` or $NATS_URL");
+        };
+        let mut settings = Settings::new(&url)?;
+        if let Some(prefix) = &self.prefix {
+            settings = settings.prefix(prefix.clone());
+        }
+        if let Some(inbox) = &self.inbox {
+            settings = settings.inbox(inbox.clone());
+        }
+        // What the command line says comes before what the environment says.
+        let path = |option: &Option<PathBuf>, name| option.clone().or_else(|| variable(name).map(PathBuf::from));
+        let has_option =
+            self.creds.is_some() || self.nkey.is_some() || self.user.is_some() || self.token_file.is_some();
+        let from = |name| if has_option { None } else { variable(name) };
+        if let Some(file) = self.creds.clone().or_else(|| from("NATS_CREDS").map(PathBuf::from)) {
+            settings = settings.credentials(file);
+        } else if let Some(file) = self.nkey.clone().or_else(|| from("NATS_NKEY").map(PathBuf::from)) {
+            settings = settings.nkey(file);
+        } else if let Some(user) = self.user.clone().or_else(|| from("NATS_USER")) {
+            let password = match &self.password_file {
+                Some(file) => secret(file)?,
+                None => variable("NATS_PASSWORD").unwrap_or_default(),
+            };
+            settings = settings.user(user, password);
+        } else if let Some(file) = &self.token_file {
+            settings = settings.token(secret(file)?);
+        } else if let Some(token) = from("NATS_TOKEN") {
+            settings = settings.token(token);
+        }
+        if let Some(file) = path(&self.tls_ca, "NATS_CA") {
+            settings = settings.tls_roots(file);
+        }
+        if let (Some(certificate), Some(key)) = (path(&self.tls_cert, "NATS_CERT"), path(&self.tls_key, "NATS_KEY")) {
+            settings = settings.tls_certificate(certificate, key);
+        }
+        if self.tls {
+            settings = settings.require_tls(true);
+        }
+        let settings = settings.tls_first(self.tls_first).patience(self.patience).replicas(self.replicas);
+        Ok(settings.on_notice(|notice| print::complain(&notice.to_string())))
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The first line of a file.
+fn secret(path: &Path) -> Result<String> {
+    let failed = || format!("`{}` cannot be read", path.display());
+    let mut text = String::new();
+    let file = std::fs::File::open(path).with_context(failed)?;
+    file.take(MAX_SECRET_BYTES).read_to_string(&mut text).with_context(failed)?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn prefix(text: &str) -> Result<Prefix, String> {
+    text.parse().map_err(|error: sandgate::durable::BadName| error.to_string())
+}
+
+pub(super) fn job_id(text: &str) -> Result<JobId, String> {
+    text.parse().map_err(|error: sandgate::durable::BadName| error.to_string())
+}
+
+/// A time as settings of gateways have it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let spec: sandgate::Spec = format!("popen//timeout={}", text.replace('/', "\\/"))
+        .parse()
+        .map_err(|_| "is not a time, as in 30s or 5m".to_owned())?;
+    spec.limits().wall_time.ok_or_else(|| "has to end".to_owned())
+}
+
+fn replicas(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(replicas @ (1 | 3 | 5)) => Ok(replicas),
+        _ => Err("is neither 1, 3 nor 5".to_owned()),
+    }
+}
+
+/// Ends as a wrong command line does, and repeats no address with credentials from it.
+pub(crate) fn exit_without_secrets(error: &clap::Error) -> ! {
+    let text = error.to_string();
+    let shown = without_secrets(&text);
+    if shown == text {
+        error.exit();
+    }
+    print::complain(&shown);
+    std::process::exit(error.exit_code());
+}
+
+/// A text in which addresses have nothing before their `@`.
+fn without_secrets(text: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || c == '\'' || c == '`').unwrap_or(after.len());
+        match after[..end].rfind('@') {
+            Some(host) => {
+                shown.push_str("…@");
+                rest = &after[host + 1..];
+            }
+            None => rest = after,
+        }
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_credentials() {
+        let check = |text: &str, expected: &str| assert_eq!(without_secrets(text), expected);
+        check("no address", "no address");
+        check("unexpected argument 'nats://a:secret@host' found", "unexpected argument 'nats://…@host' found");
+        check("nats://h,nats://t@i://x", "nats://h,nats://…@i://x");
+        check("see https://host/a@b now", "see https://…@b now");
+    }
+
+    #[test]
+    fn times_are_those_of_settings() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(duration("soon").is_err() && duration("off").is_err() && duration("1s//memory=1M").is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! `sandgate submit`: puts a task for each input into a queue.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use sandgate::durable::{Begun, Input, Job, JobId, Submission};
+use sandgate::{Group, Spec};
+
+use super::options::{Options, duration, job_id};
+use crate::exit::Exit;
+use crate::map::arguments::Template;
+use crate::map::{feeder, inputs, job};
+use crate::options::setting;
+use crate::{options, print};
+
+/// Put a task for each input into a queue on NATS JetStream
+///
+/// Inputs and tasks are those of `sandgate map`. The job's id is printed; `sandgate work` runs its tasks, wherever it is started,
+/// and `sandgate collect JOB` gives the results. The module is kept in the server's object store.
+///
+/// A submission that was interrupted goes on with the same command and `--job JOB`. Submitting a job that is there already
+/// changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sandgate submit --nats nats://queue:4222 upper.wasm < words.txt
+  sandgate submit --nats tls://queue --creds me.creds --job nightly --json --task add tools.wasm < pairs.jsonl
+  sandgate work --nats nats://queue:4222
+  sandgate collect --nats nats://queue:4222 nightly
+
+Exit codes:
+  0    all inputs are in the queue
+  2    the command line is wrong
+  3    they are not, as standard error says; what is there stays, and the same command with --job goes on
+  130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
+pub(crate) struct Arguments {
+    /// The module's file
+    module: PathBuf,
+    /// The task of a module made with the SDK [default: the module's `_start`, as a program]
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+    /// An argument for the program, after its own name
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    arg: Vec<String>,
+    /// Put the file's name in the place of this text in each --arg
+    #[arg(long, short = 'I', value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(requires = "files", requires = "arg", conflicts_with = "task")]
+    replace: Option<String>,
+    /// The job's id: letters, digits, `-` and `_` [default: one that no other job has]
+    #[arg(long, value_name = "JOB", value_parser = job_id)]
+    job: Option<JobId>,
+
+    /// Files as inputs, instead of lines: names, patterns, and directories with all that is in them
+    #[arg(long, value_name = "PATH", num_args = 1.., help_heading = "Inputs", conflicts_with = "nul")]
+    files: Vec<OsString>,
+    /// Inputs end with NUL bytes, not with line breaks
+    #[arg(long, help_heading = "Inputs")]
+    nul: bool,
+    /// Inputs are JSON: the argument of a task that takes one, else an array or object of them. Results are JSON too
+    #[arg(long, help_heading = "Inputs", requires = "task")]
+    json: bool,
+    /// The largest input, as in 100K; a larger one has failed [default: what the server takes]
+    #[arg(long, value_name = "SIZE", value_parser = setting("message"), help_heading = "Inputs")]
+    max_input: Option<String>,
+
+    /// Time for each task, as in 10s; workers may allow less [default: as workers have it]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Execution")]
+    timeout: Option<Duration>,
+    /// How often a task that failed is run again
+    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Execution")]
+    retries: u32,
+    /// A setting of the gateway that looks at the module, as in `nesting=2000`; can be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = options::part_of_spec(&options::CHECKED_KEYS), help_heading = "Execution")]
+    set: Vec<String>,
+
+    #[command(flatten)]
+    queue: Options,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let spec = spec(arguments)?;
+    let module = options::module(&arguments.module, &spec)?;
+    let inputs = inputs(&arguments.files, arguments.nul)?.max_bytes(spec.limits().message_bytes);
+    let described = options::describe(&module, &Group::builder(), &spec)?;
+    let entry = options::entry(&module, &described, arguments.task.as_deref())?;
+    let encoding = job::Job::new(&entry, &described, arguments.json)?;
+    let template = Template::new(arguments.replace.as_deref(), &arguments.arg);
+    let id = match &arguments.job {
+        Some(id) => id.clone(),
+        None => JobId::random().context("no id for the job")?,
+    };
+    let mut job = Job::new(&module);
+    (job.task, job.json, job.argv) = (arguments.task.clone(), arguments.json, arguments.arg.clone());
+    (job.timeout, job.retries) = (arguments.timeout, arguments.retries);
+    let queue = arguments.queue.connect()?;
+    let begun = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
+    let mut submission = match begun {
+        Begun::Open(submission) => submission,
+        Begun::Complete(count) => {
+            print::complain(&format!("job `{id}` is there already, with {count} inputs; nothing was changed"));
+            print::result(&format!("{id}\n"))?;
+            return Ok(Exit::Success);
+        }
+    };
+    let incomplete = || format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs");
+    for (index, input) in (0..).zip(inputs) {
+        let pushed = match input {
+            Ok(input) => push(&mut submission, input, &encoding, template.as_ref()),
+            Err(error) if error.is_of_one_input() => {
+                let meta = feeder::unreadable(index, error);
+                let name = meta.path.as_ref().map(|path| path.display().to_string());
+                submission.refuse(name, meta.problem().to_owned())
+            }
+            Err(error) => return Err(error).with_context(incomplete),
+        };
+        pushed.with_context(incomplete)?;
+    }
+    let count = submission.finish().with_context(incomplete)?;
+    print::complain(&format!("job `{id}` has {count} input{}", if count == 1 { "" } else { "s" }));
+    print::result(&format!("{id}\n"))?;
+    Ok(Exit::Success)
+}
+
+fn push(
+    submission: &mut Submission<'_>,
+    input: crate::map::input::Input,
+    job: &job::Job,
+    template: Option<&Template>,
+) -> Result<(), sandgate::durable::DurableError> {
+    let name = input.path.as_ref().map(|path| path.display().to_string());
+    let argv = template.map(|template| template.filled(input.path.as_deref())).transpose();
+    match argv.and_then(|argv| Ok((job.encode(input.bytes)?, argv))) {
+        Ok((bytes, argv)) => submission.push(Input { name, argv, bytes }),
+        Err(problem) => submission.refuse(name, problem),
+    }
+}
+
+fn spec(arguments: &Arguments) -> Result<Spec> {
+    let mut text = "popen".to_owned();
+    if let Some(size) = &arguments.max_input {
+        text = format!("{text}//message={size}");
+    }
+    for part in &arguments.set {
+        text = format!("{text}//{part}");
+    }
+    Ok(text.parse()?)
+}

@@ -1,0 +1,181 @@
+//! From settings to a connection that makes itself again.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::error::{Cause, DurableError};
+use super::settings::{Login, Notice, Settings};
+
+/// How long the first connection is tried, if patience allows.
+const FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
+/// The least and the longest time between two attempts.
+pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Largest file with credentials.
+const MAX_LOGIN_BYTES: u64 = 64 << 10;
+/// Messages that wait to be taken from one subscription. What is asked for at once is less.
+const SUBSCRIPTION_MESSAGES: usize = 1 << 16;
+
+/// What is known of the connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    /// How often it was made.
+    pub(super) generation: u64,
+    pub(super) is_up: bool,
+    /// What the server has said last that is not permitted, and when.
+    pub(super) denied: Option<(Instant, String)>,
+}
+
+/// The first connection. Refused connections are tried again for a while, refused credentials are not.
+pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<Standing>), DurableError> {
+    let (sender, standing) = watch::channel(Standing::default());
+    let addresses: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
+    let addresses =
+        addresses.map_err(|_| DurableError::Address { problem: "it is not of the form `nats://HOST:PORT`" })?;
+    let ours = settings.clone();
+    let options = options(settings).await?.event_callback(move |event| {
+        happened(&event, &sender, &ours);
+        std::future::ready(())
+    });
+    let (started, mut pause, mut is_told) = (Instant::now(), BACKOFF.0, false);
+    loop {
+        let error = match options.clone().connect(&addresses[..]).await {
+            Ok(client) => return Ok((client, standing)),
+            Err(error) => error,
+        };
+        let is_final =
+            !matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns)
+                || is_of_tls(&error);
+        if is_final || started.elapsed() + pause > FIRST_ATTEMPTS.min(settings.patience) {
+            return Err(refusal(settings, &error));
+        }
+        if !is_told && started.elapsed() > Duration::from_millis(500) {
+            settings.tell(Notice::NotReached);
+            is_told = true;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// The connection says what has become of it.
+fn happened(event: &Event, standing: &watch::Sender<Standing>, settings: &Settings) {
+    match event {
+        Event::Connected => {
+            let mut is_back = false;
+            standing.send_modify(|standing| {
+                standing.generation += 1;
+                standing.is_up = true;
+                is_back = standing.generation > 1;
+            });
+            if is_back {
+                settings.tell(Notice::Back);
+            }
+        }
+        Event::Disconnected | Event::Closed => {
+            let mut was_up = false;
+            standing.send_modify(|standing| was_up = std::mem::take(&mut standing.is_up));
+            if was_up {
+                settings.tell(Notice::Lost);
+            }
+        }
+        Event::ServerError(ServerError::Other(text)) if text.to_ascii_lowercase().contains("permissions violation") => {
+            let text = Cause::text(text).to_string();
+            standing.send_modify(|standing| standing.denied = Some((Instant::now(), text)));
+        }
+        _ => {}
+    }
+}
+
+async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
+    let mut options = ConnectOptions::new()
+        .name("sandgate")
+        .connection_timeout(Duration::from_secs(5))
+        .subscription_capacity(SUBSCRIPTION_MESSAGES)
+        .ping_interval(Duration::from_secs(20))
+        .require_tls(settings.tls)
+        .reconnect_delay_callback(|attempts| {
+            let doublings = u32::try_from(attempts.min(6)).unwrap_or(6);
+            (BACKOFF.0 * 2_u32.pow(doublings)).min(BACKOFF.1)
+        });
+    if let Some(inbox) = &settings.inbox {
+        options = options.custom_inbox_prefix(inbox.as_str());
+    }
+    if settings.tls_first {
+        options = options.tls_first();
+    }
+    for file in &settings.roots {
+        check_readable("certificate file", file)?;
+        options = options.add_root_certificates(file.clone());
+    }
+    if let Some((certificate, key)) = &settings.client_certificate {
+        check_readable("certificate file", certificate)?;
+        check_readable("key file", key)?;
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(match &settings.login {
+        Login::Nobody => options,
+        Login::User(user, password) => options.user_and_password(user.0.clone(), password.0.clone()),
+        Login::Token(token) => options.token(token.0.clone()),
+        Login::Credentials(file) => {
+            // What the parser says might repeat what it has read.
+            let wrong =
+                || bad_login("credentials file", file, Cause::text("it is no file of credentials as `nsc` makes them"));
+            options.credentials(&read("credentials file", file)?).map_err(|_| wrong())?
+        }
+        Login::Nkey(file) => {
+            let seed = read("NKey file", file)?;
+            let seed = seed.lines().map(str::trim).find(|line| line.starts_with('S')).unwrap_or_default();
+            nkeys_seed(seed).ok_or_else(|| bad_login("NKey file", file, Cause::text("it has no seed")))?;
+            options.nkey(seed.to_owned())
+        }
+    })
+}
+
+/// A seed has 58 characters of base32, and a key of a user begins with `SU`.
+fn nkeys_seed(seed: &str) -> Option<()> {
+    let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    (seed.len() == 58 && seed.starts_with("SU") && seed.bytes().all(is_base32)).then_some(())
+}
+
+fn bad_login(what: &'static str, path: &Path, source: Cause) -> DurableError {
+    DurableError::Credentials { what, path: path.to_owned(), source }
+}
+
+fn read(what: &'static str, path: &Path) -> Result<String, DurableError> {
+    use std::io::Read;
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| bad_login(what, path, Cause::of(&error)))?;
+    file.take(MAX_LOGIN_BYTES).read_to_string(&mut text).map_err(|error| bad_login(what, path, Cause::of(&error)))?;
+    Ok(text)
+}
+
+fn check_readable(what: &'static str, path: &Path) -> Result<(), DurableError> {
+    std::fs::File::open(path).map(drop).map_err(|error| bad_login(what, path, Cause::of(&error)))
+}
+
+/// Whether TLS is what has failed, however the client calls it.
+fn is_of_tls(error: &ConnectError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        let within = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let is_rustls = |error: &(dyn std::error::Error + 'static)| error.is::<async_nats::rustls::Error>();
+        if is_rustls(error) || within.is_some_and(|within| is_rustls(within)) {
+            return true;
+        }
+        source = error.source();
+    }
+    error.kind() == ConnectErrorKind::Tls
+}
+
+fn refusal(settings: &Settings, error: &ConnectError) -> DurableError {
+    let servers = settings.servers();
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => DurableError::Denied { servers },
+        _ if is_of_tls(error) => DurableError::Tls { servers, source: Cause::of(error) },
+        _ => DurableError::Unreachable { servers, source: Cause::of(error) },
+    }
+}

@@ -1,0 +1,274 @@
+//! Submitting: a job's record and module, then a task for each input.
+//!
+//! ```text
+//!  push ─► channel (64) ─► window: 1024 tasks and 32 MiB that are not acknowledged ─► stream
+//!                            │ the first n are stored, with this digest
+//!                            └─► record, once a second
+//! ```
+//!
+//! A submission that was interrupted goes on where its record says, and compares the inputs before that with their digest.
+//! What was stored behind that is stored again by the same id, which the server knows within its window and who collects knows
+//! for ever.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::error::DurableError;
+use super::job::{Job, Record};
+use super::message::{self, Ending, Input, JobResult, OVERHEAD_BYTES};
+use super::name::{JobId, message_id, random};
+use super::nats::Nats;
+use super::queue::Queue;
+use super::{modules, setup};
+use crate::module::Module;
+
+/// Tasks that were sent and not acknowledged.
+const WINDOW_TASKS: usize = 1024;
+/// Their bytes.
+const WINDOW_BYTES: usize = 32 << 20;
+/// How often the record says how much is stored.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// An input, or why there is none.
+type Pushed = Result<Input, (Option<String>, String)>;
+
+/// A task on its way to the stream: its index and size.
+type Storing = BoxFuture<'static, Result<(u64, usize), DurableError>>;
+
+/// A job that is being submitted. Dropping it leaves the job open: it can be gone on with.
+#[derive(Debug)]
+pub struct Submission<'a> {
+    queue: &'a Queue,
+    inputs: mpsc::Sender<Pushed>,
+    outcome: oneshot::Receiver<Result<u64, DurableError>>,
+    max_input: usize,
+}
+
+/// What there is of a job when somebody wants to submit it.
+#[derive(Debug)]
+pub enum Begun<'a> {
+    /// It takes inputs. If it was begun before, it wants the same ones, from the first on.
+    Open(Submission<'a>),
+    /// All of it is there, with so many inputs. Nothing was changed.
+    Complete(u64),
+}
+
+impl Queue {
+    /// Begins a job, or goes on with it. Blocks until its module and record are stored.
+    ///
+    /// # Errors
+    /// [`DurableError::OtherJob`] if there is one of this id that is not this one; what the server says.
+    pub fn submit(&self, id: &JobId, job: Job, module: &Module) -> Result<Begun<'_>, DurableError> {
+        let (nats, ours, module) = (self.nats.clone(), id.clone(), module.clone());
+        let begun = self.wait(async move { begin(&nats, &ours, job, &module).await })?;
+        let (record, sequence) = match begun {
+            (Record { inputs: Some(inputs), .. }, _) => return Ok(Begun::Complete(inputs)),
+            open => open,
+        };
+        let (inputs, pushed) = mpsc::channel(64);
+        let (sender, outcome) = oneshot::channel();
+        let feeder = Feeder::new(self.nats.clone(), id.clone(), record, sequence);
+        self.link.start_task(async move {
+            let _ = sender.send(feeder.run(pushed).await);
+        });
+        let max_input = self.nats.max_payload().saturating_sub(OVERHEAD_BYTES);
+        Ok(Begun::Open(Submission { queue: self, inputs, outcome, max_input }))
+    }
+}
+
+async fn begin(nats: &Nats, id: &JobId, job: Job, module: &Module) -> Result<(Record, u64), DurableError> {
+    setup::streams(nats).await?;
+    if let Some((record, sequence)) = Record::read(nats, id).await? {
+        let other = |what| Err(DurableError::OtherJob { job: id.clone(), what });
+        match (&record.job, &job) {
+            (there, ours) if there.module != ours.module => return other("module"),
+            (there, ours) if there.task != ours.task => return other("task"),
+            (there, ours) if there != ours => return other("setting"),
+            _ => {}
+        }
+        if record.inputs.is_none() {
+            modules::put(nats, module).await?;
+        }
+        return Ok((record, sequence));
+    }
+    // First the module, then the record, then tasks: whoever finds one finds what it needs.
+    modules::put(nats, module).await?;
+    let record = Record::begun(random().map_err(DurableError::System)?, job);
+    let sequence = record.write(nats, id, 0).await?;
+    Ok((record, sequence))
+}
+
+impl Submission<'_> {
+    /// Adds an input. Blocks while as much is under way as may be, and while the queue is full.
+    ///
+    /// # Errors
+    /// Whatever has ended the submission. No more inputs are taken then.
+    pub fn push(&mut self, input: Input) -> Result<(), DurableError> {
+        let argv: usize = input.argv.iter().flatten().map(|argument| argument.len() + 10).sum();
+        if input.bytes.len().saturating_add(argv) > self.max_input {
+            let error = format!("it has more than {} bytes, more than the NATS server takes", self.max_input);
+            return self.refuse(input.name, error);
+        }
+        self.send(Ok(input))
+    }
+
+    /// Adds an input that cannot be run: its result is there at once, and says why.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn refuse(&mut self, name: Option<String>, error: String) -> Result<(), DurableError> {
+        self.send(Err((name, error)))
+    }
+
+    fn send(&mut self, pushed: Pushed) -> Result<(), DurableError> {
+        if self.inputs.blocking_send(pushed).is_ok() {
+            return Ok(());
+        }
+        match self.outcome.try_recv() {
+            Ok(Err(error)) => Err(error),
+            _ => Err(DurableError::Closed),
+        }
+    }
+
+    /// There are no more inputs. Blocks until all of them are stored, and gives their number.
+    ///
+    /// # Errors
+    /// Whatever has ended the submission; it can be gone on with by the same id.
+    pub fn finish(self) -> Result<u64, DurableError> {
+        let Submission { queue, inputs, outcome, .. } = self;
+        drop(inputs);
+        queue.wait(async move { outcome.await.unwrap_or(Err(DurableError::Closed)) })
+    }
+}
+
+/// Sends inputs, and keeps the record.
+struct Feeder {
+    nats: Nats,
+    id: JobId,
+    record: Record,
+    /// The record's number in its stream.
+    sequence: u64,
+    /// The next input's index.
+    next: u64,
+    /// The digest of all inputs up to it.
+    digest: [u8; 32],
+    /// Digests up to inputs of which not all before them are stored, and whether they are, by index.
+    open: BTreeMap<u64, ([u8; 32], bool)>,
+    bytes: usize,
+    /// Whether the record is behind.
+    is_behind: bool,
+}
+
+/// The digest of a message and all before it.
+fn chained(before: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(before);
+    hash.update((message.len() as u64).to_le_bytes());
+    hash.update(message);
+    hash.finalize().into()
+}
+
+impl Feeder {
+    fn new(nats: Nats, id: JobId, record: Record, sequence: u64) -> Feeder {
+        let (open, digest) = (BTreeMap::new(), [0; 32]);
+        Feeder { nats, id, record, sequence, next: 0, digest, open, bytes: 0, is_behind: false }
+    }
+
+    async fn run(mut self, mut inputs: mpsc::Receiver<Pushed>) -> Result<u64, DurableError> {
+        let mut under_way = FuturesUnordered::new();
+        let mut is_over = false;
+        let mut checkpoint = Instant::now() + CHECKPOINT_EVERY;
+        while !is_over || !under_way.is_empty() {
+            let has_room = under_way.len() < WINDOW_TASKS && self.bytes < WINDOW_BYTES;
+            tokio::select! {
+                pushed = inputs.recv(), if !is_over && has_room => match pushed {
+                    None => is_over = true,
+                    Some(pushed) => {
+                        if let Some(storing) = self.take(pushed)? {
+                            under_way.push(storing);
+                        }
+                    }
+                },
+                Some(stored) = under_way.next(), if !under_way.is_empty() => {
+                    let (index, bytes) = stored?;
+                    self.bytes -= bytes;
+                    self.stored(index);
+                }
+                () = sleep_until(checkpoint), if self.is_behind => {
+                    self.sequence = self.record.write(&self.nats, &self.id, self.sequence).await?;
+                    self.is_behind = false;
+                    checkpoint = Instant::now() + CHECKPOINT_EVERY;
+                }
+            }
+        }
+        if self.next < self.record.stored {
+            return Err(DurableError::OtherInputs { job: self.id, inputs: self.record.stored });
+        }
+        self.record.inputs = Some(self.next);
+        (self.record.stored, self.record.digest) = (self.next, self.digest);
+        self.record.write(&self.nats, &self.id, self.sequence).await?;
+        Ok(self.next)
+    }
+
+    /// What is to be done for an input; nothing if it is stored already.
+    fn take(&mut self, pushed: Pushed) -> Result<Option<Storing>, DurableError> {
+        let (run, index) = (self.record.run, self.next);
+        let (kind, payload) = match pushed {
+            Ok(input) => ("task", message::encode_task(run, index, &input)),
+            Err((name, error)) => {
+                ("result", message::encode_result(&JobResult::failed(run, index, name, Ending::BadInput, error)))
+            }
+        };
+        self.digest = chained(&self.digest, &payload);
+        self.next += 1;
+        if index < self.record.stored {
+            if self.next == self.record.stored && self.digest != self.record.digest {
+                return Err(DurableError::OtherInputs { job: self.id.clone(), inputs: self.record.stored });
+            }
+            return Ok(None);
+        }
+        self.open.insert(index, (self.digest, false));
+        let (nats, bytes) = (self.nats.clone(), payload.len());
+        self.bytes += bytes;
+        let subject = nats.names.subject(kind, self.id.as_str());
+        let message = PublishMessage::build().payload(payload).message_id(message_id(&self.id, run, index));
+        Ok(Some(Box::pin(async move {
+            nats.store("store a task", subject, message, bytes).await?;
+            Ok((index, bytes))
+        })))
+    }
+
+    /// An input is stored.
+    fn stored(&mut self, index: u64) {
+        if let Some((_, is_stored)) = self.open.get_mut(&index) {
+            *is_stored = true;
+        }
+        while let Some(first) = self.open.first_entry().filter(|first| first.get().1) {
+            let (index, (digest, _)) = first.remove_entry();
+            (self.record.stored, self.record.digest) = (index + 1, digest);
+            self.is_behind = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_depend_on_every_input_and_their_order() {
+        let of = |messages: &[&[u8]]| messages.iter().fold([0; 32], |digest, message| chained(&digest, message));
+        let all = [of(&[]), of(&[b"a", b"b"]), of(&[b"b", b"a"]), of(&[b"ab"]), of(&[b"a", b"b", b""])];
+        for (at, one) in all.iter().enumerate() {
+            assert!(all[at + 1..].iter().all(|other| other != one));
+        }
+    }
+}
