@@ -151,8 +151,8 @@ impl Outbox {
     /// cannot rightly have taken them.
     pub fn unsent(&self, channel: ChannelId) -> Credit {
         let state = self.state.lock();
-        let direct = state.direct.filter(|(of, _)| *of == channel);
-        let mut unsent = direct.map_or(Credit::default(), |(_, message)| message);
+        let begun = state.direct.iter().chain(&state.stalled).find(|(of, _)| *of == channel);
+        let mut unsent = begun.map_or(Credit::default(), |(_, message)| *message);
         for item in state.lanes.get(&channel).into_iter().flatten() {
             let waits = match item {
                 Item::Message { kind: kind::DATA, message, .. } => {
@@ -170,7 +170,7 @@ impl Outbox {
     /// Whether anything of a channel's lane was not given to the transport yet.
     pub fn has_unsent(&self, channel: ChannelId) -> bool {
         let state = self.state.lock();
-        state.lanes.contains_key(&channel) || state.direct.is_some_and(|(of, _)| of == channel)
+        state.lanes.contains_key(&channel) || state.direct.iter().chain(&state.stalled).any(|(of, _)| *of == channel)
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::queues::Item;
+use super::queues::{Item, State};
 use super::{Outbox, small_bytes};
 use crate::assembly::{GIVEN_UP, MORE};
 use crate::flow::Credit;
@@ -53,7 +53,7 @@ impl Outbox {
             return None;
         }
         let mut state = self.state.lock();
-        if state.closed || state.writing || state.writer_wanted || state.has_work() {
+        if state.closed || state.writing || state.writer_wanted || state.has_work() || state.is_stalled(channel) {
             return None;
         }
         state.writing = true;
@@ -138,23 +138,35 @@ impl Direct<'_> {
         keep: impl FnOnce(usize) -> Option<Bytes>,
     ) -> Written {
         let chunk = Bytes::copy_from_slice(chunk);
-        let rest = if end < self.length { keep(end) } else { Some(Bytes::new()) };
         let mut state = self.outbox.state.lock();
         if state.closed {
             return Written::All;
         }
         state.batch.set_rest(head, chunk, written);
-        let Some(rest) = rest else {
+        if end == self.length {
+            state.direct = None;
             drop(state);
-            return self.give_up();
-        };
-        let message = state.direct.take().map_or(Credit::default(), |(_, message)| message);
-        if !rest.is_empty() {
-            state.push_lane_front(self.channel, Item::Rest { channel: self.channel, bytes: rest, message });
+            self.outbox.write_inline();
+            return Written::All;
         }
+        // Others go on while the rest is copied, which takes milliseconds.
+        state.stall(self.channel);
         drop(state);
         self.outbox.write_inline();
-        Written::All
+        let rest = keep(end);
+        let mut state = self.outbox.state.lock();
+        let message = Credit { bytes: self.length as u64, messages: 1 };
+        if state.closed {
+            return Written::All;
+        }
+        let (item, became) = match rest {
+            Some(bytes) => (Item::Rest { channel: self.channel, bytes, message }, Written::All),
+            None => (given_up(&mut state, self.channel), Written::GivenUp),
+        };
+        state.push_lane_front(self.channel, item);
+        state.go_on(self.channel);
+        self.outbox.start(state);
+        became
     }
 
     /// Says that the rest does not come.
@@ -163,9 +175,8 @@ impl Direct<'_> {
         if state.closed {
             return Written::GivenUp;
         }
-        let encoded = Encoded { kind: kind::DATA, flags: GIVEN_UP, channel: self.channel, body: Vec::new() };
-        state.controls += 1;
-        state.push_lane_front(self.channel, Item::Control { encoded, descriptors: VecDeque::new() });
+        let item = given_up(&mut state, self.channel);
+        state.push_lane_front(self.channel, item);
         drop(state);
         self.finish();
         Written::GivenUp
@@ -182,6 +193,13 @@ impl Direct<'_> {
         self.outbox.shutdown();
         Written::All
     }
+}
+
+/// What says that the rest of a message does not come.
+fn given_up(state: &mut State, channel: ChannelId) -> Item {
+    state.controls += 1;
+    let encoded = Encoded { kind: kind::DATA, flags: GIVEN_UP, channel, body: Vec::new() };
+    Item::Control { encoded, descriptors: VecDeque::new() }
 }
 
 fn patience(length: usize) -> Duration {
@@ -314,6 +332,29 @@ mod tests {
         let arrived = narrow.arrived(&outbox);
         assert_eq!(arrived[0], (other, b"other".to_vec()), "it does not wait for the end of a large message");
         assert_eq!(arrived.last(), Some(&(CHANNEL, sent)));
+    }
+
+    #[test]
+    fn others_are_served_while_the_rest_is_copied() {
+        let (narrow, outbox) = Narrow::with(100_000);
+        let (sent, other) = (bytes(10 * CHUNK_BYTES), ChannelId(4));
+        let direct = outbox.begin(CHANNEL, sent.len()).unwrap();
+        let keep = |from: usize| {
+            outbox.push_bytes(CHANNEL, b"behind").unwrap();
+            outbox.push_bytes(other, b"other").unwrap();
+            assert_eq!(narrow.arrived(&outbox), [(other, b"other".to_vec())], "before it is copied");
+            assert!(
+                outbox
+                    .begin(other, 100_000)
+                    .is_some_and(|direct| { direct.write(&[7; 100_000], || true, |_| None) == Written::All })
+            );
+            assert_eq!(outbox.unsent(CHANNEL), Credit { bytes: sent.len() as u64 + 6, messages: 2 });
+            Some(Bytes::copy_from_slice(&sent[from..]))
+        };
+        assert_eq!(direct.write(&sent, || true, keep), Written::All);
+        let arrived = narrow.arrived(&outbox);
+        assert_eq!(arrived[1..], [(other, vec![7; 100_000]), (CHANNEL, sent), (CHANNEL, b"behind".to_vec())]);
+        assert_eq!(outbox.unsent(CHANNEL), Credit::default());
     }
 
     #[test]

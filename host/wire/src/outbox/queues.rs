@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) lanes: ChannelMap<VecDeque<Item>>,
     /// Channels whose lane is not empty, in the order of their turns.
     pub(super) turns: VecDeque<ChannelId>,
+    /// Channels within a message whose rest is being copied, and what the message counts.
+    pub(super) stalled: Vec<(ChannelId, Credit)>,
     /// The message that a sender writes at this moment, and what it counts.
     pub(super) direct: Option<(ChannelId, Credit)>,
     /// Memory for the next small messages.
@@ -117,17 +119,37 @@ impl State {
     }
 
     pub(super) fn push_lane(&mut self, channel: ChannelId, item: Item) {
+        let is_stalled = self.is_stalled(channel);
         let lane = self.lanes.entry(channel).or_default();
-        if lane.is_empty() {
+        if lane.is_empty() && !is_stalled {
             self.turns.push_back(channel);
         }
         lane.push_back(item);
     }
 
+    pub(super) fn is_stalled(&self, channel: ChannelId) -> bool {
+        self.stalled.iter().any(|(other, _)| *other == channel)
+    }
+
+    /// Has the channel of the message that is written directly get no turns until [`go_on`](Self::go_on).
+    pub(super) fn stall(&mut self, channel: ChannelId) {
+        self.turns.retain(|other| *other != channel);
+        self.stalled.extend(self.direct.take());
+    }
+
+    /// Gives a channel its turns again.
+    pub(super) fn go_on(&mut self, channel: ChannelId) {
+        self.stalled.retain(|(other, _)| *other != channel);
+        if self.lanes.contains_key(&channel) {
+            self.turns.push_back(channel);
+        }
+    }
+
     /// Puts something before all else of its channel.
     pub(super) fn push_lane_front(&mut self, channel: ChannelId, item: Item) {
+        let is_stalled = self.is_stalled(channel);
         let lane = self.lanes.entry(channel).or_default();
-        if lane.is_empty() {
+        if lane.is_empty() && !is_stalled {
             self.turns.push_back(channel);
         }
         lane.push_front(item);
