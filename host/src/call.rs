@@ -33,6 +33,8 @@ pub struct Call {
     pub(crate) expected: Option<Expected>,
     pub(crate) stdin: bool,
     pub(crate) capture: bool,
+    /// Nobody waits for it alone.
+    pub(crate) patient: bool,
     /// What its output is told to be of.
     pub(crate) origin: Option<Origin>,
 }

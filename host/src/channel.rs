@@ -5,7 +5,6 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sandgate_wire::assembly::MAX_MESSAGE_CHANNELS;
 use sandgate_wire::{Message, Outcome};
 use serde::Serialize;
@@ -112,20 +111,16 @@ impl Channel {
     ///
     /// # Errors
     /// [`SendError`].
-    pub fn send_bytes(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
-        self.send_raw(bytes.into(), Deadline::NEVER)
+    pub fn send_bytes(&self, bytes: impl AsRef<[u8]>) -> Result<(), SendError> {
+        self.endpoint().send_bytes(bytes.as_ref(), Deadline::NEVER)
     }
 
     /// [`send_bytes`](Self::send_bytes) that waits at most `timeout`.
     ///
     /// # Errors
     /// [`SendError`].
-    pub fn send_bytes_timeout(&self, bytes: impl Into<Vec<u8>>, timeout: Duration) -> Result<(), SendError> {
-        self.send_raw(bytes.into(), Deadline::after(timeout))
-    }
-
-    fn send_raw(&self, bytes: Vec<u8>, deadline: Deadline) -> Result<(), SendError> {
-        self.send_encoded(Encoded { bytes: Bytes::from(bytes), channels: Vec::new() }, deadline)
+    pub fn send_bytes_timeout(&self, bytes: impl AsRef<[u8]>, timeout: Duration) -> Result<(), SendError> {
+        self.endpoint().send_bytes(bytes.as_ref(), Deadline::after(timeout))
     }
 
     pub(crate) fn send_encoded(&self, encoded: Encoded, deadline: Deadline) -> Result<(), SendError> {

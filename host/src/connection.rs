@@ -383,6 +383,7 @@ impl Connection {
             limits: limits.clone(),
             grants,
             stdin: call.stdin,
+            patient: call.patient,
         };
         // First, since a worker must not hear of an execution that cannot be.
         self.load(module.id(), codegen, &artefact)?;

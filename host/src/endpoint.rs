@@ -28,12 +28,14 @@ use crate::channel::Handle;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::Note;
+use crate::pool::{Note, Told};
 use crate::queue::Tokens;
 use crate::watch;
 
 mod arriving;
 mod using;
+
+pub(crate) use arriving::Refused;
 
 /// What a worker is given to stop a guest that it cannot interrupt, which is enough if the guest waits.
 const UNCHECKED_PATIENCE: Duration = Duration::from_millis(50);
@@ -75,8 +77,6 @@ pub(crate) struct Endpoint {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Message>,
-    /// Messages that the consumer was not told of yet. Less than in the queue, or the consumer took them untold.
-    untold: usize,
     /// Callers that read the connection for what happens here, or have just ceased to.
     leading: usize,
     /// The consumer is told instead of waiting, so that the connection is to be attended.
@@ -91,6 +91,8 @@ struct State {
     in_parts: u64,
     /// Nothing is counted any more.
     uncounted: bool,
+    /// How much of what is counted was taken, and is counted until the worker has credit for it, as it is there.
+    taken: u64,
     /// When the host looks whether the execution has ended.
     watched: Option<watch::Key>,
     /// It has looked, and gave the execution more time since it had not been sent.
@@ -142,7 +144,7 @@ enum Consumer {
 /// A pool, which is told by a note.
 #[derive(Debug)]
 struct PoolConsumer {
-    notes: crossbeam_channel::Sender<Note>,
+    told: Told,
     lane: usize,
     number: u64,
     /// Whether the first message is not told of, since the end follows it.
@@ -352,8 +354,7 @@ impl Endpoint {
         state.send_closed = true;
         state.assembly = Assembly::default();
         self.count_no_more(state);
-        let untold = std::mem::take(&mut state.untold);
-        self.notify(state, untold + 1);
+        self.notify(state, 1);
         self.set_beside(state, false);
         self.wake_leader(state);
         self.readable.notify_all();
@@ -374,13 +375,17 @@ impl Endpoint {
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
             Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
-            Consumer::Pool(PoolConsumer { notes, lane, number, .. }) => {
-                let _ = notes.send(Note::Moved { lane: *lane, number: *number });
+            Consumer::Pool(PoolConsumer { told, lane, number, .. }) => {
+                told.tell(Note::Moved { lane: *lane, number: *number });
             }
         }
     }
 
-    fn send_credit(&self, state: &State, credit: Option<Credit>) {
+    fn send_credit(&self, state: &mut State, credit: Option<Credit>) {
+        if credit.is_some() {
+            let taken = std::mem::take(&mut state.taken);
+            self.uncount(state, taken);
+        }
         if let (Some(credit), None, false) = (credit, &state.outcome, state.closed) {
             let _ = self.connection.outbox.push_credit(CreditFor::Messages(self.id), credit);
         }

@@ -12,47 +12,15 @@
 
 use std::sync::Arc;
 
-use sandgate_wire::assembly::Chunk;
 use sandgate_wire::frame::{Arrived, Frame, FrameError, FrameReader};
-use sandgate_wire::message::{Close, Output};
+use sandgate_wire::message::{Close, Output, kind};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::{ChannelId, Outcome, ToHost};
 
 use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Role};
+use crate::endpoint::{Endpoint, Refused, Role};
 use crate::table::Lookup;
 use crate::vetting;
-
-/// Messages of one channel that arrive in one go before their consumer is told.
-const MAX_UNTOLD: usize = 64;
-
-/// The channel of the message before, and how many messages of it its consumer was not told of. A consumer is told once of
-/// many messages: each time may wake a thread.
-#[derive(Default)]
-struct Latest {
-    endpoint: Option<Arc<Endpoint>>,
-    untold: usize,
-}
-
-impl Latest {
-    fn tell(&mut self) {
-        if std::mem::take(&mut self.untold) > 0
-            && let Some(endpoint) = &self.endpoint
-        {
-            endpoint.tell();
-        }
-    }
-
-    /// The end of this channel, if it was the one before as well.
-    fn get(&self, channel: ChannelId) -> Option<&Arc<Endpoint>> {
-        self.endpoint.as_ref().filter(|endpoint| endpoint.id == channel)
-    }
-
-    fn set(&mut self, endpoint: Option<Arc<Endpoint>>) {
-        self.tell();
-        self.endpoint = endpoint;
-    }
-}
 
 /// What one worker says, and how far it has come with it. Whoever has this reads the connection.
 #[derive(Debug)]
@@ -113,16 +81,20 @@ impl Reader {
     }
 
     fn take_all(&mut self, connection: &Arc<Connection>) -> Result<(), Broken> {
-        let mut latest = Latest::default();
-        while let Some(frame) = self.frames.next_here()? {
+        let mut latest = None;
+        while let Some(header) = self.frames.next_header()? {
+            if self.greeted && header.kind == kind::DATA {
+                data_arrived(connection, header.channel, &mut self.frames, &mut latest)?;
+                continue;
+            }
+            let Some(frame) = self.frames.next_here()? else { break };
             if self.greeted {
-                dispatch(connection, frame, &mut latest)?;
+                dispatch(connection, frame)?;
             } else {
                 greet(connection, frame)?;
                 self.greeted = true;
             }
         }
-        latest.set(None);
         Ok(())
     }
 }
@@ -169,13 +141,8 @@ fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, latest: &mut Latest) -> Result<(), String> {
-    let message = ToHost::decode(frame).map_err(|error| error.to_string())?;
-    if let ToHost::Data(channel, chunk) = message {
-        return data_arrived(connection, channel, chunk, latest);
-    }
-    latest.set(None);
-    match message {
+fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String> {
+    match ToHost::decode(frame).map_err(|error| error.to_string())? {
         ToHost::Hello(_) => Err("a second hello".to_owned()),
         ToHost::Data(..) => Ok(()),
         ToHost::Credit(channel, credit) => on_open(connection, channel, |endpoint| {
@@ -195,30 +162,26 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, latest: &mut Latest)
     }
 }
 
+/// Takes the frame that is here, and those that follow it on the same channel. `latest` is the channel of those before.
 fn data_arrived(
     connection: &Connection,
     channel: ChannelId,
-    chunk: Chunk<'_>,
-    latest: &mut Latest,
-) -> Result<(), String> {
-    if latest.get(channel).is_none() {
+    frames: &mut FrameReader,
+    latest: &mut Option<Arc<Endpoint>>,
+) -> Result<(), Broken> {
+    if latest.as_ref().is_none_or(|endpoint| endpoint.id != channel) {
         match connection.lookup(channel) {
-            Lookup::Found(endpoint) => latest.set(Some(endpoint)),
-            Lookup::Past => return Ok(()),
-            Lookup::Never => return Err(format!("channel {channel} does not exist")),
+            Lookup::Found(endpoint) => *latest = Some(endpoint),
+            Lookup::Past => return Ok(frames.next_here().map(drop)?),
+            Lookup::Never => return Err(format!("channel {channel} does not exist").into()),
         }
     }
-    let Some(endpoint) = latest.get(channel) else { return Ok(()) };
-    if endpoint.is_over() {
-        return Err(format!("a message on channel {channel} after its close"));
-    }
-    if endpoint.arrive(chunk).map_err(|error| format!("on channel {channel}: {error}"))? {
-        latest.untold += 1;
-        if latest.untold == MAX_UNTOLD {
-            latest.tell();
-        }
-    }
-    Ok(())
+    let Some(endpoint) = latest else { return Ok(()) };
+    endpoint.arrive(frames).map_err(|refused| match refused {
+        Refused::Stream(error) => error.into(),
+        Refused::AfterClose => format!("a message on channel {channel} after its close").into(),
+        Refused::Message(error) => format!("on channel {channel}: {error}").into(),
+    })
 }
 
 /// Does something with a channel's endpoint; a channel that is past is left alone.

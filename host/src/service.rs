@@ -25,6 +25,7 @@ use sandgate_wire::reading::Ringer;
 
 use crate::callback::panic_message;
 use crate::connection::{Connection, REAP_PATIENCE};
+use crate::pool::{see_to_pools, sees_to_pools};
 use crate::reading::{Reading, Visited};
 
 mod writing;
@@ -188,6 +189,7 @@ impl Service {
 
     fn run(&self, mut rounds: Rounds) {
         let mut events = Vec::with_capacity(MAX_EVENTS);
+        sees_to_pools();
         loop {
             self.take_listed(&mut rounds);
             if let Err(error) = self.wait(rounds.timeout(), &mut events) {
@@ -208,12 +210,14 @@ impl Service {
             for key in pokes.into_iter().chain(again) {
                 self.visit(&mut rounds, key);
             }
+            see_to_pools();
             for key in rounds.writing.due(to_write) {
                 let connection = self.state.lock().connections.get(&key).map(Arc::clone);
                 rounds.writing.serve(key, connection.as_ref());
             }
             self.tick(&mut rounds);
             rounds.kill_late();
+            see_to_pools();
         }
     }
 

@@ -1,11 +1,10 @@
 //! Which channels there are on one connection, which there were, and which there never were.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
-use sandgate_wire::{ChannelId, Limits, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, ChannelMap, Limits, Outcome, Side, ToWorker};
 
 use crate::channel::Channel;
 use crate::connection::Connection;
@@ -15,7 +14,7 @@ use crate::error::ExecError;
 /// The channels of a connection.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) endpoints: HashMap<ChannelId, Arc<Endpoint>>,
+    pub(crate) endpoints: ChannelMap<Arc<Endpoint>>,
     /// The host's ids that this worker was told lie between these, the first included.
     pub(crate) first_of_host: u64,
     pub(crate) end_of_host: u64,
@@ -24,13 +23,13 @@ pub(crate) struct Table {
     /// Executions that are about to be given to it.
     pub(crate) pending: usize,
     /// Those that are past, while somebody still holds them: a message may yet name them.
-    pub(crate) past: HashMap<ChannelId, Weak<Endpoint>>,
+    pub(crate) past: ChannelMap<Weak<Endpoint>>,
     /// The highest id the worker gave out.
     pub(crate) newest_of_worker: u64,
     /// Of each channel that a guest made and that is open, the execution that made it.
-    pub(crate) makers: HashMap<ChannelId, ChannelId>,
+    pub(crate) makers: ChannelMap<ChannelId>,
     /// How many open channels each of these executions has made.
-    pub(crate) made: HashMap<ChannelId, u32>,
+    pub(crate) made: ChannelMap<u32>,
     pub(crate) open: bool,
 }
 
@@ -45,15 +44,15 @@ pub(crate) enum Lookup {
 impl Table {
     pub(crate) fn new() -> Table {
         Table {
-            endpoints: HashMap::new(),
+            endpoints: ChannelMap::default(),
             first_of_host: u64::MAX,
             end_of_host: 0,
             draining: false,
             pending: 0,
-            past: HashMap::new(),
+            past: ChannelMap::default(),
             newest_of_worker: 0,
-            makers: HashMap::new(),
-            made: HashMap::new(),
+            makers: ChannelMap::default(),
+            made: ChannelMap::default(),
             open: true,
         }
     }

@@ -136,6 +136,7 @@ fn execute(module: ModuleId) -> Execute {
         entry: Entry::Start,
         has_arguments: false,
         stdin: false,
+        patient: false,
         argv: vec!["guest".to_owned()],
         limits: Limits::default(),
         grants: ExecutionGrants::default(),

@@ -1,11 +1,10 @@
 //! How a connection ends: the worker is reaped, every channel ends, and everybody is told. Each of it happens once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandgate_wire::Outcome;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
+use sandgate_wire::{ChannelMap, Outcome};
 
 use super::Connection;
 use crate::endpoint::Role;
@@ -72,8 +71,8 @@ impl Connection {
             let mut table = self.table.lock();
             table.open = false;
             let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
-            table.makers = HashMap::new();
-            table.made = HashMap::new();
+            table.makers = ChannelMap::default();
+            table.made = ChannelMap::default();
             table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
             endpoints
         };

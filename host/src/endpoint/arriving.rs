@@ -5,47 +5,98 @@ use std::sync::Arc;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::frame::{FrameError, FrameReader, Header};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
-use sandgate_wire::message::{Close, Output, Stream};
+use sandgate_wire::message::{Close, Output, Stream, kind};
 use sandgate_wire::outbox::CreditFor;
-use sandgate_wire::{Message, Outcome, Side, ToWorker};
+use sandgate_wire::{Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
 
+/// Messages of one channel that are taken under one lock, and after which their consumer is told: each time may wake a thread.
+const MAX_MESSAGES: usize = 64;
+/// Bytes after which the lock is let go.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Why what has arrived is not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Stream(FrameError),
+    AfterClose,
+    Message(AssemblyError),
+}
+
+impl From<FrameError> for Refused {
+    fn from(error: FrameError) -> Refused {
+        Refused::Stream(error)
+    }
+}
+
+/// What a few frames have changed.
+#[derive(Debug, Default)]
+struct Arrivals {
+    messages: usize,
+    bytes: usize,
+    /// Counted anew, and not any more.
+    more: u64,
+    less: u64,
+}
+
 impl Endpoint {
-    /// A chunk of a message arrived. Says whether that makes a message, which the consumer is to be [told](Self::tell) of.
-    pub(crate) fn arrive(&self, chunk: Chunk<'_>) -> Result<bool, AssemblyError> {
+    /// Takes the frame that is here, which is of this channel, and a few of those that follow it, and tells the consumer of the
+    /// messages that are whole by that.
+    pub(crate) fn arrive(self: &Arc<Self>, frames: &mut FrameReader) -> Result<(), Refused> {
         let mut state = self.state.lock();
-        if state.closed || state.outcome.is_some() {
-            return Ok(false);
+        let mut arrivals = Arrivals::default();
+        while arrivals.messages < MAX_MESSAGES && arrivals.bytes < MAX_BYTES {
+            let is_next = |header: Header| header.kind == kind::DATA && header.channel == self.id;
+            if !frames.next_header()?.is_some_and(is_next) {
+                break;
+            }
+            let Some(frame) = frames.next_here()? else { break };
+            if state.over {
+                return Err(Refused::AfterClose);
+            }
+            let chunk = Chunk { flags: frame.header.flags, payload: frame.payload };
+            self.take(&mut state, chunk, &mut arrivals).map_err(Refused::Message)?;
         }
-        let State { assembly, receive_window, .. } = &mut *state;
-        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
-        self.count(&mut state, chunk.payload.len() as u64, message.as_ref())?;
-        let Some(message) = message else { return Ok(false) };
-        state.queue.push_back(message);
-        state.untold += 1;
-        Ok(true)
+        self.count(&mut state, &arrivals).map_err(Refused::Message)?;
+        if arrivals.messages > 0 {
+            self.notify(&state, arrivals.messages);
+        }
+        Ok(())
     }
 
-    /// Counts what has arrived: a part of a message, or the last part.
-    fn count(&self, state: &mut State, bytes: u64, whole: Option<&Message>) -> Result<(), AssemblyError> {
-        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
-        let bytes = match whole {
-            Some(message) => {
-                self.uncount(state, state.in_parts);
-                state.in_parts = 0;
-                cost(message.bytes.len() as u64)
-            }
+    fn take(&self, state: &mut State, chunk: Chunk<'_>, arrivals: &mut Arrivals) -> Result<(), AssemblyError> {
+        arrivals.bytes += chunk.payload.len();
+        if state.closed || state.outcome.is_some() {
+            return Ok(());
+        }
+        let State { assembly, receive_window, .. } = state;
+        match assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? {
             None => {
-                state.in_parts += bytes;
-                bytes
+                state.in_parts += chunk.payload.len() as u64;
+                arrivals.more += chunk.payload.len() as u64;
             }
-        };
-        state.unread += bytes;
+            Some(message) => {
+                arrivals.less += std::mem::take(&mut state.in_parts);
+                arrivals.more += cost(message.bytes.len() as u64);
+                arrivals.messages += 1;
+                state.queue.push_back(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what has arrived.
+    fn count(&self, state: &mut State, arrivals: &Arrivals) -> Result<(), AssemblyError> {
+        let Some(account) = self.account.as_ref().filter(|_| !state.uncounted) else { return Ok(()) };
+        let more = arrivals.more.saturating_sub(arrivals.less);
+        self.uncount(state, arrivals.less.saturating_sub(arrivals.more));
+        state.unread += more;
         // The worker counts the same and more, so that an honest one never gets here.
         let maximum = self.limits.memory_bytes;
-        if account.sent(bytes) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
+        if account.sent(more) { Ok(()) } else { Err(AssemblyError::Memory { maximum }) }
     }
 
     /// The peer waits for credits.
@@ -53,16 +104,7 @@ impl Endpoint {
         let mut state = self.state.lock();
         state.credit_wanted = true;
         let credit = state.receive_window.give_all();
-        self.send_credit(&state, credit);
-    }
-
-    /// Tells the consumer about all that has arrived.
-    pub(crate) fn tell(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        match std::mem::take(&mut state.untold) {
-            0 => {}
-            count => self.notify(&state, count),
-        }
+        self.send_credit(&mut state, credit);
     }
 
     /// The peer took messages of ours.

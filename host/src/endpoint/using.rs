@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::MutexGuard;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::message::Close;
 use sandgate_wire::outcome::KilledBy;
-use sandgate_wire::{Message, Outcome, ToWorker};
+use sandgate_wire::{Message, Outbox, Outcome, ToWorker};
 
 use super::{Consumer, Delivery, Endpoint, PoolConsumer, Role, State};
 use crate::callback::{self, Callback};
@@ -15,7 +16,7 @@ use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::Note;
+use crate::pool::Told;
 use crate::queue::Tokens;
 
 /// Longest text that a close carries.
@@ -24,9 +25,47 @@ const MAX_ERROR_BYTES: usize = 16 * 1024;
 impl Endpoint {
     /// Sends a message; waits for credit until `deadline`.
     pub(crate) fn send(&self, message: Message, deadline: Deadline) -> Result<(), SendError> {
-        let length = message.bytes.len() as u64;
-        if length > self.limits.message_bytes {
-            return Err(SendError::too_large(message.bytes.len(), &self.limits));
+        let state = self.take_credit(message.bytes.len(), deadline)?;
+        let outbox = &self.connection.outbox;
+        let direct = message.channels.is_empty().then(|| outbox.begin(self.id, message.bytes.len())).flatten();
+        match direct {
+            Some(direct) => {
+                drop(state);
+                direct.write(&message.bytes, || true, |from| Some(message.bytes.slice(from..)));
+            }
+            // If the connection is gone, its end is about to reach this channel and says why; the message is lost with it.
+            None => drop(outbox.push_message(self.id, message)),
+        }
+        Ok(())
+    }
+
+    /// As [`send`](Self::send), of bytes that stay where they are.
+    pub(crate) fn send_bytes(&self, bytes: &[u8], deadline: Deadline) -> Result<(), SendError> {
+        let outbox = &self.connection.outbox;
+        if Outbox::is_small(bytes) {
+            let _state = self.take_credit(bytes.len(), deadline)?;
+            let _ = outbox.push_bytes(self.id, bytes);
+            return Ok(());
+        }
+        if outbox.is_busy() {
+            // They have to wait, and are copied without the lock.
+            return self.send(Message { bytes: Bytes::copy_from_slice(bytes), channels: Vec::new() }, deadline);
+        }
+        let state = self.take_credit(bytes.len(), deadline)?;
+        match outbox.begin(self.id, bytes.len()) {
+            Some(direct) => {
+                drop(state);
+                direct.write(bytes, || true, |from| Some(Bytes::copy_from_slice(&bytes[from..])));
+            }
+            None => drop(outbox.push_bytes(self.id, bytes)),
+        }
+        Ok(())
+    }
+
+    /// Takes what a message of this length takes, and keeps the lock, under which the message is to be begun.
+    fn take_credit(&self, length: usize, deadline: Deadline) -> Result<MutexGuard<'_, State>, SendError> {
+        if length as u64 > self.limits.message_bytes {
+            return Err(SendError::too_large(length, &self.limits));
         }
         let mut state = self.state.lock();
         loop {
@@ -37,16 +76,13 @@ impl Endpoint {
                 None if state.send_closed => return Err(SendError::Closed),
                 None => {}
             }
-            if state.send_window.try_start(length) {
-                break;
+            if state.send_window.try_start(length as u64) {
+                return Ok(state);
             }
             if let Err(after) = self.wait(&self.writable, &mut state, deadline) {
                 return Err(SendError::Timeout(after));
             }
         }
-        // If the connection is gone, its end is about to reach this channel and says why; the message is lost with it.
-        let _ = self.connection.outbox.push_message(self.id, message);
-        Ok(())
     }
 
     /// Takes the next message; waits for it until `deadline`.
@@ -104,7 +140,7 @@ impl Endpoint {
 
     fn give_credit(&self, state: &mut State, message: &Message) {
         let length = message.bytes.len() as u64;
-        self.uncount(state, cost(length));
+        state.taken += cost(length);
         let mut credit = state.receive_window.take(length);
         if state.credit_wanted && credit.is_none() {
             credit = state.receive_window.give_all();
@@ -221,12 +257,12 @@ impl Endpoint {
     /// Tells a pool what happens to this run, or session, of it.
     pub(crate) fn set_pool(
         self: &Arc<Self>,
-        notes: crossbeam_channel::Sender<Note>,
+        told: Told,
         lane: usize,
         number: u64,
         at_end: bool,
     ) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Pool(PoolConsumer { notes, lane, number, at_end }))
+        self.set_consumer(Consumer::Pool(PoolConsumer { told, lane, number, at_end }))
     }
 
     /// From here on output is kept.
@@ -264,7 +300,6 @@ impl Endpoint {
         if state.outcome.is_none() {
             self.set_beside(&mut state, true);
         }
-        state.untold = 0;
         let waiting = state.queue.len() + usize::from(state.outcome.is_some());
         if waiting > 0 {
             self.notify(&state, waiting);

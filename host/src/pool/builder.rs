@@ -1,7 +1,6 @@
 //! [`Pool`] and what it is built from.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
@@ -22,9 +21,11 @@ use super::driver::{Driver, Life, Note};
 use super::event::EventSink;
 use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
+use super::mailbox::{Sender, mailbox};
 use super::maker::GroupMaker;
 use super::map::Map;
 use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
+use super::seat::{Seat, Told};
 use super::stats::{GatewayStats, PoolStats};
 use super::work::{self, Codec, RawValue, Work};
 use crate::call::Call;
@@ -116,6 +117,7 @@ pub struct PoolBuilder {
 /// [`max_losses`]: PoolBuilder::max_losses
 pub struct Pool {
     pub(crate) notes: Sender<Note>,
+    pub(crate) told: Told,
     thread: Option<JoinHandle<()>>,
     cancelled: Arc<AtomicBool>,
     pub(crate) next_task: Arc<AtomicU64>,
@@ -363,7 +365,10 @@ impl PoolBuilder {
         let lanes = specs.len();
         let wall_time = self.limits_of(&specs).wall_time;
         let grace = specs.iter().map(Spec::grace).max().unwrap_or_default();
-        let (notes, inbox) = unbounded();
+        let (notes, inbox) = mailbox();
+        let seat = Seat::new(inbox);
+        let told = Told { notes: notes.clone(), seat: Arc::downgrade(&seat) };
+        let told_by_users = told.clone();
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
@@ -386,16 +391,11 @@ impl PoolBuilder {
         let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
         let spares = if are_alike { self.spares } else { 0 };
         let call = self.call_of(&specs);
-        let most_on = |spec: &Spec| match spec.route() {
-            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
-            _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
-        };
-        let enough = specs.iter().map(most_on).sum();
+        let enough = self.enough(&specs);
         let lanes_shown = Arc::new(AtomicUsize::new(lanes));
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
-            ground: Ground::new(lanes, maker, self.module, call, self.reuse, notes.clone(), spares),
-            notes: inbox,
+            ground: Ground::new(lanes, maker, self.module, call, self.reuse, told, spares),
             own: notes.clone(),
             events: self.events,
             epoch,
@@ -405,13 +405,17 @@ impl PoolBuilder {
             drop_timeout: self.group.settings().1,
             state: Life::Open,
             told_until: Duration::ZERO,
+            batch: Vec::new(),
             spares_from: None,
         };
-        driver.start_all(&self.absent)?;
+        driver.start_all(seat.notes(), &self.absent)?;
         driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
-        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || driver.run());
+        seat.begin(driver);
+        let seat_of_thread = Arc::clone(&seat);
+        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || seat_of_thread.run());
         Ok(Pool {
             notes,
+            told: told_by_users,
             thread: Some(thread.map_err(PoolError::Thread)?),
             cancelled: Arc::default(),
             next_task: Arc::default(),
@@ -506,7 +510,7 @@ impl Pool {
         input: Result<Bytes, TaskError>,
         decode: fn(RawValue) -> Result<T, TaskError>,
     ) -> TaskHandle<T> {
-        let (sender, results) = bounded(1);
+        let (sender, results) = mailbox();
         let id = self.next_task();
         let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
         let work = Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused };
@@ -572,8 +576,7 @@ impl Pool {
     }
 
     pub(crate) fn submit_all(&self, tasks: Vec<(TaskId, Work)>) {
-        // If the pool's thread is gone, so are the senders of results, and whoever waits is told.
-        let _ = self.notes.send(Note::Submit(tasks));
+        self.told.tell_and_see(Note::Submit(tasks));
     }
 
     pub(crate) fn cancel_owner(&self, owner: u64) {
@@ -589,11 +592,5 @@ impl Drop for Pool {
         {
             tracing::error!("the thread of a pool panicked");
         }
-    }
-}
-
-impl fmt::Debug for Pool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<Pool of {} gateways>", self.gateways())
     }
 }

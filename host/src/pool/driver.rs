@@ -1,4 +1,4 @@
-//! The pool's one thread: takes notes of what happened to [`Core`], and does what that says.
+//! The pool's work: takes notes of what happened to [`Core`], and does what that says.
 //!
 //! ```text
 //!  users ──submit, cancel──┐
@@ -6,18 +6,17 @@
 //!  starters ──gateway up───┘              └──► finished ─► users
 //! ```
 //!
-//! It waits for notes, and for the earliest of the core's deadlines while there is one. It runs no user's code and waits
-//! for nobody else.
+//! It is done by one thread at a time ([`Seat`](super::seat::Seat)), whenever there are notes, and at the earliest of the
+//! core's deadlines if there is one. It runs no user's code and waits for nobody.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-
 use super::core::{Action, Core, TaskId, Verdict};
 use super::event::{EventSink, PoolEvent, TimedEvent};
 use super::ground::{Came, Ground, Made, NotBegun};
+use super::mailbox::{Receiver, Sender};
 use super::result::PoolError;
 use super::stats::Counts;
 use super::work::{self, RawValue, Work};
@@ -49,7 +48,7 @@ pub(crate) enum Note {
     /// Nobody wants anything any more.
     CancelAll,
     /// Somebody wants numbers.
-    Stats(Sender<Snapshot>),
+    Stats(crossbeam_channel::Sender<Snapshot>),
     /// The pool is being dropped.
     Shutdown,
 }
@@ -67,7 +66,6 @@ pub(crate) struct Snapshot {
 pub(crate) struct Driver {
     pub(crate) core: Core<Work, RawValue>,
     pub(crate) ground: Ground,
-    pub(crate) notes: Receiver<Note>,
     /// To itself.
     pub(crate) own: Sender<Note>,
     pub(crate) events: Option<EventSink>,
@@ -79,6 +77,8 @@ pub(crate) struct Driver {
     pub(crate) drop_timeout: Duration,
     pub(crate) state: Life,
     pub(crate) told_until: Duration,
+    /// Empty between calls, for its memory.
+    pub(crate) batch: Vec<Note>,
     /// When spare gateways are started; `None` once that has come.
     pub(crate) spares_from: Option<Instant>,
 }
@@ -93,34 +93,36 @@ pub(crate) enum Life {
 }
 
 impl Driver {
-    /// Runs until the pool is dropped; then ends its gateways.
-    pub(crate) fn run(mut self) {
-        while !self.is_over() {
-            let first = self.next_note();
-            let rest: Vec<Note> = self.notes.try_iter().take(MAX_BATCH).collect();
-            for note in first.into_iter().chain(rest) {
-                self.take(note);
-            }
+    /// Does all that there is to do now.
+    pub(crate) fn work(&mut self, notes: &Receiver<Note>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        loop {
+            notes.take(MAX_BATCH, &mut batch);
+            batch.drain(..).for_each(|note| self.take(note));
             self.go_on();
+            if notes.is_empty() {
+                break;
+            }
         }
+        self.batch = batch;
+        self.ground.about_to_wait();
+    }
+
+    /// Ends the gateways. Blocks until they are gone.
+    pub(crate) fn finish(mut self) {
         self.ground.end(Deadline::after(self.drop_timeout));
         self.tell(PoolEvent::PoolFinished);
     }
 
-    fn is_over(&self) -> bool {
-        let lanes = || (0..self.lanes).any(|lane| self.core.is_starting(lane));
-        self.state == Life::Ending && !lanes() && self.ground.is_quiet()
+    /// When there is something to do though nobody says so.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.core.next_timer().into_iter().chain(self.spares_from).min()
     }
 
-    fn next_note(&mut self) -> Option<Note> {
-        if let Ok(note) = self.notes.try_recv() {
-            return Some(note);
-        }
-        self.ground.about_to_wait();
-        match self.core.next_timer().into_iter().chain(self.spares_from).min() {
-            None => self.notes.recv().ok(),
-            Some(at) => self.notes.recv_deadline(at).ok(),
-        }
+    /// Whether nothing is left but to [finish](Self::finish).
+    pub(crate) fn is_over(&self) -> bool {
+        let lanes = || (0..self.lanes).any(|lane| self.core.is_starting(lane));
+        self.state == Life::Ending && !lanes() && self.ground.is_quiet()
     }
 
     pub(crate) fn take(&mut self, note: Note) {
@@ -259,9 +261,12 @@ impl Driver {
                 Action::Start { lane } => self.ground.start(lane),
             }
         }
-        for finished in std::mem::take(&mut self.core.finished) {
-            let gateway = finished.lane.and_then(|lane| self.names[lane].clone());
-            work::deliver(finished, gateway, self.epoch);
+        let mut finished = std::mem::take(&mut self.core.finished).into_iter().peekable();
+        while let Some(one) = finished.next() {
+            let gateway = one.lane.and_then(|lane| self.names[lane].clone());
+            // Whoever waits for several is woken for the last of them.
+            let more = finished.peek().is_some_and(|next| next.payload.results.is_same(&one.payload.results));
+            work::deliver(one, gateway, self.epoch, more);
         }
         self.tell_all();
     }

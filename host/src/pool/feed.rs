@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::RecvTimeoutError;
 
 use super::builder::Pool;
 use super::core::TaskId;
 use super::driver::Note;
+use super::mailbox::{Receiver, Sender, mailbox};
 use super::result::{ProgramOutput, TaskError, TaskResult};
+use super::seat::Told;
 use super::work::{self, RawResult, RawValue, Work};
 
 /// Inputs that are gathered before they are handed to the pool, unless [`TaskFeed::flush`] comes first.
@@ -22,7 +24,7 @@ const MAX_BATCH: usize = 64;
 ///
 /// Dropping it flushes it; the results end once all of them were given out.
 pub struct TaskFeed {
-    notes: Sender<Note>,
+    told: Told,
     next_task: Arc<AtomicU64>,
     owner: u64,
     epoch: Instant,
@@ -54,12 +56,12 @@ impl Pool {
     }
 
     fn stream<T>(&self, decode: fn(RawValue) -> Result<T, TaskError>) -> (TaskFeed, TaskResults<T>) {
-        let (sender, results) = unbounded();
+        let (sender, results) = mailbox();
         let (owner, notes) = (self.next_owner(), self.notes.clone());
         let next_task = Arc::clone(&self.next_task);
         let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
         let feed =
-            TaskFeed { notes: notes.clone(), next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
+            TaskFeed { told: self.told.clone(), next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
         (feed, TaskResults { results, notes, owner, decode })
     }
 }
@@ -97,8 +99,7 @@ impl TaskFeed {
     /// Hands to the pool what was gathered. Due before whatever may take time.
     pub fn flush(&mut self) {
         if !self.batch.is_empty() {
-            // If the pool is gone, so are the senders of these results, and whoever waits is told.
-            let _ = self.notes.send(Note::Submit(std::mem::take(&mut self.batch)));
+            self.told.tell_and_see(Note::Submit(std::mem::take(&mut self.batch)));
         }
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
 
 use super::core::{TaskId, Verdict};
 use super::driver::Note;
+use super::mailbox::Sender;
 use super::result::{PoolError, ProgramOutput, TaskError};
+use super::seat::Told;
 use super::work::RawValue;
 use crate::call::Call;
 use crate::callback;
@@ -102,6 +103,7 @@ pub(crate) struct Ground {
     reuse: bool,
     next_session: u64,
     notes: Sender<Note>,
+    told: Told,
     spares: Spares,
 }
 
@@ -123,12 +125,12 @@ impl Ground {
         module: Module,
         call: Call,
         reuse: bool,
-        notes: Sender<Note>,
+        told: Told,
         spares: usize,
     ) -> Ground {
         let places = (0..lanes).map(|_| Place::default()).collect();
         let spares = Spares { wanted: spares, ..Spares::default() };
-        Ground { places, maker, module, call, reuse, next_session: 0, notes, spares }
+        Ground { places, maker, module, call, reuse, next_session: 0, notes: told.notes.clone(), told, spares }
     }
 
     /// Gives a lane a spare gateway at once. If there is none, starts one on another thread, after the one before has gone
@@ -235,8 +237,9 @@ impl Ground {
             call.argv = argv.to_vec();
         }
         call.arguments = Some(Encoded { bytes: input, channels: Vec::new() });
+        call.patient = true;
         let channel = self.execute(lane, &call)?;
-        let told = channel.endpoint().set_pool(self.notes.clone(), lane, run, true);
+        let told = channel.endpoint().set_pool(self.told.clone(), lane, run, true);
         told.map_err(|_| NotBegun::Closing)?;
         self.places[lane].runs.insert(run, Running { channel, last: None });
         Ok(())
@@ -254,7 +257,7 @@ impl Ground {
             let channel = self.execute(lane, &call)?;
             let number = self.next_session;
             self.next_session += 1;
-            let told = channel.endpoint().set_pool(self.notes.clone(), lane, number, false);
+            let told = channel.endpoint().set_pool(self.told.clone(), lane, number, false);
             told.map_err(|_| NotBegun::Closing)?;
             self.places[lane].session = Some(Session { number, channel });
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
 use super::core::TaskId;
 use super::driver::Note;
+use super::mailbox::{Receiver, Sender};
 use super::result::{TaskError, TaskResult};
 use super::work::{RawResult, RawValue};
 

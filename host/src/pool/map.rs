@@ -10,10 +10,10 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::builder::Pool;
 use super::core::TaskId;
+use super::mailbox::{Receiver, Sender, mailbox};
 use super::result::TaskResult;
 use super::work::{Codec, RawResult, Work};
 
@@ -64,7 +64,7 @@ where
     I: Iterator,
 {
     pub(crate) fn new(pool: &'a Pool, inputs: I, ordered: bool, codec: Codec<I::Item, T>) -> Map<'a, I, T> {
-        let (sender, results) = unbounded();
+        let (sender, results) = mailbox();
         Map {
             pool,
             inputs: Some(inputs),

@@ -7,7 +7,8 @@
 //! | `map`, `handle`, `feed` | what users wait on |
 //! | `work`, `result` | values in and out; how a task can end |
 //! | `core`, `lane` | every decision, without a thread or clock |
-//! | `driver` | the one thread, between notes and gateways |
+//! | `driver`, `seat` | the work between notes and gateways; which thread does it |
+//! | `mailbox` | queues of notes and of results |
 //! | `ground`, `maker` | the gateways: starting them, keeping spares, giving them tasks |
 //! | `event`, `stats` | what can be seen of it |
 
@@ -19,9 +20,11 @@ mod feed;
 mod ground;
 mod handle;
 mod lane;
+mod mailbox;
 mod maker;
 mod map;
 mod result;
+mod seat;
 mod stats;
 mod work;
 
@@ -35,6 +38,7 @@ pub use feed::{FeedEnded, TaskFeed, TaskResults};
 pub use handle::{CancelToken, TaskHandle};
 pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
+pub(crate) use seat::{Told, see_to_pools, sees_to_pools};
 pub use stats::{GatewayStats, Histogram, PoolStats};
 
 pub(crate) use self::core::{Action, Core, Rules, Verdict};

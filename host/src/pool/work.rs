@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use sandgate_wire::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::core::Finished;
+use super::mailbox::Sender;
 use super::result::{ProgramOutput, TaskError, TaskResult, Timing};
 use crate::error::CodecError;
 use crate::value;
@@ -76,14 +76,15 @@ pub(crate) fn encode<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, TaskErro
     encoded.map_err(|error| TaskError::Encode(Arc::new(error)))
 }
 
-/// Hands a result to whoever waits for it, if anybody does.
-pub(crate) fn deliver(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant) {
+/// Hands a result to whoever waits for it, if anybody does; without waking that if `more` for the same is about to follow.
+pub(crate) fn deliver(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant, more: bool) {
     let Finished { task, payload, value, attempts, queued, started, finished, .. } = finished;
     let since = |instant: Instant| instant.saturating_duration_since(epoch);
     let timing = Timing { queued: since(queued), started: started.map(since), finished: since(finished) };
     let input_bytes = payload.input.len();
     let index = payload.index;
-    let _ = payload.results.send(RawResult { index, task, value, attempts, gateway, timing, input_bytes });
+    let result = RawResult { index, task, value, attempts, gateway, timing, input_bytes };
+    let _ = if more { payload.results.send_quietly(result) } else { payload.results.send(result) };
 }
 
 impl RawResult {

@@ -8,8 +8,9 @@
 //!  bytes …
 //! ```
 //!
-//! Every chunk but the last has MORE. An [`Assembly`] holds at most one message that is not complete; it grows with what
-//! really arrived, not with what was announced.
+//! Every chunk but the last has MORE. A chunk of nothing with GIVEN_UP in its place says that the rest does not come: a worker sends
+//! it for a guest that is stopped within a message. An [`Assembly`] holds at most one message that is not complete; it grows with what
+//! really arrived, not with what was announced alone.
 
 use bytes::Bytes;
 
@@ -18,8 +19,14 @@ use crate::ids::ChannelId;
 
 /// Flag of a chunk: the message goes on in another one.
 pub const MORE: u8 = 1;
+/// Flag of a chunk without bytes, alone: the message that was begun is none.
+pub const GIVEN_UP: u8 = 4;
 /// Flag of a first chunk: channel ids stand before the bytes.
 pub const CHANNELS: u8 = 2;
+
+/// So many times what has arrived of a message is set aside for it, up to what was announced: a message is copied once or twice
+/// as it grows, and not at each doubling.
+const SET_ASIDE: usize = 16;
 
 /// Most channels one message can carry.
 pub const MAX_MESSAGE_CHANNELS: usize = 64;
@@ -88,6 +95,8 @@ pub enum AssemblyError {
 #[derive(Debug)]
 struct Partial {
     total: u64,
+    /// How much of it was handed over already.
+    landed: u64,
     bytes: Vec<u8>,
     channels: Vec<ChannelId>,
 }
@@ -122,20 +131,25 @@ impl Assembly {
             if !more {
                 return Ok(Some(Message { bytes: Bytes::copy_from_slice(first.bytes), channels: first.channels }));
             }
-            let partial = Partial { total: first.total, bytes: first.bytes.to_vec(), channels: first.channels };
+            let mut partial = Partial { total: first.total, landed: 0, bytes: Vec::new(), channels: first.channels };
+            partial.extend(first.bytes);
             self.partial = Some(partial.checked()?);
             return Ok(None);
         };
+        if chunk.flags == GIVEN_UP && chunk.payload.is_empty() {
+            // Its credits are lost: whoever gives a message up sends no other.
+            return Ok(None);
+        }
         if chunk.flags & !MORE != 0 {
             return Err(AssemblyError::Flags(chunk.flags));
         }
-        partial.bytes.extend_from_slice(chunk.payload);
+        partial.extend(chunk.payload);
         let partial = partial.checked()?;
         if more {
             self.partial = Some(partial);
             return Ok(None);
         }
-        let arrived = partial.bytes.len() as u64;
+        let arrived = partial.arrived();
         if arrived != partial.total {
             return Err(AssemblyError::Length { announced: partial.total, arrived });
         }
@@ -144,6 +158,30 @@ impl Assembly {
 }
 
 impl Assembly {
+    /// Of a message that is not complete and has no channels: its length, and how many of its bytes are here.
+    pub fn under_way(&self) -> Option<(u64, usize)> {
+        let partial = self.partial.as_ref().filter(|partial| partial.channels.is_empty())?;
+        Some((partial.total, partial.bytes.len()))
+    }
+
+    /// Hands over what is here of the message that is not complete, in exchange for other memory. From then on the message that
+    /// [`push`](Self::push) returns lacks that.
+    pub fn hand_over(&mut self, mut spare: Vec<u8>) -> Vec<u8> {
+        spare.clear();
+        let Some(partial) = &mut self.partial else { return spare };
+        partial.landed += partial.bytes.len() as u64;
+        std::mem::replace(&mut partial.bytes, spare)
+    }
+
+    /// Takes back what was handed over: all of it, in order.
+    pub fn take_back(&mut self, mut bytes: Vec<u8>) {
+        if let Some(partial) = &mut self.partial {
+            debug_assert!(partial.landed == bytes.len() as u64, "all of it");
+            bytes.append(&mut partial.bytes);
+            (partial.landed, partial.bytes) = (0, bytes);
+        }
+    }
+
     /// The channels of the message that is not complete, when it never will be.
     pub fn into_channels(self) -> Vec<ChannelId> {
         self.partial.map(|partial| partial.channels).unwrap_or_default()
@@ -162,12 +200,27 @@ pub fn attached(chunk: Chunk<'_>) -> Result<Vec<ChannelId>, AssemblyError> {
 }
 
 impl Partial {
+    fn extend(&mut self, bytes: &[u8]) {
+        let arrived = self.bytes.len() + bytes.len();
+        if arrived > self.bytes.capacity() && self.landed == 0 {
+            let announced = usize::try_from(self.total).unwrap_or(usize::MAX);
+            // Address space rather than memory, which is what has arrived. Without it the vector grows as it likes.
+            let wanted = announced.min(arrived.saturating_mul(SET_ASIDE)).max(arrived);
+            let _ = self.bytes.try_reserve_exact(wanted - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
     fn checked(self) -> Result<Partial, AssemblyError> {
-        let arrived = self.bytes.len() as u64;
+        let arrived = self.arrived();
         if arrived > self.total {
             return Err(AssemblyError::Length { announced: self.total, arrived });
         }
         Ok(self)
+    }
+
+    fn arrived(&self) -> u64 {
+        self.landed + self.bytes.len() as u64
     }
 }
 

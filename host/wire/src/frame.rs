@@ -172,6 +172,19 @@ impl FrameReader {
         Ok(self.complete()?.map(|length| self.take(length)))
     }
 
+    /// The header of the next frame if all of the frame is here. Never blocks, and asks nobody.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn next_header(&self) -> Result<Option<Header>, FrameError> {
+        let waiting = &self.buffer[self.start..self.end];
+        let Some(header) = waiting.first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(*header)?;
+        Ok((waiting.len() >= HEADER_BYTES + header.length as usize).then_some(header))
+    }
+
     /// Reads once, without waiting.
     ///
     /// # Errors
@@ -243,12 +256,7 @@ impl FrameReader {
 
     /// Size of the frame at the front, header included, if all of it is here.
     fn complete(&self) -> Result<Option<usize>, FrameError> {
-        let waiting = &self.buffer[self.start..self.end];
-        let Some(header) = waiting.first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
-        let size = HEADER_BYTES + Header::decode(*header)?.length as usize;
-        Ok((waiting.len() >= size).then_some(size))
+        Ok(self.next_header()?.map(|header| HEADER_BYTES + header.length as usize))
     }
 
     fn take(&mut self, size: usize) -> Frame<'_> {
@@ -260,16 +268,19 @@ impl FrameReader {
 
     /// Reads more bytes; `None` when `wait` is false and there are none yet.
     fn fill(&mut self, wait: bool) -> Result<Option<usize>, FrameError> {
-        if self.start > 0 {
+        let needed = match self.buffer[self.start..self.end].first_chunk::<HEADER_BYTES>() {
+            Some(header) => HEADER_BYTES + Header::decode(*header)?.length as usize,
+            None => HEADER_BYTES,
+        };
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.start + needed > self.buffer.len() || self.end == self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        if let Some(header) = self.buffer[..self.end].first_chunk::<HEADER_BYTES>() {
-            let needed = HEADER_BYTES + Header::decode(*header)?.length as usize;
-            if needed > self.buffer.len() {
-                self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
-            }
+        if needed > self.buffer.len() {
+            self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
         }
         loop {
             match self.source.read(&mut self.buffer[self.end..], wait) {

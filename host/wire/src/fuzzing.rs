@@ -303,6 +303,7 @@ mod seeds {
             limits: Limits::default(),
             grants: ExecutionGrants::default(),
             stdin: false,
+            patient: false,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Names of things on the wire. Each is a newtype, so that one cannot stand where another is meant.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +58,54 @@ impl fmt::Display for ChannelId {
     }
 }
 
+/// A map of what belongs to channels.
+pub type ChannelMap<V> = HashMap<ChannelId, V, ChannelHashes>;
+
+/// Hashes channel ids with one multiplication, since each message is looked up by its id. A peer that chooses ids does not
+/// know the seed, so it cannot choose those that collide.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelHashes {
+    seed: u64,
+}
+
+/// The hash of one id.
+#[derive(Debug)]
+pub struct ChannelHash(u64);
+
+impl Default for ChannelHashes {
+    fn default() -> ChannelHashes {
+        ChannelHashes { seed: RandomState::new().hash_one(0_u64) }
+    }
+}
+
+impl BuildHasher for ChannelHashes {
+    type Hasher = ChannelHash;
+
+    fn build_hasher(&self) -> ChannelHash {
+        ChannelHash(self.seed)
+    }
+}
+
+impl Hasher for ChannelHash {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Both halves of a product of 128 bits: each of its bits depends on many of both factors.
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let product = u128::from(self.0 ^ number) * u128::from(FACTOR ^ self.0.rotate_left(32) | 1);
+        let (low, high) = (product & u128::from(u64::MAX), product >> 64);
+        self.0 = u64::try_from(low ^ high).expect("both halves have 64 bits");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The SHA-256 of a module's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModuleId(pub [u8; 32]);
@@ -87,6 +137,18 @@ mod tests {
             worker = worker.next();
         }
         assert_eq!(ChannelId::CONNECTION.side(), Side::Worker, "a host never gives out the connection's id");
+    }
+
+    #[test]
+    fn hashes_of_ids_differ_and_depend_on_the_seed() {
+        let (one, other) = (ChannelHashes::default(), ChannelHashes::default());
+        let mut buckets = vec![0; 1 << 12];
+        for number in 0..1_u64 << 14 {
+            let id = ChannelId(number * 2);
+            buckets[usize::try_from(one.hash_one(id) % (1 << 12)).unwrap()] += 1;
+            assert_ne!(one.hash_one(id), other.hash_one(id));
+        }
+        assert!(buckets.iter().all(|count| *count < 32), "four each, had they been dealt out");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub mod transport;
 
 pub use assembly::Message;
 pub use grants::{ExecutionGrants, Grants};
-pub use ids::{ChannelId, ModuleId, Side};
+pub use ids::{ChannelId, ChannelMap, ModuleId, Side};
 pub use limits::{LimitName, Limits};
 pub use message::{ToHost, ToWorker};
 pub use module_limits::ModuleLimits;

@@ -26,7 +26,7 @@ pub use errands::{Compile, Compiled, Initialize, Initialized, SNAPSHOT_PATIENCE}
 pub const MAGIC: [u8; 8] = *b"SANDGATE";
 
 /// Version of everything in this crate that crosses the wire.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// Numbers of the messages. A number is never used for something else later.
 pub mod kind {
@@ -165,6 +165,8 @@ pub struct Execute {
     pub grants: ExecutionGrants,
     /// Whether its arguments are what it reads from its standard input, which otherwise is empty.
     pub stdin: bool,
+    /// Whether nobody waits for this one alone: what it says may be kept for a moment, to be sent with what the next one says.
+    pub patient: bool,
 }
 
 /// Where an execution starts.

@@ -66,7 +66,7 @@ fn golden_bytes_to_the_worker() {
         one_module: true,
     };
     let body = [
-        &b"SANDGATE\x04\x00\x03gw0\x05\x02\x00\x01\x01A\x01b\x01\x02/h\x02/g\x01\x02\x01\x01\x09\x01"[..],
+        &b"SANDGATE\x05\x00\x03gw0\x05\x02\x00\x01\x01A\x01b\x01\x02/h\x02/g\x01\x02\x01\x01\x09\x01"[..],
         &[2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0],
         LIMITS,
         &[1],
@@ -85,8 +85,9 @@ fn golden_bytes_to_the_worker() {
         limits: limits(),
         grants: ExecutionGrants::default(),
         stdin: true,
+        patient: true,
     };
-    let body = [&[9; 32][..], b"\x02\x01\x01t\x01\x01\x01p", LIMITS, &[0, 0, 0xa0, 0x8d, 6, 0, 0, 1]].concat();
+    let body = [&[9; 32][..], b"\x02\x01\x01t\x01\x01\x01p", LIMITS, &[0, 0, 0xa0, 0x8d, 6, 0, 0, 1, 1]].concat();
     check_to_worker(ToWorker::Execute(one, execute), (5, 0, 1, &body));
     let credit = Credit { bytes: 0x0102, messages: 3 };
     check_to_worker(ToWorker::Credit(one, credit), (7, 0, 1, &[2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]));
@@ -138,7 +139,7 @@ fn golden_bytes_to_the_host() {
     let two = ChannelId(2);
     let isolation = Report { layers: vec![(Layer::Landlock, State::Missing("no".into()))] };
     let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into(), isolation };
-    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x04\x00\x010\x01\x01e\x01\x09\x02\x02no"));
+    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x05\x00\x010\x01\x01e\x01\x09\x02\x02no"));
     check_to_host(ToHost::Open { channel: two, parent: ChannelId(1) }, (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]));
     check_to_host(ToHost::CreditWanted(two), (18, 0, 2, b""));
     check_to_host(ToHost::Close(two, Close::default()), (9, 0, 2, b""));

@@ -18,6 +18,9 @@
 //!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and a
 //!    message that somebody waits for is not kept.
 //!
+//! 5. While the outbox is [patient](Outbox::be_patient), all small messages and ends of executions are gathered, for up to
+//!    0.8 ms: results of short tasks that follow each other, of which nobody awaits a single one.
+//!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
 //! [bounds](Bounds), since a peer that never reads can still provoke answers. Those take little: credits of one channel that
@@ -30,20 +33,24 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::batch::Batch;
-use self::queues::{Item, State};
+use self::queues::{Item, Small, State, small_bytes};
 use crate::assembly::Message;
 use crate::flow::Credit;
+use crate::frame::HEADER_BYTES;
 use crate::ids::ChannelId;
 use crate::message::{Encoded, kind};
 use crate::transport::SendHalf;
 
 mod batch;
+mod direct;
 mod queues;
 mod serving;
 
+pub use direct::{Direct, Written};
 pub use serving::Served;
 use serving::Server;
 
@@ -61,6 +68,10 @@ const STREAK_GAP: Duration = Duration::from_micros(50);
 const GATHER_BYTES: usize = 8 * 1024;
 /// How long a message is gathered at most, give or take what the system's timers need.
 const GATHER_TIME: Duration = Duration::from_micros(100);
+/// How long a message is gathered by a patient outbox, if none follows it.
+const PATIENT_TIME: Duration = Duration::from_micros(800);
+/// A patient outbox writes what it has gathered with the first message after this time.
+const PATIENT_ENOUGH: Duration = Duration::from_micros(400);
 
 /// The connection no longer takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +110,7 @@ pub struct Outbox {
     streak: AtomicU32,
     /// Messages lie in their lanes and nobody writes them yet. Changed under the lock.
     gathering: AtomicBool,
+    patient: AtomicBool,
 }
 
 enum Progress {
@@ -126,6 +138,7 @@ impl Outbox {
             bounds,
             streak: AtomicU32::new(0),
             gathering: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
         }
     }
 
@@ -138,19 +151,26 @@ impl Outbox {
     /// cannot rightly have taken them.
     pub fn unsent(&self, channel: ChannelId) -> Credit {
         let state = self.state.lock();
-        let mut unsent = Credit::default();
+        let direct = state.direct.filter(|(of, _)| *of == channel);
+        let mut unsent = direct.map_or(Credit::default(), |(_, message)| message);
         for item in state.lanes.get(&channel).into_iter().flatten() {
-            if let Item::Message { kind: kind::DATA, message, .. } = item {
-                unsent.bytes += message.bytes.len() as u64;
-                unsent.messages += 1;
-            }
+            let waits = match item {
+                Item::Message { kind: kind::DATA, message, .. } => {
+                    Credit { bytes: message.bytes.len() as u64, messages: 1 }
+                }
+                Item::Small(Small { messages, .. }) | Item::Rest { message: messages, .. } => *messages,
+                Item::Message { .. } | Item::Control { .. } => continue,
+            };
+            unsent.bytes += waits.bytes;
+            unsent.messages += waits.messages;
         }
         unsent
     }
 
     /// Whether anything of a channel's lane was not given to the transport yet.
     pub fn has_unsent(&self, channel: ChannelId) -> bool {
-        self.state.lock().lanes.contains_key(&channel)
+        let state = self.state.lock();
+        state.lanes.contains_key(&channel) || state.direct.is_some_and(|(of, _)| of == channel)
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
@@ -158,7 +178,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, false)
+        self.queue_control(encoded, VecDeque::new(), false)
     }
 
     /// Sends a control message before all that is queued. Never blocks.
@@ -166,7 +186,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: VecDeque::new() }, true)
+        self.queue_control(encoded, VecDeque::new(), true)
     }
 
     /// Queues what [`push`](Self::push) would send, for callers that hold a lock which writing must not prolong: once they
@@ -175,7 +195,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, false).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), false).map(drop)
     }
 
     /// Queues what [`push_urgent`](Self::push_urgent) would send, as [`place`](Self::place) does.
@@ -183,7 +203,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue(Item::Control { encoded, descriptors: VecDeque::new() }, true).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), true).map(drop)
     }
 
     /// Sends what was placed, unless that has happened already. Never blocks.
@@ -238,7 +258,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_with_descriptors(&self, encoded: Encoded, descriptors: Vec<OwnedFd>) -> Result<(), OutboxClosed> {
-        self.queue(Item::Control { encoded, descriptors: descriptors.into() }, true)
+        self.queue_control(encoded, descriptors.into(), true)
     }
 
     /// Sends a message on a channel, in chunks if it is large. The caller has taken the credits for it. Never blocks.
@@ -246,7 +266,42 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_message(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(Item::Message { kind: kind::DATA, channel, message, sent: 0 }, false)
+        if message.channels.is_empty() && Outbox::is_small(&message.bytes) {
+            return self.push_bytes(channel, &message.bytes);
+        }
+        self.queue_message(kind::DATA, channel, message)
+    }
+
+    /// Sends a message of these bytes, which are copied, and no channels. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_bytes(&self, channel: ChannelId, bytes: &[u8]) -> Result<(), OutboxClosed> {
+        if !Outbox::is_small(bytes) {
+            let message = Message { bytes: Bytes::copy_from_slice(bytes), channels: Vec::new() };
+            return self.queue_message(kind::DATA, channel, message);
+        }
+        let mut state = self.open()?;
+        if self.put_small(&mut state, channel, bytes) {
+            self.start(state);
+        }
+        Ok(())
+    }
+
+    /// Queues a small message without channels, as [`place`](Self::place) does, and copies its bytes. Says whether they are to be
+    /// [written](Self::write_placed) at once; if not they are gathered. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn place_small(&self, channel: ChannelId, bytes: &[u8]) -> Result<bool, OutboxClosed> {
+        debug_assert!(Outbox::is_small(bytes), "there is another way for large messages");
+        let mut state = self.open()?;
+        Ok(self.put_small(&mut state, channel, bytes))
+    }
+
+    /// Whether a message of these bytes is small enough to be gathered.
+    pub fn is_small(bytes: &[u8]) -> bool {
+        small_bytes(bytes).is_some()
     }
 
     /// Sends the arguments of a call, in chunks if they are large. Never blocks.
@@ -254,7 +309,26 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_arguments(&self, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
-        self.queue(Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 }, false)
+        self.queue_message(kind::ARGUMENTS, channel, message)
+    }
+
+    /// From here on what is small is gathered whether or not it comes in quick succession; or no more. For a side where one
+    /// thread has something to say, since it holds for all.
+    pub fn be_patient(&self, patient: bool) {
+        self.patient.store(patient, Ordering::Relaxed);
+    }
+
+    /// As [`push`](Self::push), but a [patient](Self::be_patient) outbox gathers it as it does a small message. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_patiently(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
+        let bytes = HEADER_BYTES + encoded.body.len();
+        let mut state = self.enqueue_control(encoded, VecDeque::new(), false)?;
+        if !(self.patient.load(Ordering::Relaxed) && self.gather(&mut state, bytes)) {
+            self.start(state);
+        }
+        Ok(())
     }
 
     /// Whether [`about_to_wait`](Self::about_to_wait) would write.
@@ -333,11 +407,12 @@ impl Outbox {
             return false;
         }
         let Some(since) = state.gathered_since else {
-            let quiet = state.last_small.is_none_or(|last| last.elapsed() > GATHER_TIME);
+            let quiet = state.last_small.is_none_or(|last| last.elapsed() > state.gather_time());
             if quiet {
                 state.writer_watches = false;
             } else {
-                self.wake_writer.wait_for(state, GATHER_TIME);
+                let time = state.gather_time();
+                self.wake_writer.wait_for(state, time);
             }
             return false;
         };
@@ -346,40 +421,65 @@ impl Outbox {
             self.wake_writer.wait_for(state, GATHER_TIME);
             return false;
         }
-        if since.elapsed() >= GATHER_TIME {
+        let until = since + state.gather_time();
+        if until <= Instant::now() {
             return true;
         }
-        self.wake_writer.wait_until(state, since + GATHER_TIME);
+        self.wake_writer.wait_until(state, until);
         false
     }
 
-    fn queue(&self, item: Item, urgent: bool) -> Result<(), OutboxClosed> {
-        let small = item.small_bytes();
-        let mut state = self.enqueue(item, urgent)?;
-        let gathered = small.is_some_and(|bytes| self.gather(&mut state, bytes));
-        if !gathered {
+    fn queue_control(
+        &self,
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+        urgent: bool,
+    ) -> Result<(), OutboxClosed> {
+        self.start(self.enqueue_control(encoded, descriptors, urgent)?);
+        Ok(())
+    }
+
+    fn queue_message(&self, kind: u8, channel: ChannelId, message: Message) -> Result<(), OutboxClosed> {
+        let small = small_bytes(&message.bytes);
+        let mut state = self.open()?;
+        state.push_lane(channel, Item::Message { kind, channel, message, sent: 0 });
+        if !small.is_some_and(|bytes| self.gather(&mut state, bytes)) {
             self.start(state);
         }
         Ok(())
     }
 
-    fn enqueue(&self, item: Item, urgent: bool) -> Result<MutexGuard<'_, State>, OutboxClosed> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(OutboxClosed);
+    /// Queues a small message, and says whether it is to be written at once.
+    fn put_small(&self, state: &mut State, channel: ChannelId, bytes: &[u8]) -> bool {
+        state.push_small(channel, bytes);
+        !self.gather(state, HEADER_BYTES + bytes.len())
+    }
+
+    fn enqueue_control(
+        &self,
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+        urgent: bool,
+    ) -> Result<MutexGuard<'_, State>, OutboxClosed> {
+        let mut state = self.open()?;
+        if state.controls >= self.bounds.controls {
+            return Err(self.overflow(state));
         }
-        if let Item::Control { .. } = item {
-            if state.controls >= self.bounds.controls {
-                return Err(self.overflow(state));
-            }
-            state.controls += 1;
-        }
+        state.controls += 1;
+        let channel = encoded.channel;
+        let item = Item::Control { encoded, descriptors };
         if urgent {
             state.urgent.push_back(item);
         } else {
-            state.push_lane(item);
+            state.push_lane(channel, item);
         }
         Ok(state)
+    }
+
+    /// The state, while something can be sent.
+    fn open(&self) -> Result<MutexGuard<'_, State>, OutboxClosed> {
+        let state = self.state.lock();
+        if state.closed { Err(OutboxClosed) } else { Ok(state) }
     }
 
     /// Writes what is queued, unless somebody else does.
@@ -403,6 +503,12 @@ impl Outbox {
 
     /// Decides whether a small message that was just queued is to wait for others.
     fn gather(&self, state: &mut State, bytes: usize) -> bool {
+        let patient = self.patient.load(Ordering::Relaxed);
+        if !patient && state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
+            // Whoever watches writes in time, so that nobody need look at the clock for each.
+            state.gathered_bytes += bytes;
+            return state.gathered_bytes < GATHER_BYTES;
+        }
         let now = Instant::now();
         let quick = state.last_small.is_some_and(|last| now.saturating_duration_since(last) < STREAK_GAP);
         state.last_small = Some(now);
@@ -412,10 +518,15 @@ impl Outbox {
             return false;
         }
         state.gathered_bytes += bytes;
-        if streak < STREAK || state.gathered_bytes >= GATHER_BYTES {
+        let enough = |since: Instant| patient && now.saturating_duration_since(since) >= PATIENT_ENOUGH;
+        if streak < STREAK && !patient
+            || state.gathered_bytes >= GATHER_BYTES
+            || state.gathered_since.is_some_and(enough)
+        {
             return false;
         }
         if state.gathered_since.is_none() {
+            state.gathers_patiently = patient;
             state.gathered_since = Some(now);
             self.gathering.store(true, Ordering::Release);
         }
@@ -477,6 +588,7 @@ impl Outbox {
 
     fn close(&self, state: &mut State) {
         state.closed = true;
+        state.direct = None;
         state.urgent.clear();
         state.credits.clear();
         state.answers = VecDeque::new();

@@ -62,6 +62,11 @@ enum End {
 }
 
 impl Spin {
+    /// For one wait, of which nothing is remembered.
+    pub(crate) fn for_once(budget: Duration) -> Spin {
+        Spin { budget: budget.min(MOST), ..Spin::default() }
+    }
+
     /// Looks for a while, if that pays; whether it found something.
     pub(crate) fn until(&mut self, ready: impl Fn() -> bool) -> bool {
         let start = Instant::now();
@@ -104,7 +109,7 @@ impl Spin {
         if self.penance > 0 {
             self.penance -= 1;
         } else if since.elapsed() < MOST {
-            self.budget = (self.budget * 2).clamp(LEAST * 4, MOST);
+            self.budget = MOST;
         }
     }
 }

@@ -36,6 +36,13 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
     /// The system's.
     fn wait_writable(&self) -> io::Result<()>;
 
+    /// Looks for room, for at most `patience`, and for as long as that pays. Whether there is any. For a sender that writes a large
+    /// message, and whose peer is at it as well.
+    fn look_for_room(&self, patience: Duration) -> bool {
+        let _ = patience;
+        false
+    }
+
     /// What to wait for when there was no room, for whoever waits for several of these.
     ///
     /// # Errors

@@ -19,6 +19,10 @@ use sandgate_wire::{ChannelId, Message};
 
 use crate::execution::Execution;
 
+mod landing;
+
+pub(crate) use landing::{Landed, Landing};
+
 /// What the host still does on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
@@ -49,8 +53,8 @@ pub(crate) struct Endpoint {
     pub(crate) assembly: Assembly,
     /// Largest message that either side may send.
     pub(crate) message_bytes: u64,
-    /// What was sent and not taken: who sent it, and what it costs.
-    sent: VecDeque<(Arc<Execution>, u64)>,
+    /// What was sent and not taken, messages alike together.
+    sent: VecDeque<Sent>,
     /// The host was asked to give credits back at once.
     pub(crate) credit_wanted: bool,
     /// Who pays for what has arrived: the first who could receive it.
@@ -59,6 +63,7 @@ pub(crate) struct Endpoint {
     unread: u64,
     in_parts: u64,
     pub(crate) messages: VecDeque<Message>,
+    landing: Landing,
     pub(crate) peer: Peer,
     pub(crate) error: Option<String>,
     pub(crate) close_sent: bool,
@@ -77,6 +82,15 @@ pub(crate) struct Endpoint {
     pub(crate) holders: Vec<Arc<Execution>>,
 }
 
+/// Messages that follow each other.
+#[derive(Debug)]
+struct Sent {
+    by: Arc<Execution>,
+    /// What each costs.
+    cost: u64,
+    count: usize,
+}
+
 /// How a channel stands for a guest that wants to receive and finds no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -89,6 +103,10 @@ pub(crate) enum Ended {
 pub(crate) enum Sending {
     /// All that is needed was taken.
     Started,
+    /// Nobody can send any more.
+    Closed,
+    /// The channel takes so many bytes.
+    TooLarge(u64),
     /// The window is full.
     NoCredit,
     /// The sender's memory is full of what it sent before.
@@ -111,6 +129,7 @@ impl Endpoint {
             unread: 0,
             in_parts: 0,
             messages: VecDeque::new(),
+            landing: Landing::default(),
             peer,
             error: None,
             close_sent: false,
@@ -158,6 +177,21 @@ impl Endpoint {
     /// Whether a guest that receives would not wait.
     pub(crate) fn is_ready(&self) -> bool {
         !self.messages.is_empty() || self.ended().is_some()
+    }
+
+    /// A message to be received. Who waits for one is woken, unless that has happened for one that nobody has taken yet.
+    pub(crate) fn put(&mut self, message: Message) {
+        self.messages.push_back(message);
+        if self.messages.len() == 1 {
+            self.wake();
+        }
+    }
+
+    /// A part of a message has arrived, which is of use to who takes it as it comes.
+    pub(crate) fn part_arrived(&self) {
+        if self.wants_parts() {
+            self.wake();
+        }
     }
 
     pub(crate) fn wake(&self) {
@@ -242,18 +276,23 @@ impl Endpoint {
             return if sender.account.could_send(cost) { Sending::NoRoom } else { Sending::Never };
         }
         self.send.try_start(length);
-        self.sent.push_back((Arc::clone(sender), cost));
+        match self.sent.back_mut() {
+            Some(last) if last.cost == cost && Arc::ptr_eq(&last.by, sender) => last.count += 1,
+            _ => self.sent.push_back(Sent { by: Arc::clone(sender), cost, count: 1 }),
+        }
         self.has_sent = true;
-        self.sending += 1;
         Sending::Started
     }
 
     /// What was taken for a message that is not sent after all comes back.
     pub(crate) fn not_sent(&mut self, sender: &Arc<Execution>, length: u64) {
         let cost = cost(length);
-        let found = self.sent.iter().rposition(|(by, what)| *what == cost && Arc::ptr_eq(by, sender));
+        let found = self.sent.iter().rposition(|sent| sent.cost == cost && Arc::ptr_eq(&sent.by, sender));
         if let Some(position) = found {
-            self.sent.remove(position);
+            self.sent[position].count -= 1;
+            if self.sent[position].count == 0 {
+                self.sent.remove(position);
+            }
             sender.account.taken(cost);
             // It was taken off the window before, so that is no surplus.
             let _ = self.send.give_back(Credit { bytes: length, messages: 1 });
@@ -263,25 +302,33 @@ impl Endpoint {
     /// The host took messages.
     pub(crate) fn credit(&mut self, credit: Credit) -> Result<(), FlowError> {
         self.send.give_back(credit)?;
-        let count = usize::try_from(credit.messages).unwrap_or(usize::MAX).min(self.sent.len());
-        self.taken(count);
+        self.taken(usize::try_from(credit.messages).unwrap_or(usize::MAX));
         Ok(())
     }
 
     /// Nobody will take what was sent.
     pub(crate) fn nobody_takes(&mut self) {
-        self.taken(self.sent.len());
+        self.taken(usize::MAX);
     }
 
-    fn taken(&mut self, count: usize) {
-        for (sender, cost) in self.sent.drain(..count) {
-            sender.account.taken(cost);
-            sender.waker.wake();
+    /// As many of those that were sent first, or all there are.
+    fn taken(&mut self, mut count: usize) {
+        while count > 0
+            && let Some(first) = self.sent.front_mut()
+        {
+            let taken = first.count.min(count);
+            first.by.account.taken(first.cost.saturating_mul(taken as u64));
+            first.by.waker.wake();
+            count -= taken;
+            first.count -= taken;
+            if first.count == 0 {
+                self.sent.pop_front();
+            }
         }
     }
 
     /// Whether memory of `sender`'s would come free if the host took what was sent here.
     pub(crate) fn holds_of(&self, sender: &Arc<Execution>) -> bool {
-        self.sent.iter().any(|(by, _)| Arc::ptr_eq(by, sender))
+        self.sent.iter().any(|sent| Arc::ptr_eq(&sent.by, sender))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use sandgate_wire::message::Codegen;
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, Linker, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{Config, Enabled, Engine, Linker, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use crate::guest::Guest;
 use crate::imports;
@@ -119,9 +119,17 @@ fn rounded_stack(bytes: u64) -> usize {
     usize::try_from(rounded).unwrap_or(1 << 20)
 }
 
+/// What of a memory, and of each table, stays mapped between two instances if the kernel can say which pages were written
+/// to. What was written beyond it is mapped anew.
+const KEPT_MEMORY_BYTES: usize = 1 << 20;
+const KEPT_TABLE_BYTES: usize = 64 << 10;
+
 /// Measured: an instance of a module with 17 pages and one data segment is made, run and freed in 8.5 µs from the pool and
-/// in 32 µs without; the pool itself takes less than 0.1 ms, for 1 instance as for 64. Keeping freed pages resident made
-/// it slower: zeroing 1 MiB takes longer than mapping it anew.
+/// in 32 µs without; the pool itself takes less than 0.1 ms, for 1 instance as for 64.
+///
+/// Pages that a guest has written to are set back in place, which saves the next guest as many faults, and this process
+/// the interrupts that taking pages away sends to its other processors. That needs a kernel which says which pages these
+/// are (Linux 6.7): to set back all that there might be takes longer than to map it anew.
 fn pool(max_executions: usize) -> Option<PoolingAllocationConfig> {
     let instances = u32::try_from(max_executions).ok()?;
     let tables = u32::try_from(MAX_TABLES).unwrap_or(1);
@@ -137,6 +145,11 @@ fn pool(max_executions: usize) -> Option<PoolingAllocationConfig> {
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_core_instance_size(1 << 20)
         .max_unused_warm_slots(instances);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(KEPT_MEMORY_BYTES)
+            .table_keep_resident(KEPT_TABLE_BYTES);
+    }
     Some(pool)
 }
 

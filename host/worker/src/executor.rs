@@ -9,6 +9,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::message::{Codegen, Entry, Execute};
@@ -69,14 +70,24 @@ fn start(worker: &Arc<Worker>, mut hub: HubGuard<'_>) {
     });
 }
 
+/// What is said may be kept for a moment after an execution that took no longer than this.
+const SHORT: Duration = Duration::from_micros(300);
+
 fn run(worker: &Arc<Worker>) {
+    // With several executors, what one says is not what another may keep.
+    let alone = worker.max_executions == 1;
+    let mut last = Duration::MAX;
     while let Some(job) = next(worker) {
         let execution = Arc::clone(&job.execution);
+        let patient = alone && job.execute.patient;
+        worker.outbox.be_patient(patient && last <= SHORT);
+        let began = patient.then(Instant::now);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job)));
         if result.is_err() {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
             crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
         }
+        last = began.map_or(Duration::MAX, |began| began.elapsed());
         worker.leave_if_done();
     }
 }
@@ -89,6 +100,11 @@ fn next(worker: &Arc<Worker>) -> Option<Job> {
         }
         if let Some(job) = hub.start() {
             return Some(job);
+        }
+        if worker.outbox.is_gathering() {
+            hub.unlocked(|| worker.outbox.about_to_wait());
+            // Something may have come in between.
+            continue;
         }
         hub.idle_executors += 1;
         // A guest that waits would have more of the reading.
@@ -125,7 +141,7 @@ fn execute(worker: &Arc<Worker>, job: Job) {
     }
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
-    let _ = worker.outbox.push(ToHost::Done(execution.id, outcome).encode());
+    let _ = worker.outbox.push_patiently(ToHost::Done(execution.id, outcome).encode());
     worker.hub.lock().outcome_sent();
 }
 

@@ -49,8 +49,12 @@ pub(crate) fn write(memory: &mut [u8], pointer: u32, bytes: &[u8]) -> Result<(),
 
 /// Copies `u32`s in.
 pub(crate) fn write_numbers(memory: &mut [u8], pointer: u32, numbers: &[u32]) -> Result<(), Fault> {
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    write(memory, pointer, &bytes)
+    let count = u32::try_from(numbers.len()).map_err(|_| Fault)?;
+    let range = range(memory, pointer, count, 4)?;
+    for (bytes, number) in memory[range].as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
+        *bytes = number.to_le_bytes();
+    }
+    Ok(())
 }
 
 #[cfg(test)]

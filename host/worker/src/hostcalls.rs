@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use sandgate_abi::{
     IMPORT_MODULE, MAX_MESSAGE_CHANNELS, MAX_REPORT_BYTES, MEMORY_EXPORT, SIZE_BYTES, TASK_CHANNEL, import, report,
     status,
@@ -13,10 +14,11 @@ use sandgate_abi::{
 use sandgate_wire::account::cost;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::Close;
-use sandgate_wire::{ChannelId, Message, ToHost};
+use sandgate_wire::outbox::Written;
+use sandgate_wire::{ChannelId, Message, Outbox, ToHost};
 use wasmtime::{Caller, Extern, Linker};
 
-use crate::channel::{Ended, Sending};
+use crate::channel::{Ended, Landed, Sending};
 use crate::execution::Stop;
 use crate::guest::{Guest, Report};
 use crate::guest_memory::{self as memory, Fault, number};
@@ -160,16 +162,19 @@ fn send(
         .map(|handle| guest.handles.get(handle))
         .collect::<Option<Vec<_>>>()
         .ok_or(Early::Status(status::BAD_HANDLE))?;
+    let small = Some(&memory[bytes.clone()]).filter(|bytes| channels.is_empty() && Outbox::is_small(bytes));
     let granted = guest.worker.wait(&guest.execution, deadline(timeout), |hub| {
-        let Some(endpoint) = hub.channels.get_mut(&id).filter(|it| it.can_send()) else {
-            return Some(Err(status::CLOSED));
+        let sending = match small {
+            Some(bytes) => hub.send_small(id, &guest.execution, bytes),
+            None => hub.start_sending(id, &guest.execution, length),
         };
-        if length > endpoint.message_bytes {
-            refused = Some((LimitName::Message, endpoint.message_bytes));
-            return Some(Err(status::TOO_LARGE));
-        }
-        match endpoint.try_send(&guest.execution, length) {
+        match sending {
             Sending::Started => return Some(Ok(())),
+            Sending::Closed => return Some(Err(status::CLOSED)),
+            Sending::TooLarge(most) => {
+                refused = Some((LimitName::Message, most));
+                return Some(Err(status::TOO_LARGE));
+            }
             Sending::NoCredit => {}
             Sending::NoRoom => hub.want_credit(&guest.execution),
             Sending::Never => {
@@ -186,7 +191,22 @@ fn send(
         Some(Err(status)) => return Err(stop_or(guest, Early::Status(status))),
         None => return Err(Early::Status(status::TIMEOUT)),
     }
-    let copied = copy_out(guest, &memory[bytes]);
+    if small.is_some() {
+        return Ok(status::OK);
+    }
+    let from = &memory[bytes];
+    // Of the guest's own channel, which ends with the guest if that is stopped within the message.
+    let own = id == guest.execution.id && channels.is_empty();
+    if let Some(direct) = own.then(|| guest.worker.outbox.begin(id, from.len())).flatten() {
+        let keep = |position: usize| copy_out(guest, &from[position..]).ok().map(Bytes::from);
+        let written = direct.write(from, || look(guest).is_ok(), keep);
+        guest.worker.hub.lock().sent(id);
+        return match written {
+            Written::All => Ok(status::OK),
+            Written::GivenUp => look(guest).map(|()| status::CLOSED).map_err(Early::from),
+        };
+    }
+    let copied = copy_out(guest, from);
     let mut hub = match copied {
         Ok(bytes) => {
             // If the connection is gone the worker ends in a moment.
@@ -251,19 +271,31 @@ fn channel_receive(
 fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, timeout: i64) -> Result<i32, Early> {
     enum Got {
         Message(Message),
+        Begun(u64),
         Kept(Size, i32),
         Ended(i32),
     }
     let id = channel(guest, handle)?;
     buffer.check(memory)?;
+    let deadline = deadline(timeout);
     let channels_left = guest.channels_left();
     let (worker, execution) = (&guest.worker, &guest.execution);
+    let own = id == execution.id;
     let mut credit = None;
-    let got = worker.wait(execution, deadline(timeout), |hub| {
+    let got = worker.wait(execution, deadline, |hub| {
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
         };
+        if endpoint.is_landing() {
+            // What another guest is taking is not here for this one.
+            return None;
+        }
         let Some(message) = endpoint.messages.front() else {
+            if let Some(length) = own.then(|| endpoint.begin_landing(buffer.capacity())).flatten() {
+                return Some(Got::Begun(length));
+            }
+            // Of one that does not fit, nothing is of use before it is whole.
+            endpoint.want_parts(own && endpoint.assembly.under_way().is_none());
             return ended(endpoint).map(Got::Ended);
         };
         if let Err(kept) = buffer.fits(message, channels_left) {
@@ -284,6 +316,7 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
             guest.got(LimitName::Channels);
             buffer.write(memory, guest, &message)
         }
+        Some(Got::Begun(length)) => land(memory, guest, buffer, length, deadline),
         Some(Got::Kept(size, status)) => {
             if status == status::LIMIT {
                 guest.refuse_channels();
@@ -293,6 +326,57 @@ fn receive(memory: &mut [u8], guest: &mut Guest, handle: i32, buffer: Buffer, ti
         }
         Some(Got::Ended(status)) => Ok(status),
         None => Ok(status::TIMEOUT),
+    }
+}
+
+/// Takes the message of the guest's own channel that arrives at this moment, and whose `length` fits.
+fn land(
+    memory: &mut [u8],
+    guest: &mut Guest,
+    buffer: Buffer,
+    length: u64,
+    deadline: Option<Instant>,
+) -> Result<i32, Early> {
+    let id = guest.execution.id;
+    let (mut at, mut spare) = (0, Vec::new());
+    loop {
+        let landed = guest.worker.wait(&guest.execution, deadline, |hub| {
+            let endpoint = hub.channels.get_mut(&id)?;
+            endpoint.want_parts(true);
+            let landed = endpoint.land(&mut spare).map(Ok);
+            landed.or_else(|| ended(endpoint).map(Err))
+        })?;
+        let (part, credit) = match landed {
+            Some(Ok(Landed::Part(part))) => (part, None),
+            Some(Ok(Landed::Last(message, credit))) => (message.bytes.into(), Some(credit)),
+            other => {
+                let taken = buffer.part(memory, 0, at)?;
+                let taken = taken.to_vec();
+                let mut hub = guest.worker.hub.lock();
+                let fits = hub.channels.get_mut(&id).is_none_or(|endpoint| endpoint.put_back(taken));
+                if !fits {
+                    guest.execution.set_stop(Stop::Limit(LimitName::Memory));
+                }
+                drop(hub);
+                return match other {
+                    Some(Err(status)) => Ok(status),
+                    _ => Err(stop_or(guest, Early::Status(status::TIMEOUT))),
+                };
+            }
+        };
+        let count = u32::try_from(part.len()).map_err(|_| Fault)?;
+        buffer.part(memory, at, count)?.copy_from_slice(&part);
+        at += count;
+        spare = part;
+        if let Some(credit) = credit {
+            debug_assert!(u64::from(at) == length, "what arrives is as long as was announced");
+            if let Some(credit) = credit {
+                let _ = guest.worker.outbox.push_urgent(ToHost::Credit(id, credit).encode());
+            }
+            guest.got(LimitName::Channels);
+            Size { bytes: at, channels: 0 }.write(memory, buffer.size_pointer())?;
+            return Ok(status::OK);
+        }
     }
 }
 
@@ -332,6 +416,18 @@ impl Size {
 impl Buffer {
     fn size_pointer(self) -> u32 {
         self.0[4]
+    }
+
+    /// How many bytes there is room for.
+    fn capacity(self) -> u64 {
+        self.0[1].into()
+    }
+
+    /// So many of its bytes, from a position on.
+    fn part(self, memory: &mut [u8], at: u32, count: u32) -> Result<&mut [u8], Fault> {
+        let pointer = self.0[0].checked_add(at).ok_or(Fault)?;
+        let range = memory::range(memory, pointer, count, 1)?;
+        Ok(&mut memory[range])
     }
 
     fn check(self, memory: &[u8]) -> Result<(), Fault> {

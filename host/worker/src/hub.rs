@@ -4,7 +4,7 @@
 //! operations at a time; guest memory is copied and messages are written outside of it. What has to go out in the order in
 //! which it was decided is placed in the outbox under the lock, and written after it ([`lock`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sandgate_wire::account::cost;
@@ -13,9 +13,9 @@ use sandgate_wire::flow::{Credit, FlowError, Window};
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, OUTPUT_WINDOW_BYTES};
 use sandgate_wire::message::{Close, Execute, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
-use sandgate_wire::{ChannelId, Limits, Message, Outbox, Outcome, Side, ToHost};
+use sandgate_wire::{ChannelId, ChannelMap, Limits, Message, Outbox, Outcome, Side, ToHost};
 
-use crate::channel::{Endpoint, Kind, Peer};
+use crate::channel::{Endpoint, Kind, Peer, Sending};
 use crate::execution::{Execution, Stop};
 use crate::reading::{self, Waiters};
 
@@ -68,15 +68,15 @@ pub(crate) struct Hub {
     placed: bool,
     /// Largest message and window of channels that the host makes.
     given: (u64, Window),
-    pub(crate) channels: HashMap<ChannelId, Endpoint>,
+    pub(crate) channels: ChannelMap<Endpoint>,
     seen: Seen,
     next_channel: ChannelId,
     /// Channels that guests made and that are not forgotten yet.
     made: usize,
-    arguments: HashMap<ChannelId, Arguments>,
-    early_kills: HashMap<ChannelId, KilledBy>,
+    arguments: ChannelMap<Arguments>,
+    early_kills: ChannelMap<KilledBy>,
     pub(crate) queue: VecDeque<Job>,
-    running: HashMap<ChannelId, Running>,
+    running: ChannelMap<Running>,
     /// Who reads the connection.
     pub(crate) reading: reading::State,
     pub(crate) waiters: Arc<Waiters>,
@@ -110,14 +110,14 @@ impl Hub {
             outbox,
             placed: false,
             given: (limits.message_bytes, limits.into()),
-            channels: HashMap::new(),
+            channels: ChannelMap::default(),
             seen: Seen::default(),
             next_channel: ChannelId::first(Side::Worker),
             made: 0,
-            arguments: HashMap::new(),
-            early_kills: HashMap::new(),
+            arguments: ChannelMap::default(),
+            early_kills: ChannelMap::default(),
             queue: VecDeque::new(),
-            running: HashMap::new(),
+            running: ChannelMap::default(),
             reading: reading::State::default(),
             waiters: Arc::default(),
             finished: 0,
@@ -233,6 +233,9 @@ impl Hub {
         if endpoint.broken {
             return Ok(Vec::new());
         }
+        if chunk.flags == assembly::GIVEN_UP {
+            return Err(Violation::Unexpected("a message that is given up"));
+        }
         let taken = endpoint.assembly.push(chunk, endpoint.message_bytes, Some(&mut endpoint.receive));
         let message = match taken {
             Ok(message) => message,
@@ -249,16 +252,21 @@ impl Hub {
         }
         let whole = message.as_ref().map(|message| message.bytes.len());
         let over = endpoint.arrived(chunk.payload.len(), whole);
-        let over = over.and_then(|execution| self.over_memory(execution)).into_iter().collect();
-        let Some(message) = message else { return Ok(over) };
+        let Some(message) = message else {
+            endpoint.part_arrived();
+            return Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect());
+        };
+        if message.channels.is_empty() {
+            endpoint.put(message);
+            return Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect());
+        }
         for attached in message.channels.clone() {
             self.refer(attached)?;
         }
         if let Some(endpoint) = self.channels.get_mut(&channel) {
-            endpoint.messages.push_back(message);
-            endpoint.wake();
+            endpoint.put(message);
         }
-        Ok(over)
+        Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
     }
 
     /// What it was sent does not fit into its memory. One that has not begun sees the stop when it does.
@@ -480,6 +488,39 @@ impl Hub {
     pub(crate) fn not_sent(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) {
         if let Some(endpoint) = self.channels.get_mut(&channel) {
             endpoint.not_sent(sender, length);
+        }
+    }
+
+    /// Sends a small message of a guest's, if all that it takes is there.
+    pub(crate) fn send_small(&mut self, channel: ChannelId, sender: &Arc<Execution>, bytes: &[u8]) -> Sending {
+        let started = self.take_for(channel, sender, bytes.len() as u64).err();
+        if started.is_none() {
+            // If the connection is gone the worker ends in a moment.
+            self.placed |= self.outbox.place_small(channel, bytes).unwrap_or(false);
+        }
+        started.unwrap_or(Sending::Started)
+    }
+
+    /// Takes what a message of a guest's takes, if it is there. The message is to be [sent](Self::sent) then, or
+    /// [not](Self::not_sent).
+    pub(crate) fn start_sending(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Sending {
+        match self.take_for(channel, sender, length) {
+            Ok(endpoint) => {
+                endpoint.sending += 1;
+                Sending::Started
+            }
+            Err(not) => not,
+        }
+    }
+
+    fn take_for(&mut self, channel: ChannelId, sender: &Arc<Execution>, length: u64) -> Result<&mut Endpoint, Sending> {
+        let endpoint = self.channels.get_mut(&channel).filter(|it| it.can_send()).ok_or(Sending::Closed)?;
+        if length > endpoint.message_bytes {
+            return Err(Sending::TooLarge(endpoint.message_bytes));
+        }
+        match endpoint.try_send(sender, length) {
+            Sending::Started => Ok(endpoint),
+            not => Err(not),
         }
     }
 

@@ -166,6 +166,7 @@ fn run_init(
         limits: limits.clone(),
         grants: request.grants.clone(),
         stdin: false,
+        patient: false,
     };
     let arguments = Some(Message { bytes: input, channels: Vec::new() });
     let job = Job { execution: Arc::clone(&execution), execute, arguments };

@@ -195,6 +195,7 @@ impl Process {
             limits: Limits::default(),
             grants: ExecutionGrants::default(),
             stdin: false,
+            patient: false,
         };
         self.send(ToWorker::Execute(ChannelId(id), execute).encode());
     }

@@ -1,17 +1,19 @@
 //! The start of a pool's gateways, all at once, and who may be missing.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::machines::Absent;
 use crate::deadline::Deadline;
-use crate::pool::PoolError;
 use crate::pool::driver::{Driver, Note};
 use crate::pool::event::PoolEvent;
+use crate::pool::mailbox::Receiver;
+use crate::pool::{Pool, PoolError};
 
 impl Driver {
     /// Starts all gateways and waits for them; ends those that are there if one is not, unless its machine was not reached and
     /// another one was.
-    pub(super) fn start_all(&mut self, absent: &[Absent]) -> Result<(), PoolError> {
+    pub(super) fn start_all(&mut self, notes: &Receiver<Note>, absent: &[Absent]) -> Result<(), PoolError> {
         if let Some(events) = &mut self.core.events {
             events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
         }
@@ -21,7 +23,7 @@ impl Driver {
         let mut failed = None;
         let mut unreached: Vec<_> = absent.iter().map(|absent| (absent.lane, absent.error())).collect();
         for _ in lanes {
-            match self.notes.recv() {
+            match notes.recv() {
                 Ok(Note::Started { lane, result: Err(error) }) if error.is_unreached() => unreached.push((lane, error)),
                 Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
                 Ok(note) => self.take(note),
@@ -39,5 +41,11 @@ impl Driver {
             self.take(Note::Started { lane, result: Err(error) });
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<Pool of {} gateways>", self.gateways())
     }
 }

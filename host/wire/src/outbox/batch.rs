@@ -10,7 +10,7 @@ use super::Item;
 use crate::assembly::write_prefix;
 use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header, MAX_FRAME_BYTES};
 use crate::ids::ChannelId;
-use crate::message::Encoded;
+use crate::message::{Encoded, kind};
 use crate::transport::SendHalf;
 
 /// Bytes up to which a body is copied into the batch instead of being written from where it is.
@@ -70,7 +70,35 @@ impl Batch {
                 self.add_frame(kind, flags, channel, &prefix, chunk);
                 more.then_some(Item::Message { kind, channel, message, sent: end })
             }
+            Item::Rest { channel, mut bytes, message } => {
+                let chunk = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+                self.add_frame(kind::DATA, u8::from(!bytes.is_empty()), channel, &[], chunk);
+                (!bytes.is_empty()).then_some(Item::Rest { channel, bytes, message })
+            }
+            Item::Small(small) => {
+                self.add_frames(small.frames);
+                None
+            }
         }
+    }
+
+    /// Fills an empty batch with a frame of which so many bytes are written already.
+    pub(super) fn set_rest(&mut self, head: Vec<u8>, body: Bytes, written: usize) {
+        debug_assert!(self.is_empty(), "who writes a message writes nothing else");
+        self.copied = head;
+        self.large = body;
+        self.written = written;
+    }
+
+    /// Adds frames as they are, and returns memory for others.
+    pub(super) fn add_frames(&mut self, mut frames: Vec<u8>) -> Vec<u8> {
+        if self.copied.is_empty() {
+            std::mem::swap(&mut self.copied, &mut frames);
+        } else {
+            self.copied.extend_from_slice(&frames);
+        }
+        frames.clear();
+        frames
     }
 
     pub(super) fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {

@@ -1,18 +1,19 @@
 //! What waits to be written, and in which order it goes into a batch.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::batch::Batch;
-use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, TURN_BYTES};
+use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, GATHER_TIME, PATIENT_TIME, TURN_BYTES};
 use crate::assembly::Message;
 use crate::flow::Credit;
 use crate::frame::HEADER_BYTES;
-use crate::ids::ChannelId;
-use crate::message::{Encoded, ToWorker};
+use crate::frame::Header;
+use crate::ids::{ChannelId, ChannelMap};
+use crate::message::{Encoded, ToWorker, kind};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -21,9 +22,13 @@ pub(super) struct State {
     pub(super) credits: BTreeMap<CreditFor, Credit>,
     /// Messages without a body, each the last one of its channel: kind, flags, channel.
     pub(super) answers: VecDeque<(u8, u8, ChannelId)>,
-    pub(super) lanes: HashMap<ChannelId, VecDeque<Item>>,
+    pub(super) lanes: ChannelMap<VecDeque<Item>>,
     /// Channels whose lane is not empty, in the order of their turns.
     pub(super) turns: VecDeque<ChannelId>,
+    /// The message that a sender writes at this moment, and what it counts.
+    pub(super) direct: Option<(ChannelId, Credit)>,
+    /// Memory for the next small messages.
+    pub(super) spare: Vec<u8>,
     /// The batch being written, unless a thread is at it.
     pub(super) batch: Batch,
     /// Whether a thread is writing right now.
@@ -40,44 +45,99 @@ pub(super) struct State {
     /// Since when messages are gathered, if they are, and how many bytes.
     pub(super) gathered_since: Option<Instant>,
     pub(super) gathered_bytes: usize,
+    /// It was patient when it began to gather.
+    pub(super) gathers_patiently: bool,
     /// The writer thread looks after what is gathered.
     pub(super) writer_watches: bool,
 }
 
 #[derive(Debug)]
 pub(super) enum Item {
-    Control { encoded: Encoded, descriptors: VecDeque<OwnedFd> },
-    Message { kind: u8, channel: ChannelId, message: Message, sent: usize },
+    Control {
+        encoded: Encoded,
+        descriptors: VecDeque<OwnedFd>,
+    },
+    Message {
+        kind: u8,
+        channel: ChannelId,
+        message: Message,
+        sent: usize,
+    },
+    /// Small messages of one channel, as frames.
+    Small(Small),
+    /// What is left of a message whose sender wrote the beginning, and what the whole message counts.
+    Rest {
+        channel: ChannelId,
+        bytes: Bytes,
+        message: Credit,
+    },
 }
 
-impl Item {
-    /// Bytes on the wire of a message that is small enough to be gathered.
-    pub(super) fn small_bytes(&self) -> Option<usize> {
-        match self {
-            Item::Message { message, .. } if message.bytes.len() < GATHER_BYTES / 2 => {
-                Some(HEADER_BYTES + message.bytes.len())
-            }
-            _ => None,
-        }
+/// Small messages of one channel, one after the other, as they are written.
+#[derive(Debug, Default)]
+pub(super) struct Small {
+    pub(super) frames: Vec<u8>,
+    /// How many, and their bytes without headers.
+    pub(super) messages: Credit,
+}
+
+impl Small {
+    fn has_room(&self) -> bool {
+        self.frames.len() < GATHER_BYTES
+    }
+
+    fn add(&mut self, channel: ChannelId, bytes: &[u8]) {
+        let length = u32::try_from(bytes.len()).expect("a small message");
+        self.frames.extend_from_slice(&Header { length, kind: kind::DATA, flags: 0, channel }.encode());
+        self.frames.extend_from_slice(bytes);
+        self.messages.bytes += u64::from(length);
+        self.messages.messages += 1;
     }
 }
 
+/// Bytes on the wire of a message that is small enough to be gathered.
+pub(super) fn small_bytes(bytes: &[u8]) -> Option<usize> {
+    (bytes.len() < GATHER_BYTES / 2).then_some(HEADER_BYTES + bytes.len())
+}
+
 impl State {
+    /// How long messages are gathered at most.
+    pub(super) fn gather_time(&self) -> Duration {
+        if self.gathers_patiently { PATIENT_TIME } else { GATHER_TIME }
+    }
+
     pub(super) fn has_work(&self) -> bool {
         let waits = !self.urgent.is_empty() || !self.credits.is_empty() || !self.answers.is_empty();
         waits || !self.batch.is_empty() || !self.turns.is_empty()
     }
 
-    pub(super) fn push_lane(&mut self, item: Item) {
-        let channel = match &item {
-            Item::Control { encoded, .. } => encoded.channel,
-            Item::Message { channel, .. } => *channel,
-        };
+    pub(super) fn push_lane(&mut self, channel: ChannelId, item: Item) {
         let lane = self.lanes.entry(channel).or_default();
         if lane.is_empty() {
             self.turns.push_back(channel);
         }
         lane.push_back(item);
+    }
+
+    /// Puts something before all else of its channel.
+    pub(super) fn push_lane_front(&mut self, channel: ChannelId, item: Item) {
+        let lane = self.lanes.entry(channel).or_default();
+        if lane.is_empty() {
+            self.turns.push_back(channel);
+        }
+        lane.push_front(item);
+    }
+
+    /// Puts a small message behind all else of its channel, and together with the small ones that wait there.
+    pub(super) fn push_small(&mut self, channel: ChannelId, bytes: &[u8]) {
+        if let Some(Item::Small(small)) = self.lanes.get_mut(&channel).and_then(VecDeque::back_mut)
+            && small.has_room()
+        {
+            return small.add(channel, bytes);
+        }
+        let mut small = Small { frames: std::mem::take(&mut self.spare), ..Small::default() };
+        small.add(channel, bytes);
+        self.push_lane(channel, Item::Small(small));
     }
 
     pub(super) fn fill_batch(&mut self) {
@@ -126,7 +186,9 @@ impl State {
             while self.batch.has_room() && self.batch.copied.len() < end_of_turn {
                 let Some(item) = lane.pop_front() else { break };
                 self.controls -= usize::from(matches!(item, Item::Control { .. }));
-                if let Some(rest) = self.batch.add(item) {
+                if let Item::Small(Small { frames, .. }) = item {
+                    self.spare = self.batch.add_frames(frames);
+                } else if let Some(rest) = self.batch.add(item) {
                     lane.push_front(rest);
                     break;
                 }

@@ -118,9 +118,9 @@ fn after(state: &mut State) -> Served {
     match state.gathered_since {
         // Whoever writes takes along what is gathered.
         Some(_) if state.writing => Served::At(now + GATHER_TIME),
-        Some(since) => Served::At(since + GATHER_TIME),
-        None if state.last_small.is_some_and(|last| now.saturating_duration_since(last) <= GATHER_TIME) => {
-            Served::At(now + GATHER_TIME)
+        Some(since) => Served::At(since + state.gather_time()),
+        None if state.last_small.is_some_and(|last| now.saturating_duration_since(last) <= state.gather_time()) => {
+            Served::At(now + state.gather_time())
         }
         None => {
             state.writer_watches = false;

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::event::PollFlags;
@@ -133,6 +134,15 @@ impl SendHalf for RingSendHalf {
             sending.line_is_full = false;
         }
         waited
+    }
+
+    fn look_for_room(&self, patience: Duration) -> bool {
+        match self.sending.lock().as_mut() {
+            Some(Sending { producer, line_is_full: false }) => {
+                Spin::for_once(patience).until(|| producer.has_some_room())
+            }
+            _ => false,
+        }
     }
 
     fn room(&self) -> io::Result<Room> {

@@ -71,6 +71,13 @@ impl<M: Memory> Producer<M> {
         Ok(self.known_room())
     }
 
+    /// Whether there is room for a piece, or something wrong. A word is looked at, and nothing is believed.
+    pub(crate) fn has_some_room(&self) -> bool {
+        let head = self.memory.word(Place::Head).load(Ordering::Relaxed);
+        let used = usize::try_from(self.tail.wrapping_sub(head)).unwrap_or(0);
+        self.memory.capacity().saturating_sub(used) >= PIECE_BYTES.min(much(self.memory.capacity()))
+    }
+
     /// Whether there is room worth waking up for: then the consumer rings who sleeps.
     pub(crate) fn has_much_room(&mut self) -> Result<bool, Violation> {
         Ok(self.room()? >= much(self.memory.capacity()))

@@ -91,6 +91,7 @@ impl Host {
             limits,
             grants: ExecutionGrants::default(),
             stdin: false,
+            patient: false,
         };
         self.send(&ToWorker::Execute(id, execute));
         id

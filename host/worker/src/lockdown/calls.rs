@@ -123,6 +123,9 @@ const MAPPING: i32 = libc::MAP_PRIVATE
     | libc::MAP_STACK
     | libc::MAP_GROWSDOWN;
 
+/// `PAGEMAP_SCAN` of `linux/fs.h`: `_IOWR('f', 16, struct pm_scan_arg)`, which has 96 bytes.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
 /// Of all roles.
 const COMMON: &[Entry] = &[
     allow(Sysno::recvmsg, "the connection: what the host says or that it has said something, and its descriptors"),
@@ -211,7 +214,7 @@ const COMMON: &[Entry] = &[
     deny(Sysno::faccessat2, "as openat"),
     entry(Answer::Denied, machine::FSTATAT, &[not_int(3, libc::AT_EMPTY_PATH)], "as openat"),
     deny(Sysno::getcwd, "panics with a backtrace shorten their paths"),
-    deny(Sysno::ioctl, "is this a terminal? No"),
+    entry(Answer::Denied, Sysno::ioctl, &[on(1, Bits::B32, Test::IsNot(PAGEMAP_SCAN))], "is this a terminal? No"),
     deny(Sysno::prlimit64, "the C library asks for the size of stacks, and has a default"),
 ];
 
@@ -221,6 +224,11 @@ const WORKER: &[Entry] = &[
         Sysno::mprotect,
         &[on(2, Bits::B64, Test::Masked(!machine::PROT_OTHER, EXECUTABLE | libc::PROT_READ.cast_unsigned() as u64))],
         "a module that is loaded becomes executable, and unwritable",
+    ),
+    allow_if(
+        Sysno::ioctl,
+        &[on(1, Bits::B32, Test::Is(PAGEMAP_SCAN))],
+        "which pages of a memory were written to, so that these alone are set back for the next guest",
     ),
     allow_if(
         Sysno::clone,

@@ -239,6 +239,7 @@ impl Host {
             entry: call.entry,
             has_arguments,
             stdin: false,
+            patient: false,
             argv: call.argv,
             limits: call.limits,
             grants: call.grants,

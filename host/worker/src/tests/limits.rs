@@ -68,6 +68,44 @@ fn memory_is_fresh_for_each_execution() {
     }
 }
 
+#[test]
+fn memories_and_tables_are_set_back_wherever_they_were_written_to() {
+    // A page here and there: among the data, in what is kept of a memory, beyond it, and in what it grew by.
+    let places = [8, 70_000, 1 << 20, (3 << 20) + 17, (6 << 20) + 5];
+    let data = r#"(data (i32.const 0) "as it was") (data (i32.const 70000) "here too")
+        (table $t 20000 funcref) (elem (i32.const 3) func $f) (func $f)"#;
+    let dirty = |at: u32| format!("(i32.ne (i32.load8_u (i32.const {at})) (i32.const {}))", initial(at));
+    fn initial(at: u32) -> u8 {
+        match at {
+            8 => b's',
+            70_000 => b'h',
+            _ => 0,
+        }
+    }
+    let wrong = places.map(dirty).into_iter().reduce(|all, one| format!("(i32.or {all} {one})")).unwrap();
+    let write = places.map(|at| format!("(i32.store8 (i32.const {at}) (i32.const 255))")).concat();
+    let tables = "(i32.or (ref.is_null (table.get $t (i32.const 3)))
+        (i32.or (i32.eqz (ref.is_null (table.get $t (i32.const 4)))) (i32.eqz (ref.is_null (table.get $t (i32.const 19999))))))";
+    let text = guest_with(
+        data,
+        &format!(
+            "(drop (memory.grow (i32.const 127)))
+             (if (i32.or {wrong} {tables}) (then (call $exit (i32.const 7))))
+             {write}
+             (table.set $t (i32.const 3) (ref.null func))
+             (table.set $t (i32.const 4) (ref.func $f)) (table.set $t (i32.const 19999) (ref.func $f))
+             unreachable"
+        ),
+    );
+    let mut host = Host::new(1);
+    let module = host.load(&text);
+    for _ in 0..5 {
+        let channel = host.execute(module, Call::default());
+        let outcome = host.done(channel);
+        assert!(matches!(outcome, Outcome::Trapped { .. }), "{outcome}");
+    }
+}
+
 /// Writes `length` bytes from 1024 to a stream, `times` times.
 fn writes(descriptor: u32, length: u32, times: u32) -> String {
     guest(&format!(

@@ -51,6 +51,7 @@ fn result_of(name: &str, parent: u32) -> Option<c_long> {
             "mount" => syscall(libc::SYS_mount, none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none),
             "write-elsewhere" => syscall(libc::SYS_write, libc::STDOUT_FILENO, zeros, 1),
             "ioctl" => syscall(libc::SYS_ioctl, libc::STDERR_FILENO, libc::TIOCSTI, zeros),
+            "ioctl-pagemap" => syscall(libc::SYS_ioctl, libc::STDERR_FILENO, 0xc060_6610_u64, zeros),
             "socket" => syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0),
             "connect" => syscall(libc::SYS_connect, 0, zeros, 16),
             "sendto" => syscall(libc::SYS_sendto, 0, zeros, 1, 0, zeros, 16),

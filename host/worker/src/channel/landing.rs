@@ -1,0 +1,90 @@
+//! Messages that a guest takes while they arrive: what is here of one goes into the guest's memory, and makes room for the rest.
+//!
+//! Only an execution's own channel does that, and one guest at a time. If the guest does not wait until the message is whole, all
+//! of it is put back, and nothing has happened.
+
+use std::mem;
+
+use sandgate_wire::Message;
+use sandgate_wire::account::cost;
+use sandgate_wire::flow::Credit;
+
+use super::Endpoint;
+
+/// The part of it that an endpoint keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Landing {
+    /// Length of the message that a guest is taking.
+    under_way: Option<u64>,
+    /// A guest waits for parts of messages as well.
+    wanted: bool,
+}
+
+/// What a guest gets that takes a message while it arrives.
+#[derive(Debug)]
+pub(crate) enum Landed {
+    /// What comes next.
+    Part(Vec<u8>),
+    /// The last part, and what goes back to the host.
+    Last(Message, Option<Credit>),
+}
+
+impl Endpoint {
+    /// Whether a guest is taking a message that is not whole.
+    pub(crate) fn is_landing(&self) -> bool {
+        self.landing.under_way.is_some()
+    }
+
+    /// Whether a part that has arrived is of use to somebody.
+    pub(super) fn wants_parts(&self) -> bool {
+        self.landing.wanted
+    }
+
+    /// From here on whoever waits is woken for parts as well, or no more.
+    pub(crate) fn want_parts(&mut self, wanted: bool) {
+        self.landing.wanted = wanted;
+    }
+
+    /// Begins to take a message that is not whole, if there is one and it fits. Says how long it is.
+    pub(crate) fn begin_landing(&mut self, capacity: u64) -> Option<u64> {
+        let (length, here) = self.assembly.under_way()?;
+        if length > capacity || here == 0 {
+            return None;
+        }
+        self.landing.under_way = Some(length);
+        Some(length)
+    }
+
+    /// The next part of the message that a guest is taking, in exchange for memory of an earlier one.
+    pub(crate) fn land(&mut self, spare: &mut Vec<u8>) -> Option<Landed> {
+        let length = self.landing.under_way?;
+        if let Some(last) = self.messages.pop_front() {
+            self.landing.under_way = None;
+            self.received(cost(last.bytes.len() as u64));
+            let credit = self.receive.take(length);
+            return Some(Landed::Last(last, credit));
+        }
+        self.assembly.under_way().filter(|(_, here)| *here > 0)?;
+        let part = self.assembly.hand_over(mem::take(spare));
+        let counted = self.in_parts.min(part.len() as u64);
+        self.in_parts -= counted;
+        self.received(counted);
+        Some(Landed::Part(part))
+    }
+
+    /// The guest does not go on: what it has taken is put back. Says whether that fits into its memory.
+    #[must_use = "it is to be stopped"]
+    pub(crate) fn put_back(&mut self, taken: Vec<u8>) -> bool {
+        self.landing.under_way = None;
+        let bytes = taken.len() as u64;
+        match self.messages.front_mut() {
+            Some(last) => last.bytes = [&taken[..], &last.bytes[..]].concat().into(),
+            None => {
+                self.in_parts += bytes;
+                self.assembly.take_back(taken);
+            }
+        }
+        self.unread += bytes;
+        self.payer.as_ref().is_none_or(|payer| payer.account.arrived(bytes))
+    }
+}
