@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use super::PoolBuilder;
+use super::{DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, PoolBuilder};
 use crate::error::GatewayError;
 use crate::pool::PoolError;
 use crate::remote::{Hosts, ReachError, ways};
@@ -56,6 +56,15 @@ impl PoolBuilder {
         }
         self.hosts = Some(hosts);
         Ok(self)
+    }
+
+    /// Tasks under way that keep all gateways busy.
+    pub(super) fn enough(&self, specs: &[Spec]) -> usize {
+        let most_on = |spec: &Spec| match spec.route() {
+            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
+        };
+        specs.iter().map(most_on).sum()
     }
 
     /// How many gateways the pool will have, once its [machines were reached](Self::reach_machines).
