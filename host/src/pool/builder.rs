@@ -22,7 +22,7 @@ use super::driver::{Driver, Life, Note};
 use super::event::EventSink;
 use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
-use super::mailbox::{Sender, mailbox};
+use super::mailbox::mailbox;
 use super::maker::GroupMaker;
 use super::map::Map;
 use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
@@ -117,7 +117,6 @@ pub struct PoolBuilder {
 ///
 /// [`max_losses`]: PoolBuilder::max_losses
 pub struct Pool {
-    pub(crate) notes: Sender<Note>,
     pub(crate) told: Told,
     thread: Option<JoinHandle<()>>,
     cancelled: Arc<AtomicBool>,
@@ -368,8 +367,7 @@ impl PoolBuilder {
         let grace = specs.iter().map(Spec::grace).max().unwrap_or_default();
         let (notes, inbox) = mailbox();
         let seat = Seat::new(inbox);
-        let told = Told { notes: notes.clone(), seat: Arc::downgrade(&seat) };
-        let told_by_users = told.clone();
+        let told = Told { notes, seat: Arc::downgrade(&seat) };
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
@@ -392,16 +390,12 @@ impl PoolBuilder {
         let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
         let spares = if are_alike { self.spares } else { 0 };
         let call = self.call_of(&specs);
-        let most_on = |spec: &Spec| match spec.route() {
-            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
-            _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
-        };
-        let enough = specs.iter().map(most_on).sum();
+        let enough = self.enough(&specs);
         let lanes_shown = Arc::new(AtomicUsize::new(lanes));
         let mut driver = Driver {
             core: Core::new(rules, lanes, epoch, self.events.is_some()),
-            ground: Ground::new(lanes, maker, self.module, call, self.reuse, told, spares),
-            own: notes.clone(),
+            ground: Ground::new(lanes, maker, self.module, call, self.reuse, told.clone(), spares),
+            own: told.notes.clone(),
             events: self.events,
             epoch,
             lanes,
@@ -419,8 +413,7 @@ impl PoolBuilder {
         let seat_of_thread = Arc::clone(&seat);
         let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || seat_of_thread.run());
         Ok(Pool {
-            notes,
-            told: told_by_users,
+            told,
             thread: Some(thread.map_err(PoolError::Thread)?),
             cancelled: Arc::default(),
             next_task: Arc::default(),
@@ -520,12 +513,12 @@ impl Pool {
         let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
         let work = Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused };
         self.submit_all(vec![(id, work)]);
-        TaskHandle::new(id, results, self.notes.clone(), decode)
+        TaskHandle::new(id, results, self.told.notes.clone(), decode)
     }
 
     /// What can stop this pool from elsewhere.
     pub fn cancel_token(&self) -> CancelToken {
-        CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.notes.clone() }
+        CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.told.notes.clone() }
     }
 
     /// How many gateways it has. They become more when a machine joins that was not there when the pool was built.
@@ -536,7 +529,7 @@ impl Pool {
     /// What the pool has done and is doing. Blocks until its thread has looked, that is for microseconds.
     pub fn stats(&self) -> PoolStats {
         let (sender, answer) = bounded(1);
-        let _ = self.notes.send(Note::Stats(sender));
+        let _ = self.told.notes.send(Note::Stats(sender));
         let Ok(snapshot) = answer.recv() else { return PoolStats::default() };
         let counts = snapshot.counts;
         let kinds = OutcomeKind::ALL.into_iter().map(|kind| (kind, counts.kinds[kind as usize]));
@@ -585,13 +578,13 @@ impl Pool {
     }
 
     pub(crate) fn cancel_owner(&self, owner: u64) {
-        let _ = self.notes.send(Note::CancelOwner(owner));
+        let _ = self.told.notes.send(Note::CancelOwner(owner));
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let _ = self.notes.send(Note::Shutdown);
+        let _ = self.told.notes.send(Note::Shutdown);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

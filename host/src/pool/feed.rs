@@ -57,7 +57,7 @@ impl Pool {
 
     fn stream<T>(&self, decode: fn(RawValue) -> Result<T, TaskError>) -> (TaskFeed, TaskResults<T>) {
         let (sender, results) = mailbox();
-        let (owner, notes) = (self.next_owner(), self.notes.clone());
+        let (owner, notes) = (self.next_owner(), self.told.notes.clone());
         let next_task = Arc::clone(&self.next_task);
         let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
         let feed =

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvError, RecvTimeoutError, SendError, TryRecvError};
+use crossbeam_channel::{RecvError, RecvTimeoutError, TryRecvError};
 use parking_lot::{Condvar, Mutex};
 
 /// Both ends of a new one, which has no bound.
@@ -34,6 +34,10 @@ struct State<T> {
     is_over: bool,
 }
 
+/// There is no receiver any more. What was to be sent is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
 /// The end that is written to. Clones are further senders.
 pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
@@ -50,19 +54,21 @@ impl<T> Shared<T> {
 
 impl<T> Sender<T> {
     /// Adds an item. Never blocks. Fails if there is no receiver any more.
-    pub(crate) fn send(&self, item: T) -> Result<(), SendError<T>> {
+    pub(crate) fn send(&self, item: T) -> Result<(), Gone> {
         self.add(item, true)
     }
 
     /// Adds an item and lets the receiver sleep, if it does: others follow, or somebody else takes what is there.
-    pub(crate) fn send_quietly(&self, item: T) -> Result<(), SendError<T>> {
+    pub(crate) fn send_quietly(&self, item: T) -> Result<(), Gone> {
         self.add(item, false)
     }
 
-    fn add(&self, item: T, wakes: bool) -> Result<(), SendError<T>> {
+    fn add(&self, item: T, wakes: bool) -> Result<(), Gone> {
         let mut state = self.0.state.lock();
         if state.is_over {
-            return Err(SendError(item));
+            // Dropping it may do anything.
+            drop(state);
+            return Err(Gone);
         }
         state.items.push_back(item);
         if wakes {

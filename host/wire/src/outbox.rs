@@ -31,7 +31,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -47,6 +46,7 @@ use crate::transport::SendHalf;
 
 mod batch;
 mod direct;
+mod gathering;
 mod queues;
 mod serving;
 
@@ -60,19 +60,6 @@ const TURN_BYTES: usize = 16 * 1024;
 const MAX_INLINE_BATCHES: usize = 4;
 /// Answers whose memory is kept when they are gone.
 const FEW_ANSWERS: usize = 1024;
-/// Small messages in quick succession that are written one by one before the next ones are gathered.
-const STREAK: u32 = 3;
-/// Two messages closer together than this are in quick succession.
-const STREAK_GAP: Duration = Duration::from_micros(50);
-/// Bytes that are gathered at most.
-const GATHER_BYTES: usize = 8 * 1024;
-/// How long a message is gathered at most, give or take what the system's timers need.
-const GATHER_TIME: Duration = Duration::from_micros(100);
-/// How long a message is gathered by a patient outbox, if none follows it.
-const PATIENT_TIME: Duration = Duration::from_millis(2);
-/// A patient outbox writes what it has gathered with the first message after this time.
-const PATIENT_ENOUGH: Duration = Duration::from_micros(500);
-
 /// The connection no longer takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("connection is closed")]
@@ -312,46 +299,6 @@ impl Outbox {
         self.queue_message(kind::ARGUMENTS, channel, message)
     }
 
-    /// From here on what is small is gathered whether or not it comes in quick succession; or no more. For a side where one
-    /// thread has something to say, since it holds for all.
-    pub fn be_patient(&self, patient: bool) {
-        self.patient.store(patient, Ordering::Relaxed);
-    }
-
-    /// As [`push`](Self::push), but a [patient](Self::be_patient) outbox gathers it as it does a small message. Never blocks.
-    ///
-    /// # Errors
-    /// [`OutboxClosed`] once the connection is gone.
-    pub fn push_patiently(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        let bytes = HEADER_BYTES + encoded.body.len();
-        let mut state = self.enqueue_control(encoded, VecDeque::new(), false)?;
-        if !(self.patient.load(Ordering::Relaxed) && self.gather(&mut state, bytes)) {
-            self.start(state);
-        }
-        Ok(())
-    }
-
-    /// Whether [`about_to_wait`](Self::about_to_wait) would write.
-    pub fn is_gathering(&self) -> bool {
-        self.gathering.load(Ordering::Acquire)
-    }
-
-    /// For a sender that is about to wait, perhaps for an answer: what was gathered is sent. Never blocks, and costs next to
-    /// nothing when nothing was.
-    pub fn about_to_wait(&self) {
-        self.streak.store(0, Ordering::Relaxed);
-        if !self.is_gathering() {
-            return;
-        }
-        let mut state = self.state.lock();
-        if state.closed || state.writing || state.writer_wanted || !state.has_work() {
-            return;
-        }
-        state.writing = true;
-        drop(state);
-        self.write_inline();
-    }
-
     /// Drops what is queued and ends the transport, so that both halves of it wake up. Never blocks.
     pub fn shutdown(&self) {
         self.close(&mut self.state.lock());
@@ -398,35 +345,6 @@ impl Outbox {
                 self.shutdown();
             }
         }
-    }
-
-    /// Waits once, and says whether what is gathered has to be written now.
-    fn watch(&self, state: &mut MutexGuard<'_, State>) -> bool {
-        if !state.writer_watches {
-            self.wake_writer.wait(state);
-            return false;
-        }
-        let Some(since) = state.gathered_since else {
-            let quiet = state.last_small.is_none_or(|last| last.elapsed() > state.gather_time());
-            if quiet {
-                state.writer_watches = false;
-            } else {
-                let time = state.gather_time();
-                self.wake_writer.wait_for(state, time);
-            }
-            return false;
-        };
-        if state.writing {
-            // It takes what is gathered along. Looking again without letting go of the lock would keep it from doing so.
-            self.wake_writer.wait_for(state, GATHER_TIME);
-            return false;
-        }
-        let until = since + state.gather_time();
-        if until <= Instant::now() {
-            return true;
-        }
-        self.wake_writer.wait_until(state, until);
-        false
     }
 
     fn queue_control(
@@ -505,42 +423,6 @@ impl Outbox {
         drop(state);
         self.transport.shutdown();
         OutboxClosed
-    }
-
-    /// Decides whether a small message that was just queued is to wait for others.
-    fn gather(&self, state: &mut State, bytes: usize) -> bool {
-        let patient = self.patient.load(Ordering::Relaxed);
-        if !patient && state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
-            // Whoever watches writes in time, so that nobody need look at the clock for each.
-            state.gathered_bytes += bytes;
-            return state.gathered_bytes < GATHER_BYTES;
-        }
-        let now = Instant::now();
-        let quick = state.last_small.is_some_and(|last| now.saturating_duration_since(last) < STREAK_GAP);
-        state.last_small = Some(now);
-        let streak = if quick { self.streak.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-        self.streak.store(streak, Ordering::Relaxed);
-        if state.writing || state.writer_wanted {
-            return false;
-        }
-        state.gathered_bytes += bytes;
-        let enough = |since: Instant| patient && now.saturating_duration_since(since) >= PATIENT_ENOUGH;
-        if streak < STREAK && !patient
-            || state.gathered_bytes >= GATHER_BYTES
-            || state.gathered_since.is_some_and(enough)
-        {
-            return false;
-        }
-        if state.gathered_since.is_none() {
-            state.gathers_patiently = patient;
-            state.gathered_since = Some(now);
-            self.gathering.store(true, Ordering::Release);
-        }
-        if !state.writer_watches {
-            state.writer_watches = true;
-            self.call_writer();
-        }
-        true
     }
 
     /// Writes what can be written without waiting, and leaves the rest to the writer thread. The caller has set `writing`.

@@ -3,10 +3,12 @@
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::batch::COPY_BYTES;
 use bytes::Bytes;
 
+use super::batch::COPY_BYTES;
+use super::gathering::GATHER_TIME;
 use super::*;
 use crate::assembly::{Assembly, Chunk};
 use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
@@ -155,6 +157,39 @@ fn what_is_gathered_is_sent_before_anything_else() {
     let frames = transport.frames();
     assert_eq!(frames[..20], [(kind::DATA, 1, 5); 20]);
     assert_eq!(frames[20..], [(kind::CLOSE, 1, 3)]);
+}
+
+/// Each message is late enough to be no part of a stream.
+#[test]
+fn a_patient_outbox_gathers_what_does_not_come_in_quick_succession() {
+    with_writer(|outbox, transport| {
+        transport.open(usize::MAX / 2);
+        let say = |outbox: &Outbox| {
+            outbox.push_message(ChannelId(1), message(5)).unwrap();
+            outbox.push_patiently(control(kind::DONE, 1)).unwrap();
+        };
+        say(outbox);
+        assert_eq!(transport.frames().len(), 2, "it is not patient yet");
+        outbox.be_patient(true);
+        say(outbox);
+        assert!(outbox.is_gathering());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while transport.frames().len() < 4 {
+            assert!(Instant::now() < deadline, "waited in vain for the writer thread");
+            std::thread::yield_now();
+        }
+        say(outbox);
+        outbox.about_to_wait();
+        assert_eq!(transport.frames().len(), 6);
+        say(outbox);
+        outbox.push(control(kind::CLOSE, 3)).unwrap();
+        assert_eq!(transport.frames()[6..], [(kind::DATA, 1, 5), (kind::DONE, 1, 3), (kind::CLOSE, 3, 3)]);
+        // It is no stream either.
+        outbox.about_to_wait();
+        outbox.be_patient(false);
+        say(outbox);
+        assert_eq!(transport.frames().len(), 11);
+    });
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::batch::Batch;
-use super::{CreditFor, FEW_ANSWERS, GATHER_BYTES, GATHER_TIME, PATIENT_TIME, TURN_BYTES};
+use super::gathering::{GATHER_BYTES, GATHER_TIME, PATIENT_TIME};
+use super::{CreditFor, FEW_ANSWERS, TURN_BYTES};
 use crate::assembly::Message;
 use crate::flow::Credit;
 use crate::frame::HEADER_BYTES;

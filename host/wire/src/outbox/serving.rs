@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::time::Instant;
 
+use super::gathering::GATHER_TIME;
 use super::queues::State;
-use super::{GATHER_TIME, MAX_INLINE_BATCHES, Outbox, Progress};
+use super::{MAX_INLINE_BATCHES, Outbox, Progress};
 use crate::transport::Room;
 
 /// What is called when there is something to serve. It does not block, and does nothing with the outbox.
