@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::batch::COPY_BYTES;
-use super::gathering::GATHER_TIME;
 use super::*;
 use crate::assembly::{Assembly, Chunk};
 use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
@@ -25,15 +24,19 @@ struct Valve {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Throttled(Arc<(Mutex<Valve>, Condvar)>);
+pub(super) struct Throttled(Arc<(Mutex<Valve>, Condvar)>);
 
 impl Throttled {
-    fn open(&self, bytes: usize) {
+    pub(super) fn open(&self, bytes: usize) {
         self.0.0.lock().open += bytes;
         self.0.1.notify_all();
     }
 
-    fn frames(&self) -> Vec<(u8, u64, usize)> {
+    pub(super) fn writes(&self) -> usize {
+        self.0.0.lock().writes
+    }
+
+    pub(super) fn frames(&self) -> Vec<(u8, u64, usize)> {
         let written = self.0.0.lock().written.clone();
         let mut reader = FrameReader::new(Box::new(Scripted::new(&[&written])));
         let mut frames = Vec::new();
@@ -76,16 +79,16 @@ impl SendHalf for Throttled {
     }
 }
 
-fn message(bytes: usize) -> Message {
+pub(super) fn message(bytes: usize) -> Message {
     Message { bytes: Bytes::from(vec![1; bytes]), channels: Vec::new() }
 }
 
-fn control(kind: u8, channel: u64) -> Encoded {
+pub(super) fn control(kind: u8, channel: u64) -> Encoded {
     Encoded { kind, flags: 0, channel: ChannelId(channel), body: vec![2; 3] }
 }
 
 /// Runs `test` with a writer thread beside it, and ends that.
-fn with_writer(test: impl FnOnce(&Outbox, &Throttled)) {
+pub(super) fn with_writer(test: impl FnOnce(&Outbox, &Throttled)) {
     let transport = Throttled::default();
     let outbox = Outbox::new(Box::new(transport.clone()));
     std::thread::scope(|scope| {
@@ -125,104 +128,6 @@ fn what_is_placed_waits_to_be_written() {
     assert_eq!(transport.frames()[2..], [(kind::CLOSE, 3, 3), (kind::DATA, 3, 5)]);
     outbox.write_placed();
     assert_eq!(transport.frames().len(), 4);
-}
-
-/// Sends so many messages of 5 bytes as fast as it can, on channel 1.
-fn stream(outbox: &Outbox, count: usize) {
-    for _ in 0..count {
-        outbox.push_message(ChannelId(1), message(5)).unwrap();
-    }
-}
-
-#[test]
-fn a_stream_is_gathered_and_sent_when_its_sender_waits() {
-    let transport = Throttled::default();
-    transport.open(usize::MAX / 2);
-    let outbox = Outbox::new(Box::new(transport.clone()));
-    stream(&outbox, 1000);
-    outbox.about_to_wait();
-    assert!(!outbox.is_gathering());
-    assert_eq!(transport.frames(), vec![(kind::DATA, 1, 5); 1000]);
-    let writes = transport.0.0.lock().writes;
-    assert!(writes < 500, "{writes} writes for 1000 messages in quick succession");
-}
-
-#[test]
-fn what_is_gathered_is_sent_before_anything_else() {
-    let transport = Throttled::default();
-    transport.open(usize::MAX / 2);
-    let outbox = Outbox::new(Box::new(transport.clone()));
-    stream(&outbox, 20);
-    outbox.push(control(kind::CLOSE, 1)).unwrap();
-    let frames = transport.frames();
-    assert_eq!(frames[..20], [(kind::DATA, 1, 5); 20]);
-    assert_eq!(frames[20..], [(kind::CLOSE, 1, 3)]);
-}
-
-/// Each message is late enough to be no part of a stream.
-#[test]
-fn a_patient_outbox_gathers_what_does_not_come_in_quick_succession() {
-    with_writer(|outbox, transport| {
-        transport.open(usize::MAX / 2);
-        let say = |outbox: &Outbox| {
-            outbox.push_message(ChannelId(1), message(5)).unwrap();
-            outbox.push_patiently(control(kind::DONE, 1)).unwrap();
-        };
-        say(outbox);
-        assert_eq!(transport.frames().len(), 2, "it is not patient yet");
-        outbox.be_patient(true);
-        say(outbox);
-        assert!(outbox.is_gathering());
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while transport.frames().len() < 4 {
-            assert!(Instant::now() < deadline, "waited in vain for the writer thread");
-            std::thread::yield_now();
-        }
-        say(outbox);
-        outbox.about_to_wait();
-        assert_eq!(transport.frames().len(), 6);
-        say(outbox);
-        outbox.push(control(kind::CLOSE, 3)).unwrap();
-        assert_eq!(transport.frames()[6..], [(kind::DATA, 1, 5), (kind::DONE, 1, 3), (kind::CLOSE, 3, 3)]);
-        // It is no stream either.
-        outbox.about_to_wait();
-        outbox.be_patient(false);
-        say(outbox);
-        assert_eq!(transport.frames().len(), 11);
-    });
-}
-
-#[test]
-fn what_is_gathered_is_sent_although_its_sender_does_something_else() {
-    with_writer(|outbox, transport| {
-        transport.open(usize::MAX / 2);
-        for round in 1..=50 {
-            stream(outbox, 20);
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while transport.frames().len() < 20 * round {
-                assert!(Instant::now() < deadline, "waited in vain for the writer thread");
-                std::thread::yield_now();
-            }
-        }
-    });
-}
-
-/// The sender and the writer thread take what was gathered at the same moment, again and again.
-#[test]
-fn sender_and_writer_do_not_wait_for_each_other() {
-    with_writer(|outbox, transport| {
-        transport.open(usize::MAX / 2);
-        for round in 0..3000_u32 {
-            stream(outbox, 8);
-            let start = Instant::now();
-            while start.elapsed() < GATHER_TIME + Duration::from_micros(u64::from(round % 100)) {
-                std::hint::spin_loop();
-            }
-            outbox.about_to_wait();
-        }
-        outbox.flush();
-        assert_eq!(transport.frames().len(), 8 * 3000);
-    });
 }
 
 #[test]

@@ -130,3 +130,109 @@ impl Outbox {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Throttled, control, message, with_writer};
+    use super::*;
+    use crate::ids::ChannelId;
+    use crate::message::kind;
+
+    /// Sends so many messages of 5 bytes as fast as it can, on channel 1.
+    fn stream(outbox: &Outbox, count: usize) {
+        for _ in 0..count {
+            outbox.push_message(ChannelId(1), message(5)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stream_is_gathered_and_sent_when_its_sender_waits() {
+        let transport = Throttled::default();
+        transport.open(usize::MAX / 2);
+        let outbox = Outbox::new(Box::new(transport.clone()));
+        stream(&outbox, 1000);
+        outbox.about_to_wait();
+        assert!(!outbox.is_gathering());
+        assert_eq!(transport.frames(), vec![(kind::DATA, 1, 5); 1000]);
+        let writes = transport.writes();
+        assert!(writes < 500, "{writes} writes for 1000 messages in quick succession");
+    }
+
+    #[test]
+    fn what_is_gathered_is_sent_before_anything_else() {
+        let transport = Throttled::default();
+        transport.open(usize::MAX / 2);
+        let outbox = Outbox::new(Box::new(transport.clone()));
+        stream(&outbox, 20);
+        outbox.push(control(kind::CLOSE, 1)).unwrap();
+        let frames = transport.frames();
+        assert_eq!(frames[..20], [(kind::DATA, 1, 5); 20]);
+        assert_eq!(frames[20..], [(kind::CLOSE, 1, 3)]);
+    }
+
+    /// Each message is late enough to be no part of a stream.
+    #[test]
+    fn a_patient_outbox_gathers_what_does_not_come_in_quick_succession() {
+        with_writer(|outbox, transport| {
+            transport.open(usize::MAX / 2);
+            let say = |outbox: &Outbox| {
+                outbox.push_message(ChannelId(1), message(5)).unwrap();
+                outbox.push_patiently(control(kind::DONE, 1)).unwrap();
+            };
+            say(outbox);
+            assert_eq!(transport.frames().len(), 2, "it is not patient yet");
+            outbox.be_patient(true);
+            say(outbox);
+            assert!(outbox.is_gathering());
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while transport.frames().len() < 4 {
+                assert!(Instant::now() < deadline, "waited in vain for the writer thread");
+                std::thread::yield_now();
+            }
+            say(outbox);
+            outbox.about_to_wait();
+            assert_eq!(transport.frames().len(), 6);
+            say(outbox);
+            outbox.push(control(kind::CLOSE, 3)).unwrap();
+            assert_eq!(transport.frames()[6..], [(kind::DATA, 1, 5), (kind::DONE, 1, 3), (kind::CLOSE, 3, 3)]);
+            // It is no stream either.
+            outbox.about_to_wait();
+            outbox.be_patient(false);
+            say(outbox);
+            assert_eq!(transport.frames().len(), 11);
+        });
+    }
+
+    #[test]
+    fn what_is_gathered_is_sent_although_its_sender_does_something_else() {
+        with_writer(|outbox, transport| {
+            transport.open(usize::MAX / 2);
+            for round in 1..=50 {
+                stream(outbox, 20);
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while transport.frames().len() < 20 * round {
+                    assert!(Instant::now() < deadline, "waited in vain for the writer thread");
+                    std::thread::yield_now();
+                }
+            }
+        });
+    }
+
+    /// The sender and the writer thread take what was gathered at the same moment, again and again.
+    #[test]
+    fn sender_and_writer_do_not_wait_for_each_other() {
+        with_writer(|outbox, transport| {
+            transport.open(usize::MAX / 2);
+            for round in 0..3000_u32 {
+                stream(outbox, 8);
+                let start = Instant::now();
+                while start.elapsed() < GATHER_TIME + Duration::from_micros(u64::from(round % 100)) {
+                    std::hint::spin_loop();
+                }
+                outbox.about_to_wait();
+            }
+            outbox.flush();
+            assert_eq!(transport.frames().len(), 8 * 3000);
+        });
+    }
+}
