@@ -95,8 +95,8 @@ fn tasks_are_spread_and_each_lane_has_one_ahead() {
     let runs = table.runs();
     let tasks: Vec<_> = runs.iter().map(|&(lane, task, _)| (lane, task)).collect();
     assert_eq!(tasks, [(0, 0), (1, 1), (0, 2), (1, 3)]);
-    // Tasks that take 10 ms are given one ahead; those that take 1 µs as many as may be.
-    for (took, expected) in [(Duration::from_millis(10), 2), (Duration::from_micros(1), 8)] {
+    // Tasks that take 10 ms are given one ahead; those that take 1 µs as many as may be, once half of them are through.
+    for (took, expected) in [(Duration::from_millis(10), 2..=2), (Duration::from_micros(1), 5..=8)] {
         let mut table = Table::new(rules(), 1);
         table.submit(0..300);
         for _ in 0..200 {
@@ -107,7 +107,8 @@ fn tasks_are_spread_and_each_lane_has_one_ahead() {
             table.ended(0, head, Verdict::Value(1));
         }
         table.actions();
-        assert_eq!(table.core.in_flight(0), expected, "{took:?}");
+        let in_flight = table.core.in_flight(0);
+        assert!(expected.contains(&in_flight), "{in_flight} of {took:?}");
     }
 }
 

@@ -28,8 +28,10 @@ pub(super) fn start(
 ) -> Result<()> {
     let (ledger, job, observer) = (Arc::clone(ledger), Arc::clone(job), Arc::clone(observer));
     let body = move || {
-        if let Err(error) = (Feeder { inputs, feed, ledger: &ledger, job: &job, template, journal, observer }).run() {
-            ledger.fail(error);
+        let mut feeder = Feeder { inputs, feed, ledger: &ledger, job: &job, template, journal, observer };
+        if let Err(error) = feeder.run() {
+            // Before the feed goes, for results end with that.
+            feeder.ledger.fail(error);
         }
     };
     std::thread::Builder::new().name("sandgate-inputs".to_owned()).spawn(body).context("no thread for inputs")?;
@@ -50,7 +52,7 @@ struct Feeder<'a> {
 }
 
 impl Feeder<'_> {
-    fn run(mut self) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         let mut index = 0;
         loop {
             if !self.inputs.is_at_hand() || !self.ledger.has_room() {

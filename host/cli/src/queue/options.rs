@@ -191,7 +191,8 @@ mod tests {
         let check = |text: &str, expected: &str| assert_eq!(without_secrets(text), expected);
         check("no address", "no address");
         check("unexpected argument 'nats://a:secret@host' found", "unexpected argument 'nats://…@host' found");
-        check("nats://h,nats://t@i://x", "nats://h,nats://…@i://x");
+        // A password may have anything in it, so rather too much is hidden than too little.
+        check("nats://h,nats://t@i://x", "nats://…@i://x");
         check("see https://host/a@b now", "see https://…@b now");
     }
 
