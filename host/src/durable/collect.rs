@@ -99,11 +99,13 @@ impl Collection<'_> {
         match taken {
             None => Ok(Collected::Nothing),
             Some(taken) if !taken.is_empty() => Ok(Collected::Results(taken)),
-            Some(_) => match self.outcome.try_recv() {
-                Ok(Ok(())) => Ok(Collected::End),
-                Ok(Err(error)) => Err(error),
-                Err(_) => Err(DurableError::Closed),
-            },
+            Some(_) => {
+                // Whoever gave them is about to say why there are no more.
+                let (_, none) = oneshot::channel();
+                let outcome = std::mem::replace(&mut self.outcome, none);
+                self.queue.wait(async move { outcome.await.unwrap_or(Err(DurableError::Closed)) })?;
+                Ok(Collected::End)
+            }
         }
     }
 }

@@ -132,9 +132,12 @@ impl Submission<'_> {
         if self.inputs.blocking_send(pushed).is_ok() {
             return Ok(());
         }
-        match self.outcome.try_recv() {
-            Ok(Err(error)) => Err(error),
-            _ => Err(DurableError::Closed),
+        // It takes no more, and is about to say why.
+        let (_, none) = oneshot::channel();
+        let outcome = std::mem::replace(&mut self.outcome, none);
+        match self.queue.wait(async move { outcome.await.unwrap_or(Err(DurableError::Closed)) }) {
+            Ok(_) => Err(DurableError::Closed),
+            Err(error) => Err(error),
         }
     }
 
