@@ -109,6 +109,45 @@ fn a_submission_that_was_cut_goes_on_with_the_same_inputs_alone() {
     assert_eq!(server.collect(&["cut"]).well(), all);
 }
 
+/// Also if the first one had no time to say how far it came.
+#[test]
+fn inputs_of_two_submissions_are_not_mixed() {
+    let Some(server) = Server::start("") else { return };
+    let url = server.url();
+    let words = ["submit", "--nats", &url, "--job", "mixed", "@wasi_filter"];
+    let mut first = begin(&words);
+    let ours = lines(50, |number| number.to_string());
+    first.write(ours.as_bytes());
+    let mut client = None;
+    eventually(LIMIT, "50 tasks", || {
+        client.get_or_insert_with(|| Client::to(&server)).messages("sandgate_tasks") == 50
+    });
+    let theirs = lines(200, |number| format!("other {number}"));
+    let beside = run(&words, theirs.as_bytes(), &[], LIMIT);
+    assert_eq!(beside.code, Some(3), "{beside:?}");
+    first.kill();
+    drop(first);
+    let after = run(&words, theirs.as_bytes(), &[], LIMIT);
+    assert_eq!(after.code, Some(3), "{after:?}");
+    assert!(after.stderr.contains("begun with other inputs"), "{after:?}");
+    let _ = run(&words, ours.as_bytes(), &[], LIMIT).well();
+    let _worker = server.work(&[]);
+    assert_eq!(server.collect(&["mixed"]).well(), ours);
+}
+
+/// A worker has pools for four kinds of jobs at once. What waits for a fifth has not been tried.
+#[test]
+fn a_task_that_has_to_wait_for_a_pool_is_not_given_up() {
+    let Some(server) = Server::start("") else { return };
+    for (job, timeout) in [("j1", "51s"), ("j2", "52s"), ("j3", "53s"), ("j4", "54s"), ("j5", "55s")] {
+        let words = ["--job", job, "--json", "--task", "slowly", "--timeout", timeout, "@pooled"];
+        let input = if job == "j5" { "[5, 1]\n" } else { "[1, 3000]\n" };
+        let _ = server.submit(&words, input).well();
+    }
+    let _worker = server.work(&["--jobs", "1", "--in-flight", "8", "--max-deliveries", "1"]);
+    assert_eq!(server.collect(&["j5"]).well(), "10\n");
+}
+
 #[test]
 fn collecting_can_be_killed_and_done_again() {
     let Some(server) = Server::start("") else { return };

@@ -1,7 +1,7 @@
 //! Jobs: what is run for all inputs of one submission, and the record of it on the server.
 //!
 //! ```text
-//! begun ──► inputs: null, stored: 0 … n ──► inputs: n (complete)
+//! begun ──► inputs: null, stored: 0 … n, announced: some more ──► inputs: n (complete)
 //! ```
 //!
 //! A record is JSON, so that people can read it with the server's own tools.
@@ -68,6 +68,8 @@ pub(super) struct Record {
     pub(super) inputs: Option<u64>,
     /// How many of its first inputs are stored for certain.
     pub(super) stored: u64,
+    /// How many of its first inputs may be stored: none is sent before it was counted here.
+    pub(super) announced: u64,
     /// The digest of those.
     pub(super) digest: [u8; 32],
 }
@@ -85,6 +87,7 @@ struct Wire {
     retries: u32,
     inputs: Option<u64>,
     stored: u64,
+    announced: u64,
     digest: String,
 }
 
@@ -105,11 +108,11 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 
 impl Record {
     pub(super) fn begun(run: u64, job: Job) -> Record {
-        Record { run, job, inputs: None, stored: 0, digest: [0; 32] }
+        Record { run, job, inputs: None, stored: 0, announced: 0, digest: [0; 32] }
     }
 
     fn encode(&self) -> Bytes {
-        let Record { run, job, inputs, stored, digest } = self;
+        let Record { run, job, inputs, stored, announced, digest } = self;
         let wire = Wire {
             version: VERSION,
             run: format!("{run:016x}"),
@@ -122,6 +125,7 @@ impl Record {
             retries: job.retries,
             inputs: *inputs,
             stored: *stored,
+            announced: *announced,
             digest: hex(digest),
         };
         // Numbers and texts alone: there is nothing in it that JSON does not have.
@@ -147,7 +151,8 @@ impl Record {
             retries: wire.retries,
         };
         let run = u64::from_str_radix(&wire.run, 16).map_err(|error| Cause::of(&error))?;
-        Ok(Record { run, job, inputs: wire.inputs, stored: wire.stored, digest: digest_of(&wire.digest)? })
+        let digest = digest_of(&wire.digest)?;
+        Ok(Record { run, job, inputs: wire.inputs, stored: wire.stored, announced: wire.announced, digest })
     }
 
     /// The record of a job and its number in the stream, if there is one.
@@ -206,7 +211,7 @@ mod tests {
         let mut job = Job::new(&crate::Module::from_bytes(*b"abc").unwrap());
         (job.task, job.timeout) = (Some("t".to_owned()), Some(Duration::from_secs(3)));
         let mut record = Record::begun(7, job);
-        (record.inputs, record.stored, record.digest) = (Some(7), 7, [9; 32]);
+        (record.inputs, record.stored, record.announced, record.digest) = (Some(7), 7, 7, [9; 32]);
         let text = record.encode();
         assert_eq!(Record::decode(&text), Ok(record));
         let text = String::from_utf8(text.to_vec()).unwrap();

@@ -1,14 +1,13 @@
 //! Submitting: a job's record and module, then a task for each input.
 //!
 //! ```text
-//!  push ─► channel (64) ─► window: 1024 tasks and 32 MiB that are not acknowledged ─► stream
-//!                            │ the first n are stored, with this digest
-//!                            └─► record, once a second
+//!  push ─► channel (1024) ─► announced in the record, with their digest ─► window: 1024 tasks and 32 MiB ─► stream
+//!                             └ so many are stored: with the next announcement, or once a second
 //! ```
 //!
-//! A submission that was interrupted goes on where its record says, and compares the inputs before that with their digest.
-//! What was stored behind that is stored again by the same id, which the server knows within its window and who collects knows
-//! for ever.
+//! No input is sent before the record has it in its digest. So a submission that was interrupted, or one beside it, has to
+//! have the same inputs up to there, or stores nothing. What may be stored already is stored again by the same id, which the
+//! server knows within its window and who collects knows for ever.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,7 +72,7 @@ impl Queue {
             (Record { inputs: Some(inputs), .. }, _) => return Ok(Begun::Complete(inputs)),
             open => open,
         };
-        let (inputs, pushed) = mpsc::channel(64);
+        let (inputs, pushed) = mpsc::channel(WINDOW_TASKS);
         let (sender, outcome) = oneshot::channel();
         let feeder = Feeder::new(self.nats.clone(), id.clone(), record, sequence);
         self.link.start_task(async move {
@@ -163,9 +162,11 @@ struct Feeder {
     next: u64,
     /// The digest of all inputs up to it.
     digest: [u8; 32],
-    /// Digests up to inputs of which not all before them are stored, and whether they are, by index.
-    open: BTreeMap<u64, ([u8; 32], bool)>,
+    /// Inputs of which not all before them are stored, and whether they are, by index.
+    open: BTreeMap<u64, bool>,
     bytes: usize,
+    /// Tasks that are to be announced, or wait for all that was announced before to be compared.
+    waiting: Vec<Storing>,
     /// Whether the record is behind.
     is_behind: bool,
 }
@@ -182,7 +183,7 @@ fn chained(before: &[u8; 32], message: &[u8]) -> [u8; 32] {
 impl Feeder {
     fn new(nats: Nats, id: JobId, record: Record, sequence: u64) -> Feeder {
         let (open, digest) = (BTreeMap::new(), [0; 32]);
-        Feeder { nats, id, record, sequence, next: 0, digest, open, bytes: 0, is_behind: false }
+        Feeder { nats, id, record, sequence, next: 0, digest, open, bytes: 0, waiting: Vec::new(), is_behind: false }
     }
 
     async fn run(mut self, mut inputs: mpsc::Receiver<Pushed>) -> Result<u64, DurableError> {
@@ -190,16 +191,17 @@ impl Feeder {
         let mut is_over = false;
         let mut checkpoint = Instant::now() + CHECKPOINT_EVERY;
         while !is_over || !under_way.is_empty() {
-            let has_room = under_way.len() < WINDOW_TASKS && self.bytes < WINDOW_BYTES;
             tokio::select! {
-                pushed = inputs.recv(), if !is_over && has_room => match pushed {
-                    None => is_over = true,
-                    Some(pushed) => {
-                        if let Some(storing) = self.take(pushed)? {
-                            under_way.push(storing);
-                        }
+                pushed = inputs.recv(), if !is_over && self.has_room() => {
+                    is_over = pushed.is_none();
+                    let mut next = pushed;
+                    while let Some(pushed) = next {
+                        self.take(pushed)?;
+                        next = if self.has_room() { inputs.try_recv().ok() } else { None };
                     }
-                },
+                    self.announce().await?;
+                    under_way.extend(self.take_waiting());
+                }
                 Some(stored) = under_way.next(), if !under_way.is_empty() => {
                     let (index, bytes) = stored?;
                     self.bytes -= bytes;
@@ -212,17 +214,36 @@ impl Feeder {
                 }
             }
         }
-        if self.next < self.record.stored {
-            return Err(DurableError::OtherInputs { job: self.id, inputs: self.record.stored });
+        if self.next < self.record.announced {
+            return Err(DurableError::OtherInputs { job: self.id, inputs: self.record.announced });
         }
-        self.record.inputs = Some(self.next);
-        (self.record.stored, self.record.digest) = (self.next, self.digest);
+        (self.record.inputs, self.record.stored) = (Some(self.next), self.next);
         self.record.write(&self.nats, &self.id, self.sequence).await?;
         Ok(self.next)
     }
 
-    /// What is to be done for an input; nothing if it is stored already.
-    fn take(&mut self, pushed: Pushed) -> Result<Option<Storing>, DurableError> {
+    /// Whether one more input can be taken. Those that were announced before have to be, to be compared.
+    fn has_room(&self) -> bool {
+        self.open.len() < WINDOW_TASKS && self.bytes < WINDOW_BYTES || self.next < self.record.announced
+    }
+
+    /// Has the record count all that were taken.
+    async fn announce(&mut self) -> Result<(), DurableError> {
+        if self.next > self.record.announced {
+            (self.record.announced, self.record.digest) = (self.next, self.digest);
+            self.sequence = self.record.write(&self.nats, &self.id, self.sequence).await?;
+            self.is_behind = false;
+        }
+        Ok(())
+    }
+
+    /// What may be sent by now.
+    fn take_waiting(&mut self) -> Vec<Storing> {
+        if self.next < self.record.announced { Vec::new() } else { std::mem::take(&mut self.waiting) }
+    }
+
+    /// Takes an input, unless it is stored already.
+    fn take(&mut self, pushed: Pushed) -> Result<(), DurableError> {
         let (run, index) = (self.record.run, self.next);
         let (kind, payload) = match pushed {
             Ok(input) => ("task", message::encode_task(run, index, &input)),
@@ -232,31 +253,31 @@ impl Feeder {
         };
         self.digest = chained(&self.digest, &payload);
         self.next += 1;
-        if index < self.record.stored {
-            if self.next == self.record.stored && self.digest != self.record.digest {
-                return Err(DurableError::OtherInputs { job: self.id.clone(), inputs: self.record.stored });
-            }
-            return Ok(None);
+        if self.next == self.record.announced && self.digest != self.record.digest {
+            return Err(DurableError::OtherInputs { job: self.id.clone(), inputs: self.record.announced });
         }
-        self.open.insert(index, (self.digest, false));
+        if index < self.record.stored {
+            return Ok(());
+        }
+        self.open.insert(index, false);
         let (nats, bytes) = (self.nats.clone(), payload.len());
         self.bytes += bytes;
         let subject = nats.names.subject(kind, self.id.as_str());
         let message = PublishMessage::build().payload(payload).message_id(message_id(&self.id, run, index));
-        Ok(Some(Box::pin(async move {
+        self.waiting.push(Box::pin(async move {
             nats.store("store a task", subject, message, bytes).await?;
             Ok((index, bytes))
-        })))
+        }));
+        Ok(())
     }
 
     /// An input is stored.
     fn stored(&mut self, index: u64) {
-        if let Some((_, is_stored)) = self.open.get_mut(&index) {
+        if let Some(is_stored) = self.open.get_mut(&index) {
             *is_stored = true;
         }
-        while let Some(first) = self.open.first_entry().filter(|first| first.get().1) {
-            let (index, (digest, _)) = first.remove_entry();
-            (self.record.stored, self.record.digest) = (index + 1, digest);
+        while let Some(first) = self.open.first_entry().filter(|first| *first.get()) {
+            self.record.stored = first.remove_entry().0 + 1;
             self.is_behind = true;
         }
     }

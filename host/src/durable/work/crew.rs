@@ -37,8 +37,6 @@ const MAX_REQUESTS: usize = 4;
 const REQUEST_BYTES: usize = 16 << 20;
 /// How long an acknowledgement may take to be sent.
 const SENDING: Duration = Duration::from_secs(5);
-/// After how long a task that had no place is given out again.
-const NO_PLACE: Duration = Duration::from_secs(2);
 /// How long a job's record is believed; jobs whose records are kept.
 const RECORD_KEPT: Duration = Duration::from_secs(60);
 /// How old a record may be that says that a task is of another job of the same id.
@@ -82,6 +80,8 @@ pub(super) struct Crew {
     capacity: Capacity,
     flight: Flight,
     pools: Pools,
+    /// Tasks that wait for room for one more pool.
+    unplaced: Vec<Key>,
     jobs: HashMap<JobId, Known>,
     sending: FuturesUnordered<Sending>,
     arrivals: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
@@ -115,6 +115,7 @@ impl Crew {
             capacity: Capacity::new(settings.lanes, settings.in_flight),
             flight: Flight::default(),
             pools: Pools::new(nats.clone(), &settings, sender),
+            unplaced: Vec::new(),
             jobs: HashMap::new(),
             sending: FuturesUnordered::new(),
             arrivals: mpsc::unbounded_channel(),
@@ -268,7 +269,8 @@ impl Crew {
                 let job = Arc::clone(job);
                 let Some(entry) = self.flight.get_mut(&key) else { return };
                 if !self.pools.give(&job, &key, &mut entry.input) {
-                    self.give_back(&key, Some(NO_PLACE));
+                    // Not given back: that would count as a delivery, and it has done nothing.
+                    self.unplaced.push(key);
                 }
                 return;
             }
@@ -286,6 +288,14 @@ impl Crew {
     }
 
     fn noted(&mut self, note: PoolNote) {
+        self.note(note);
+        // There may be room for another pool now.
+        if !self.is_ending {
+            std::mem::take(&mut self.unplaced).into_iter().for_each(|key| self.place(key));
+        }
+    }
+
+    fn note(&mut self, note: PoolNote) {
         match note {
             PoolNote::Finished { pool, index, fate, took } => {
                 self.busy = Instant::now();
@@ -320,7 +330,7 @@ impl Crew {
                 for key in waiting {
                     let Some(entry) = self.flight.get_mut(&key) else { continue };
                     if !self.pools.give(&job, &key, &mut entry.input) {
-                        self.give_back(&key, None);
+                        self.give_back(&key);
                     }
                 }
             }
@@ -332,9 +342,9 @@ impl Crew {
         let (mut result, is_dead) = match fate {
             Fate::Result(result) => (result, false),
             Fate::Dead(result) => (result, true),
-            Fate::Returned => return self.give_back(key, None),
+            Fate::Returned => return self.give_back(key),
             Fate::Unable(text) => {
-                self.give_back(key, None);
+                self.give_back(key);
                 return self.fail(DurableError::Unable { source: Cause::text(&text) });
             }
         };
@@ -391,16 +401,17 @@ impl Crew {
         }
     }
 
-    /// Gives a task to whoever asks next, now or later.
-    fn give_back(&mut self, key: &Key, delay: Option<Duration>) {
+    /// Gives a task to whoever asks next.
+    fn give_back(&mut self, key: &Key) {
         let Some(entry) = self.flight.remove(key) else { return };
         self.worked.returned += 1;
-        self.acknowledge(entry.message, AckKind::Nak(delay));
+        self.acknowledge(entry.message, AckKind::Nak(None));
     }
 
     fn return_waiting(&mut self) {
+        self.unplaced.clear();
         for key in self.flight.waiting() {
-            self.give_back(&key, None);
+            self.give_back(&key);
         }
     }
 
@@ -456,7 +467,7 @@ impl Crew {
             }
         }
         for key in self.flight.undone() {
-            self.give_back(&key, None);
+            self.give_back(&key);
         }
         let last = async {
             while self.sending.next().await.is_some() {}
