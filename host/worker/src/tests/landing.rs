@@ -69,7 +69,9 @@ fn a_guest_that_waits_no_longer_has_lost_nothing() {
 #[test]
 fn a_guest_is_stopped_within_a_message() {
     let mut host = Host::new(1);
-    let channel = host.start(&guest(&format!("{} {SAY}", receive(-1))), Call::default());
+    let channel = host.start(&guest(&format!("{SAY} {} {SAY}", receive(-1))), Call::default());
+    // It has begun.
+    assert_eq!(host.receive_bytes(channel).len(), 4);
     part(&host, channel, 0, 10_000);
     host.status();
     host.kill(channel);
