@@ -84,7 +84,8 @@ fn attacks(id: &str, stopped: Stopped) -> Vec<String> {
 /// How the worker ended; nothing if it goes on.
 fn what_comes_of(gateway: &Gateway) -> Option<LossCause> {
     let channel = gateway.new_channel().ok();
-    if gateway.status().is_ok() {
+    // Between two workers there is a status, but no process.
+    if gateway.status().is_ok_and(|status| status.pid.is_some()) {
         return None;
     }
     match channel?.wait_close_timeout(LIMIT) {
