@@ -1,5 +1,5 @@
 //! What the tests share: the things they run ([`guest`], [`worker`]), groups made of them ([`group()`], [`Ops`]), waits that
-//! end ([`within`], [`eventually`]), processes from outside ([`Watched`]), the seed's task processors
+//! end ([`within`], [`eventually`]), the command ([`sandgate()`]), processes from outside ([`Watched`]), the seed's task processors
 //! ([`process_ten_tasks`]), a count of what this process holds ([`Census`],
 //! [`assert_no_leaks`]), and real things from elsewhere ([`packages()`], [`foreign()`]).
 //!
@@ -13,6 +13,7 @@ mod host;
 mod packages;
 mod processors;
 mod remote;
+mod shipped;
 mod states;
 mod waiting;
 mod watched;
@@ -25,6 +26,7 @@ pub use host::{Host, start_host};
 pub use packages::packages;
 pub use processors::process_ten_tasks;
 pub use remote::{LIMIT, Ops, builder, cache_dir, group, module, popen, run, run_with, spec};
+pub use shipped::{Came, lines, sandgate, start_sandgate};
 pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{comes_true, eventually, within};
 pub use watched::Watched;

@@ -1,7 +1,7 @@
 //! Submitting: a job's record and module, then a task for each input.
 //!
 //! ```text
-//!  push ─► channel (1024) ─► announced in the record, with their digest ─► window: 1024 tasks and 32 MiB ─► stream
+//!  push ─► channel (64) ─► announced in the record, with their digest ─► window: 1024 tasks and 32 MiB ─► stream
 //!                             └ so many are stored: with the next announcement, or once a second
 //! ```
 //!
@@ -29,7 +29,9 @@ use super::queue::Queue;
 use super::{modules, setup};
 use crate::module::Module;
 
-/// Tasks that were sent and not acknowledged.
+/// Inputs that wait to be announced.
+const QUEUED_INPUTS: usize = 64;
+/// Tasks from the first one on that is not acknowledged.
 const WINDOW_TASKS: usize = 1024;
 /// Their bytes.
 const WINDOW_BYTES: usize = 32 << 20;
@@ -39,8 +41,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// An input, or why there is none.
 type Pushed = Result<Input, (Option<String>, String)>;
 
-/// A task on its way to the stream: its index and size.
-type Storing = BoxFuture<'static, Result<(u64, usize), DurableError>>;
+/// A task on its way to the stream: its index.
+type Storing = BoxFuture<'static, Result<u64, DurableError>>;
 
 /// A job that is being submitted. Dropping it leaves the job open: it can be gone on with.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Queue {
             (Record { inputs: Some(inputs), .. }, _) => return Ok(Begun::Complete(inputs)),
             open => open,
         };
-        let (inputs, pushed) = mpsc::channel(WINDOW_TASKS);
+        let (inputs, pushed) = mpsc::channel(QUEUED_INPUTS);
         let (sender, outcome) = oneshot::channel();
         let feeder = Feeder::new(self.nats.clone(), id.clone(), record, sequence);
         self.link.start_task(async move {
@@ -162,8 +164,9 @@ struct Feeder {
     next: u64,
     /// The digest of all inputs up to it.
     digest: [u8; 32],
-    /// Inputs of which not all before them are stored, and whether they are, by index.
-    open: BTreeMap<u64, bool>,
+    /// Inputs of which not all before them are stored: their sizes, and whether they are stored, by index.
+    open: BTreeMap<u64, (usize, bool)>,
+    /// All of their sizes.
     bytes: usize,
     /// Tasks that are to be announced, or wait for all that was announced before to be compared.
     waiting: Vec<Storing>,
@@ -203,9 +206,7 @@ impl Feeder {
                     under_way.extend(self.take_waiting());
                 }
                 Some(stored) = under_way.next(), if !under_way.is_empty() => {
-                    let (index, bytes) = stored?;
-                    self.bytes -= bytes;
-                    self.stored(index);
+                    self.stored(stored?);
                 }
                 () = sleep_until(checkpoint), if self.is_behind => {
                     self.sequence = self.record.write(&self.nats, &self.id, self.sequence).await?;
@@ -259,25 +260,27 @@ impl Feeder {
         if index < self.record.stored {
             return Ok(());
         }
-        self.open.insert(index, false);
         let (nats, bytes) = (self.nats.clone(), payload.len());
+        self.open.insert(index, (bytes, false));
         self.bytes += bytes;
         let subject = nats.names.subject(kind, self.id.as_str());
         let message = PublishMessage::build().payload(payload).message_id(message_id(&self.id, run, index));
         self.waiting.push(Box::pin(async move {
             nats.store("store a task", subject, message, bytes).await?;
-            Ok((index, bytes))
+            Ok(index)
         }));
         Ok(())
     }
 
     /// An input is stored.
     fn stored(&mut self, index: u64) {
-        if let Some(is_stored) = self.open.get_mut(&index) {
+        if let Some((_, is_stored)) = self.open.get_mut(&index) {
             *is_stored = true;
         }
-        while let Some(first) = self.open.first_entry().filter(|first| *first.get()) {
-            self.record.stored = first.remove_entry().0 + 1;
+        while let Some(first) = self.open.first_entry().filter(|first| first.get().1) {
+            let (index, (bytes, _)) = first.remove_entry();
+            self.bytes -= bytes;
+            self.record.stored = index + 1;
             self.is_behind = true;
         }
     }

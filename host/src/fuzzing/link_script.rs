@@ -172,7 +172,7 @@ pub(crate) trait Play: Send + std::fmt::Debug {
     fn play(&mut self) -> Option<Vec<u8>>;
 }
 
-/// A source that plays.
+/// A source that plays: the receiving half of a link, or of a worker's connection.
 #[derive(Debug)]
 pub(crate) struct Plays<P> {
     pub(crate) script: P,

@@ -13,6 +13,7 @@ use sandgate_wire::ToWorker;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
+use super::link_script::{self, Plays};
 use crate::artefact::ArtefactStore;
 use crate::connection::{Common, Connection};
 use crate::deadline::Deadline;
@@ -42,7 +43,8 @@ pub(super) trait Play: Send + std::fmt::Debug {
 pub(super) fn run(spec: Spec, sink: OutputSink, script: Box<dyn Play>) {
     let wire = Arc::new(Wire::default());
     let connection = Arc::new((Mutex::new(None), Condvar::new()));
-    let receive = Script { script, connection: Arc::clone(&connection), wire: Arc::clone(&wire), left: Vec::new() };
+    let script = Script { script, connection: Arc::clone(&connection), wire: Arc::clone(&wire) };
+    let receive = Plays { script, left: Vec::new() };
     let transport = (Box::new(Writes(Arc::clone(&wire))) as _, Box::new(receive) as _);
     let output = OutputRouter::new("gw0".to_owned(), sink);
     let artefacts = ArtefactStore::holding(&module(), ENGINE);
@@ -145,13 +147,12 @@ impl SendHalf for Writes {
     }
 }
 
-/// The receiving half that plays.
+/// What the receiving half plays.
 #[derive(Debug)]
 struct Script {
     script: Box<dyn Play>,
     connection: Arc<(Mutex<Option<Arc<Connection>>>, Condvar)>,
     wire: Arc<Wire>,
-    left: Vec<u8>,
 }
 
 impl Script {
@@ -167,26 +168,11 @@ impl Script {
     }
 }
 
-impl ReceiveHalf for Script {
-    fn read(&mut self, buffer: &mut [u8], _wait: bool) -> io::Result<usize> {
-        while self.left.is_empty() {
-            // The host has hung up.
-            if self.wire.state.lock().closed {
-                return Ok(0);
-            }
-            match self.script.play(&self.connection(), &self.wire) {
-                Some(bytes) => self.left = bytes,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.left.len());
-        buffer[..count].copy_from_slice(&self.left[..count]);
-        self.left.drain(..count);
-        Ok(count)
-    }
-
-    fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        None
+impl link_script::Play for Script {
+    fn play(&mut self) -> Option<Vec<u8>> {
+        // The host may have hung up.
+        let hung_up = self.wire.state.lock().closed;
+        if hung_up { None } else { self.script.play(&self.connection(), &self.wire) }
     }
 }
 

@@ -65,9 +65,7 @@ impl Told {
             }
         });
     }
-}
 
-impl Told {
     /// Tells it, and does what follows from that on this thread, unless another one is at it. Never blocks.
     pub(crate) fn tell_and_see(&self, note: Note) {
         // If the pool is gone, so are the senders of results, and whoever waits is told.

@@ -138,8 +138,7 @@ impl Outbox {
     /// cannot rightly have taken them.
     pub fn unsent(&self, channel: ChannelId) -> Credit {
         let state = self.state.lock();
-        // Of one that is written at this moment all may be there already, before its sender says so.
-        let begun = state.stalled.iter().find(|(of, _)| *of == channel);
+        let begun = state.direct.iter().chain(&state.stalled).find(|(of, _)| *of == channel);
         let mut unsent = begun.map_or(Credit::default(), |(_, message)| *message);
         for item in state.lanes.get(&channel).into_iter().flatten() {
             let waits = match item {

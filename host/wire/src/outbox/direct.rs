@@ -77,6 +77,9 @@ impl Direct<'_> {
         let mut sent = 0;
         while sent < bytes.len() {
             let end = bytes.len().min(sent + CHUNK_BYTES);
+            if end == bytes.len() {
+                self.ends();
+            }
             let head = head(self.channel, bytes.len(), sent, end);
             let written = self.write_frame(&head, &bytes[sent..end], &mut patience);
             let is_whole = written.as_ref().is_ok_and(|count| *count == head.len() + end - sent);
@@ -182,6 +185,11 @@ impl Direct<'_> {
         Written::GivenUp
     }
 
+    /// What is written next is the end of the message: the peer may take all of it, and say so, before this thread goes on.
+    fn ends(&self) {
+        self.outbox.state.lock().direct = Some((self.channel, Credit::default()));
+    }
+
     fn finish(&self) {
         self.outbox.state.lock().direct = None;
         // There may be something of others by now.
@@ -221,8 +229,8 @@ fn head(channel: ChannelId, total: usize, sent: usize, end: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::BorrowedFd;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, OnceLock, Weak};
 
     use parking_lot::Mutex;
     use proptest::prelude::*;
@@ -320,6 +328,42 @@ mod tests {
         assert!(outbox.has_unsent(CHANNEL) && outbox.begin(CHANNEL, 300_000).is_none());
         assert_eq!(narrow.arrived(&outbox).len(), 1);
         assert_eq!(outbox.unsent(CHANNEL), Credit::default());
+    }
+
+    /// A transport that notes what counts as unsent whenever something is written.
+    #[derive(Debug, Clone, Default)]
+    struct Witness {
+        outbox: Arc<OnceLock<Weak<Outbox>>>,
+        unsent: Arc<Mutex<Vec<Credit>>>,
+    }
+
+    impl SendHalf for Witness {
+        fn try_write(&self, buffers: &[IoSlice<'_>], _descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+            let outbox = self.outbox.get().and_then(Weak::upgrade).expect("an outbox that writes");
+            self.unsent.lock().push(outbox.unsent(CHANNEL));
+            Ok(buffers.iter().map(|buffer| buffer.len()).sum())
+        }
+
+        fn wait_writable(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    /// The peer can have taken a message as soon as its last byte is there, so by then it counts as sent; and no sooner.
+    #[test]
+    fn a_message_counts_as_sent_from_its_last_chunk_on() {
+        for (length, chunks) in [(CHUNK_BYTES / 2 + 1, 0), (2 * CHUNK_BYTES, 1), (2 * CHUNK_BYTES + 1, 2)] {
+            let witness = Witness::default();
+            let outbox = Arc::new(Outbox::new(Box::new(witness.clone())));
+            witness.outbox.set(Arc::downgrade(&outbox)).unwrap();
+            send(&outbox, &bytes(length));
+            let all = Credit { bytes: length as u64, messages: 1 };
+            let expected = [vec![all; chunks], vec![Credit::default()]].concat();
+            assert_eq!(*witness.unsent.lock(), expected, "{length} bytes");
+            assert_eq!(outbox.unsent(CHANNEL), Credit::default());
+        }
     }
 
     #[test]
