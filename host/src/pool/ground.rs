@@ -118,6 +118,13 @@ struct Spares {
     burying: usize,
 }
 
+impl Spares {
+    /// Takes out those that died before they were needed.
+    fn dead(&mut self) -> Vec<Made> {
+        self.ready.extract_if(.., |made| !made.gateway.is_alive()).collect()
+    }
+}
+
 impl Ground {
     pub(crate) fn new(
         lanes: usize,
@@ -139,20 +146,23 @@ impl Ground {
         let place = &mut self.places[lane];
         let (runs, session, made) = (std::mem::take(&mut place.runs), place.session.take(), place.made.take());
         let (maker, notes) = (Arc::clone(&self.maker), self.notes.clone());
-        let (mut alive, dead): (Vec<Made>, Vec<Made>) =
-            self.spares.ready.drain(..).partition(|made| made.gateway.is_alive());
-        let (before, spare) = ((runs, session, made, dead), alive.pop());
-        self.spares.ready = alive;
-        let Some(spare) = spare else {
+        let (before, dead) = ((runs, session, made), self.spares.dead());
+        let Some(spare) = self.spares.ready.pop() else {
             return callback::run_soon(Box::new(move || {
-                drop(before);
+                drop((before, dead));
                 let _ = notes.send(Note::Started { lane, result: maker.make(lane).map(Box::new) });
             }));
         };
         let _ = notes.send(Note::Started { lane, result: Ok(Box::new(spare)) });
+        self.bury((before, dead));
+    }
+
+    /// Drops what is left of gateways on another thread, which may take until their processes are reaped.
+    fn bury(&mut self, dead: impl Send + 'static) {
+        let notes = self.notes.clone();
         self.spares.burying += 1;
         callback::run_soon(Box::new(move || {
-            drop(before);
+            drop(dead);
             let _ = notes.send(Note::Buried);
         }));
     }
@@ -178,6 +188,10 @@ impl Ground {
 
     /// Starts as many as are missing, on other threads. One that cannot be started is tried again when the next is missing.
     pub(crate) fn start_spares(&mut self) {
+        let dead = self.spares.dead();
+        if !dead.is_empty() {
+            self.bury(dead);
+        }
         let spares = &mut self.spares;
         while spares.ready.len() + spares.starting < spares.wanted {
             let (maker, notes, number) = (Arc::clone(&self.maker), self.notes.clone(), spares.made);
