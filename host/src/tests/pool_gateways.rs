@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Outcome, ToWorker};
 
-use crate::fake_worker::{PATIENCE, Stage, done, module};
+use crate::fake_worker::{PATIENCE, Stage, done, eventually, module};
 use crate::pool::{Made, Maker, OutcomeKind, Pool, PoolError, TaskError, TaskHandle};
 use crate::spec::Spec;
 
@@ -194,6 +194,7 @@ fn a_spare_takes_the_place_of_a_lost_worker_and_is_replaced_itself() {
     assert_eq!(result.value.unwrap(), 7);
     // The next spare dies before it is needed: the lane gets one that is started then.
     let mut third = next(&workers);
+    eventually("the pool knows its spare", || pool.stats().spares == 1);
     third.worker.hang_up();
     third.loss();
     second.worker.hang_up();
