@@ -20,6 +20,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("host/worker/src/artefact.rs", "maps what the compiler process made"),
     ("host/worker/src/lockdown/sys.rs", "system calls that have no safe wrapper"),
     ("host/worker/src/lockdown/violation.rs", "a signal handler"),
+    ("host/worker/src/startup_pages.rs", "finds what of the program is for reading alone, and gives its pages back"),
     ("host/worker/tests/process/native.rs", "what a worker does that was taken over, so that it is stopped"),
     ("benches/src/bare.rs", "loads what the benchmark itself has compiled"),
     ("guests/programs/src/bin/traps.rs", "a guest that breaks every rule, to be caught at it"),

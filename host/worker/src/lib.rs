@@ -47,6 +47,7 @@ mod randomness;
 mod reading;
 pub mod self_test;
 mod snapshot;
+mod startup_pages;
 mod stdin;
 #[doc(hidden)]
 pub mod testing;

@@ -1,0 +1,57 @@
+//! Gives back the pages of code and constants that only the start of a process needed.
+//!
+//! The dynamic linker reads all relocations, and the start runs much code that a worker never runs again; an idle worker had
+//! 8 MB of both in its memory map. They are pages of files, so the kernel has them anyway, and maps one again when it is touched.
+#![expect(unsafe_code, reason = "dl_iterate_phdr and madvise have no safe wrapper for this")]
+
+use std::ffi::{c_int, c_void};
+use std::{ptr, slice};
+
+use rustix::mm::{Advice, madvise};
+
+/// Unmaps, until they are touched again, the pages of this program that nobody can write to.
+pub(crate) fn give_back() {
+    // SAFETY: the callback has the type that is asked for, takes no data, and calls nothing that loads or unloads libraries.
+    unsafe { libc::dl_iterate_phdr(Some(give_back_program), ptr::null_mut()) };
+}
+
+/// Called for the program, which comes before its libraries; these are left alone, and shared with everybody else anyway.
+///
+/// # Safety
+///
+/// `info` is null or what `dl_iterate_phdr` gives its callbacks.
+unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+    // SAFETY: as the caller promises; nobody changes it while the callback runs.
+    let Some(info) = (unsafe { info.as_ref() }) else { return LAST };
+    if info.dlpi_phdr.is_null() {
+        return LAST;
+    }
+    // SAFETY: the headers of a loaded object, so many, which stay mapped for as long as it is loaded.
+    let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let page = rustix::param::page_size();
+    for header in headers.iter().filter(|header| is_read_only(header)) {
+        let (Ok(offset), Ok(size)) = (usize::try_from(header.p_vaddr), usize::try_from(header.p_memsz)) else {
+            continue;
+        };
+        let Ok(base) = usize::try_from(info.dlpi_addr) else { continue };
+        let start = base.wrapping_add(offset);
+        // Whole pages of this segment alone.
+        let (first, end) = (start.next_multiple_of(page), start.wrapping_add(size) / page * page);
+        if first < end {
+            let first = ptr::with_exposed_provenance_mut(first);
+            // SAFETY: a segment of a file that is loaded for reading alone has what the file has, and has never been written
+            // to: code here is position-independent, so nothing in such a segment is relocated (what is relocated and
+            // then protected is in a segment that was loaded for writing). So each of its pages is the same when it
+            // is mapped again. Where the kernel refuses, nothing has changed.
+            let _ = unsafe { madvise(first, end - first.addr(), Advice::LinuxDontNeed) };
+        }
+    }
+    LAST
+}
+
+/// What ends the iteration.
+const LAST: c_int = 1;
+
+fn is_read_only(header: &libc::Elf64_Phdr) -> bool {
+    header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0 && header.p_flags & libc::PF_W == 0
+}
