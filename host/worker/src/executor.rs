@@ -106,6 +106,10 @@ fn next(worker: &Arc<Worker>) -> Option<Job> {
             // Something may have come in between.
             continue;
         }
+        if worker.startup_pages.are_due() {
+            hub.unlocked(|| worker.startup_pages.give_back());
+            continue;
+        }
         hub.idle_executors += 1;
         // A guest that waits would have more of the reading.
         if hub.reading.role == Role::Free && hub.is_idle() {

@@ -80,7 +80,10 @@ pub(crate) fn get(worker: &Worker, module: ModuleId, codegen: Codegen) -> Result
     let Some(artefact) = artefact else {
         return Err(Rejection::Instantiation { message: format!("module {module} was not sent to this worker") });
     };
-    let load = || worker.second_stage.load(|| artefact.load(worker, codegen));
+    let load = || {
+        worker.startup_pages.were_needed();
+        worker.second_stage.load(|| artefact.load(worker, codegen))
+    };
     artefact.loaded.get_or_init(load).clone()
 }
 

@@ -28,7 +28,7 @@ use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
 use crate::lockdown::{self, Budget, Enclosure, Inherited, Plan, Role};
 use crate::worker::{Worker, WorkerError};
-use crate::{compiler, initializer, main_loop, self_test, startup_pages, worker};
+use crate::{compiler, initializer, main_loop, self_test, worker};
 
 /// Codes that a worker or compiler process exits with.
 pub mod exit_code {
@@ -92,7 +92,6 @@ pub(crate) fn abort(message: &str) -> ! {
 
 fn serve() -> Result<(), WorkerError> {
     let (worker, reader) = start_worker()?;
-    startup_pages::give_back();
     // The process exits next; nothing is joined or freed.
     main_loop::run(&worker, reader).map(drop)
 }

@@ -1,16 +1,48 @@
-//! Gives back the pages of code and constants that only the start of a process needed.
+//! Gives back the pages of code and constants that only the start of a process, and the loading of a module, needed.
 //!
-//! The dynamic linker reads all relocations, and the start runs much code that a worker never runs again; an idle worker had
-//! 8 MB of both in its memory map. They are pages of files, so the kernel has them anyway, and maps one again when it is touched.
+//! The dynamic linker reads all relocations, and much code runs once; an idle worker had 8 MB of both in its memory map, and its end
+//! took as much longer. They are pages of a file, so the kernel has them anyway, and maps one again when it is touched.
 #![expect(unsafe_code, reason = "dl_iterate_phdr and madvise have no safe wrapper for this")]
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{ptr, slice};
 
 use rustix::mm::{Advice, madvise};
 
+/// When a worker gives them back.
+#[derive(Debug)]
+pub(crate) struct StartupPages {
+    is_process: bool,
+    due: AtomicBool,
+}
+
+impl StartupPages {
+    /// Of a worker that has its process to itself, or of one that gives nothing back.
+    pub(crate) fn new(is_process: bool) -> StartupPages {
+        StartupPages { is_process, due: AtomicBool::new(false) }
+    }
+
+    /// What was done just now is not done again soon.
+    pub(crate) fn were_needed(&self) {
+        self.due.store(self.is_process, Ordering::Relaxed);
+    }
+
+    /// Whether it is worth it to give them back.
+    pub(crate) fn are_due(&self) -> bool {
+        self.due.load(Ordering::Relaxed)
+    }
+
+    /// Gives them back if that is worth it. Takes 100 µs then; for an executor that has nothing to do.
+    pub(crate) fn give_back(&self) {
+        if self.due.swap(false, Ordering::Relaxed) {
+            give_back();
+        }
+    }
+}
+
 /// Unmaps, until they are touched again, the pages of this program that nobody can write to.
-pub(crate) fn give_back() {
+fn give_back() {
     // SAFETY: the callback has the type that is asked for, takes no data, and calls nothing that loads or unloads libraries.
     unsafe { libc::dl_iterate_phdr(Some(give_back_program), ptr::null_mut()) };
 }

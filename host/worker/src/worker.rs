@@ -33,6 +33,7 @@ use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
 use crate::reading::{Reading, Role};
+use crate::startup_pages::StartupPages;
 use crate::{executor, main_loop};
 
 /// Why a worker ended as it should.
@@ -125,6 +126,7 @@ pub(crate) struct Worker {
     pub(crate) directories: Directories,
     pub(crate) max_executions: usize,
     pub(crate) second_stage: SecondStage,
+    pub(crate) startup_pages: StartupPages,
     /// Where guests' monotonic clock begins.
     pub(crate) started: Instant,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -187,6 +189,7 @@ pub(crate) fn start(
         gateway: hello.gateway,
         max_executions,
         second_stage,
+        startup_pages: StartupPages::new(surroundings.is_some()),
         started: Instant::now(),
         threads: Mutex::default(),
     });
@@ -229,6 +232,7 @@ impl Worker {
             gateway: String::new(),
             max_executions: 1,
             second_stage: SecondStage::after_one_module(true),
+            startup_pages: StartupPages::new(false),
             started: Instant::now(),
             threads: Mutex::default(),
         })
