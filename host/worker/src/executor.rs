@@ -106,8 +106,7 @@ fn next(worker: &Arc<Worker>) -> Option<Job> {
             // Something may have come in between.
             continue;
         }
-        if worker.startup_pages.are_due() {
-            hub.unlocked(|| worker.startup_pages.give_back());
+        if worker.startup_pages.give_back(&mut hub) {
             continue;
         }
         hub.idle_executors += 1;

@@ -140,7 +140,12 @@ impl Hub {
         }
     }
 
-    /// Whether the host asked for the end and all is done.
+    /// Whether the host asked for the end.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.terminating
+    }
+
+    /// Whether it did and all is done.
     pub(crate) fn is_done(&self) -> bool {
         self.terminating && self.queue.is_empty() && self.running.is_empty() && self.ending == 0
     }

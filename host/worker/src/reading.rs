@@ -277,6 +277,9 @@ fn stand_by(worker: &Arc<Worker>) -> Option<Result<Ended, WorkerError>> {
                     hub.reading.role = Role::Standing;
                     return None;
                 }
+                if worker.startup_pages.give_back(&mut hub) {
+                    continue;
+                }
                 hub.reading.asleep = true;
                 while hub.reading.asleep {
                     hub.wait(main, None);

@@ -10,6 +10,8 @@ use std::{ptr, slice};
 
 use rustix::mm::{Advice, madvise};
 
+use crate::hub::HubGuard;
+
 /// When a worker gives them back.
 #[derive(Debug)]
 pub(crate) struct StartupPages {
@@ -28,16 +30,15 @@ impl StartupPages {
         self.due.store(self.is_process, Ordering::Relaxed);
     }
 
-    /// Whether it is worth it to give them back.
-    pub(crate) fn are_due(&self) -> bool {
-        self.due.load(Ordering::Relaxed)
-    }
-
-    /// Gives them back if that is worth it. Takes 100 µs then; for an executor that has nothing to do.
-    pub(crate) fn give_back(&self) {
-        if self.due.swap(false, Ordering::Relaxed) {
-            give_back();
+    /// Gives them back if that is worth it, and says so: it takes 100 µs, and the hub is let go meanwhile. For a thread that has
+    /// nothing to do.
+    pub(crate) fn give_back(&self, hub: &mut HubGuard<'_>) -> bool {
+        // The end of the process would take as long as this.
+        let due = !hub.is_terminating() && self.due.swap(false, Ordering::Relaxed);
+        if due {
+            hub.unlocked(give_back);
         }
+        due
     }
 }
 
