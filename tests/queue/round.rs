@@ -49,6 +49,11 @@ fn what_goes_in_comes_out_in_order() {
     assert_eq!((rows.len(), &rows[1]["result"]), (2, &json!("IN B")));
     assert_eq!(rows[1]["input"], json!(format!("{files}/b")));
     assert!(rows[1]["stderr"].as_str().unwrap().contains(&format!("{files}/b")), "{rows:?}");
+    let _ = server.submit(&words, "").well();
+    std::fs::write(directory.path().join("b"), "in c").unwrap();
+    let other = server.submit(&words, "");
+    assert_eq!(other.code, Some(3), "{other:?}");
+    assert!(other.stderr.contains("the first 2 are not the same"), "{other:?}");
 }
 
 #[test]
@@ -59,8 +64,20 @@ fn a_job_is_submitted_once_and_forgotten_once() {
     let first = server.submit(&["--job", "once", "@wasi_filter"], &input);
     assert!(first.stderr.contains("has 50 inputs"), "{first:?}");
     let second = server.submit(&["--job", "once", "@wasi_filter"], &input);
-    assert!(second.stderr.contains("is there already, with 50 inputs"), "{second:?}");
+    assert!(second.stderr.contains("is there already, with the same 50 inputs"), "{second:?}");
     assert_eq!(second.well(), "once\n");
+    for (inputs, expected) in [
+        (input.replace("50", "51"), "the first 50 are not the same"),
+        (lines(49, |number| number.to_string()), "it has 50, and these are fewer"),
+        (lines(51, |number| number.to_string()), "it has 50, and these are more"),
+        (String::new(), "it has 50, and these are fewer"),
+    ] {
+        let other = server.submit(&["--job", "once", "@wasi_filter"], &inputs);
+        assert_eq!((other.code, other.stdout.as_str()), (Some(3), ""), "{other:?}");
+        let expected =
+            format!("job `once` is complete, and was not changed: job `once` was begun with other inputs: {expected}");
+        assert!(other.stderr.contains(&expected), "{other:?}");
+    }
     assert_eq!(client.messages("sandgate_tasks"), 50);
     let other = server.submit(&["--job", "once", "@echo_last"], &input);
     assert_eq!(other.code, Some(3));

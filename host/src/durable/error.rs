@@ -104,13 +104,15 @@ pub enum DurableError {
         /// In what they differ.
         what: &'static str,
     },
-    /// A job is gone on with, but not with the inputs that it was begun with.
-    #[error("job `{job}` was begun with other inputs: the first {inputs} are not the same")]
+    /// A job is gone on with or submitted again, but not with the inputs that it was begun with.
+    #[error("job `{job}` was begun with other inputs: {}", difference.told(*inputs))]
     OtherInputs {
         /// Which.
         job: JobId,
-        /// How many were compared.
+        /// How many the server knows of.
         inputs: u64,
+        /// In what they differ.
+        difference: Difference,
     },
     /// Somebody else submits the same job.
     #[error("job `{job}` is being submitted by somebody else")]
@@ -160,6 +162,28 @@ pub enum DurableError {
     /// The connection was closed.
     #[error("connection to NATS is closed")]
     Closed,
+}
+
+/// In what the inputs of a job differ from those that it was begun with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Some of those that the server knows of are not the same.
+    NotTheSame,
+    /// There are fewer than it knows of.
+    Fewer,
+    /// The job is complete, and there are more.
+    More,
+}
+
+impl Difference {
+    fn told(self, inputs: u64) -> String {
+        match self {
+            Difference::NotTheSame => format!("the first {inputs} are not the same"),
+            Difference::Fewer => format!("it has {inputs}, and these are fewer"),
+            Difference::More => format!("it has {inputs}, and these are more"),
+        }
+    }
 }
 
 /// What other code says of an error, as text that can be shown.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use sandgate::durable::{Begun, Input, Job, JobId, Submission};
+use sandgate::durable::{Input, Job, JobId, Submission};
 use sandgate::{Group, Spec};
 
 use super::options::{Options, duration, job_id};
@@ -23,7 +23,7 @@ use crate::{options, print};
 /// and `sandgate collect JOB` gives the results. The module is kept in the server's object store.
 ///
 /// A submission that was interrupted goes on with the same command and `--job JOB`. Submitting a job that is there already
-/// changes nothing.
+/// changes nothing: its inputs are compared, and other ones are an error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -33,7 +33,7 @@ Examples:
   sandgate collect --nats nats://queue:4222 nightly
 
 Exit codes:
-  0    all inputs are in the queue
+  0    all inputs are in the queue, or were there before
   2    the command line is wrong
   3    they are not, as standard error says; what is there stays, and the same command with --job goes on
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
@@ -97,16 +97,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     (job.task, job.json, job.argv) = (arguments.task.clone(), arguments.json, arguments.arg.clone());
     (job.timeout, job.retries) = (arguments.timeout, arguments.retries);
     let queue = arguments.queue.connect()?;
-    let begun = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
-    let mut submission = match begun {
-        Begun::Open(submission) => submission,
-        Begun::Complete(count) => {
-            print::complain(&format!("job `{id}` is there already, with {count} inputs; nothing was changed"));
-            print::result(&format!("{id}\n"))?;
-            return Ok(Exit::Success);
-        }
+    let mut submission = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
+    let complete = submission.complete();
+    let incomplete = || match complete {
+        None => format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs"),
+        Some(_) => format!("job `{id}` is complete, and was not changed"),
     };
-    let incomplete = || format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs");
     for (index, input) in (0..).zip(inputs) {
         let pushed = match input {
             Ok(input) => push(&mut submission, input, &encoding, template.as_ref()),
@@ -120,7 +116,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         pushed.with_context(incomplete)?;
     }
     let count = submission.finish().with_context(incomplete)?;
-    print::complain(&format!("job `{id}` has {count} input{}", if count == 1 { "" } else { "s" }));
+    let inputs = format!("{count} input{}", if count == 1 { "" } else { "s" });
+    print::complain(&match complete {
+        None => format!("job `{id}` has {inputs}"),
+        Some(_) => format!("job `{id}` is there already, with the same {inputs}; nothing was changed"),
+    });
     print::result(&format!("{id}\n"))?;
     Ok(Exit::Success)
 }
