@@ -41,7 +41,7 @@ mod work;
 
 pub use collect::{Collected, Collection, CollectionSettings};
 pub use error::{Cause, Difference, DurableError};
-pub use job::Job;
+pub use job::{Job, MAX_RETRIES};
 pub use message::{Ending, Input, JobResult, MAX_NAME_BYTES};
 pub use name::{BadName, DEFAULT_PREFIX, JobId, Prefix};
 pub use queue::Queue;

@@ -220,11 +220,37 @@ fn inputs_and_results_that_no_message_can_hold_fail_alone() {
 
 #[test]
 fn what_is_missing_is_told_and_help_is_there() {
-    let came = run(&["collect", "x"], b"", &[], LIMIT);
-    assert_eq!(came.code, Some(3));
-    assert!(came.stderr.contains("no NATS server is named: use `--nats URL` or $NATS_URL"), "{came:?}");
-    let came = run(&["collect", "a.b"], b"", &[("NATS_URL", OsStr::new("nats://x"))], LIMIT);
-    assert_eq!(came.code, Some(2), "{came:?}");
+    let check = |words: &[&str], more: &[(&str, &OsStr)], expected: &str| {
+        let came = run(words, b"", more, LIMIT);
+        assert_eq!((came.code, came.stdout.as_str()), (Some(2), ""), "{came:?}");
+        assert!(came.stderr.contains(expected), "{words:?}: {came:?}");
+    };
+    check(&["collect", "x"], &[], "no NATS server is named: use `--nats URL` or $NATS_URL");
+    let port = "nats://x:port";
+    check(&["collect", "x"], &[("NATS_URL", OsStr::new(port))], "$NATS_URL: `nats://x:…` cannot be used");
+    // There is nobody at this address: it is not tried.
+    let nobody = [("NATS_URL", OsStr::new("nats://127.0.0.1:1"))];
+    check(&["collect", "a.b"], &nobody, "1 to 64 letters, digits");
+    let option = |command: &[&str], option: &str, value: &str, expected: &str| {
+        check(&[command, &[option, value]].concat(), &nobody, &format!("'{value}' for '{option} <"));
+        check(&[command, &[option, value]].concat(), &nobody, expected);
+    };
+    let (submit, work, collect) = (&["submit", "@wasi_filter"][..], &["work"][..], &["collect", "x"][..]);
+    for count in ["--max-deliveries", "--in-flight", "--max-pending"] {
+        option(work, count, "0", "is not a number from 1 to 10000000");
+    }
+    option(work, "--jobs", "0", "is not a number from 1 to 1024");
+    option(work, "--ack-wait", "500ms", "is not a time from 1s to 365d");
+    option(work, "--timeout", "0s", "has to be longer than nothing");
+    option(work, "--grace", "off", "has to end");
+    option(submit, "--timeout", "0s", "has to be longer than nothing");
+    option(submit, "--retries", "101", "is not a number from 0 to 100");
+    for command in [submit, work, collect] {
+        option(command, "--patience", "0s", "has to be longer than nothing");
+        option(command, "--patience", "soon", "is not a time, as in 30s or 5m");
+        option(command, "--replicas", "2", "is neither 1, 3 nor 5");
+        option(command, "--prefix", "a.b", "1 to 64 letters, digits");
+    }
     for command in ["submit", "work", "collect"] {
         let help = run(&[command, "--help"], b"", &[], LIMIT).well();
         assert!(help.contains("Exit codes:") && help.contains("--nats <URL>"), "{help}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -32,9 +32,6 @@ pub(super) struct Standing {
 /// The first connection. Refused connections are tried again for a while, refused credentials are not.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<Standing>), DurableError> {
     let (sender, standing) = watch::channel(Standing::default());
-    let addresses: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
-    let addresses =
-        addresses.map_err(|_| DurableError::Address { problem: "it is not of the form `nats://HOST:PORT`" })?;
     let ours = settings.clone();
     let options = options(settings).await?.event_callback(move |event| {
         happened(&event, &sender, &ours);
@@ -42,7 +39,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
     });
     let (started, mut pause, mut is_told) = (Instant::now(), BACKOFF.0, false);
     loop {
-        let error = match options.clone().connect(&addresses[..]).await {
+        let error = match options.clone().connect(&settings.addresses[..]).await {
             Ok(client) => return Ok((client, standing)),
             Err(error) => error,
         };

@@ -17,9 +17,11 @@ use crate::error::ModuleError;
 #[non_exhaustive]
 pub enum DurableError {
     /// The address of a server is none.
-    #[error("address of a NATS server cannot be used: {problem}")]
+    #[error("`{address}` cannot be used as the address of a NATS server: {problem}")]
     Address {
-        /// What is wrong with it.
+        /// The address, without what may be secret in it.
+        address: Cause,
+        /// What is wrong with it, or allowed.
         problem: &'static str,
     },
     /// A file with a certificate, a key or credentials cannot be used.

@@ -62,7 +62,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let queue = arguments.queue.connect()?;
+    let queue = Queue::connect(arguments.queue.settings()?)?;
     let job = describe(&queue, &arguments.job)?;
     let mut settings = CollectionSettings::default();
     (settings.unordered, settings.skip) = (arguments.unordered, arguments.skip);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use sandgate::durable::{Input, Job, JobId, Submission};
+use sandgate::durable::{Input, Job, JobId, MAX_RETRIES, Queue, Submission};
 use sandgate::{Group, Spec};
 
-use super::options::{Options, duration, job_id};
+use super::options::{Options, job_id, some_time};
 use crate::exit::Exit;
 use crate::map::arguments::Template;
 use crate::map::{feeder, inputs, job};
@@ -68,10 +68,10 @@ pub(crate) struct Arguments {
     max_input: Option<String>,
 
     /// Time for each task, as in 10s; workers may allow less [default: as workers have it]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Execution")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, help_heading = "Execution")]
     timeout: Option<Duration>,
     /// How often a task that failed is run again
-    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Execution")]
+    #[arg(long, value_name = "COUNT", value_parser = retries, default_value_t = 0, help_heading = "Execution")]
     retries: u32,
     /// A setting of the gateway that looks at the module, as in `nesting=2000`; can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = options::part_of_spec(&options::CHECKED_KEYS), help_heading = "Execution")]
@@ -82,6 +82,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let queue = arguments.queue.settings()?;
     let spec = spec(arguments)?;
     let module = options::module(&arguments.module, &spec)?;
     let inputs = inputs(&arguments.files, arguments.nul)?.max_bytes(spec.limits().message_bytes);
@@ -96,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let mut job = Job::new(&module);
     (job.task, job.json, job.argv) = (arguments.task.clone(), arguments.json, arguments.arg.clone());
     (job.timeout, job.retries) = (arguments.timeout, arguments.retries);
-    let queue = arguments.queue.connect()?;
+    let queue = Queue::connect(queue)?;
     let mut submission = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
     let complete = submission.complete();
     let incomplete = || match complete {
@@ -137,6 +138,11 @@ fn push(
         Ok((bytes, argv)) => submission.push(Input { name, argv, bytes }),
         Err(problem) => submission.refuse(name, problem),
     }
+}
+
+fn retries(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_RETRIES);
+    count.ok_or_else(|| format!("is not a number from 0 to {MAX_RETRIES}"))
 }
 
 fn spec(arguments: &Arguments) -> Result<Spec> {

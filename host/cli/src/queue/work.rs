@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{Worked, WorkerSettings};
+use sandgate::durable::{Queue, Worked, WorkerSettings};
 use sandgate::{Group, Module, OutputSink, Pool, Spec};
 
-use super::options::{Options, duration};
+use super::options::{Options, ack_wait, duration, some_time};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::map::arguments::{jobs, machine};
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
     hosts: Option<PathBuf>,
     /// The most time for each task, whatever its job says [default: as the job has it, or 60s]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Execution")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, help_heading = "Execution")]
     timeout: Option<Duration>,
     /// The most that a program may print, as in 1M; one that prints more has failed [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = setting("output"), help_heading = "Execution")]
@@ -71,14 +71,14 @@ pub(crate) struct Arguments {
     in_flight: Option<usize>,
     /// How long a task may go without a sign of life before another worker gets it; for the whole queue, the last one to say
     /// it counts [default: as it is, 30s at first]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Deliveries")]
+    #[arg(long, value_name = "DURATION", value_parser = ack_wait, help_heading = "Deliveries")]
     ack_wait: Option<Duration>,
     /// Most tasks that all workers together have at once; for the whole queue [default: as it is, 65536 at first]
     #[arg(long, value_name = "COUNT", value_parser = count, help_heading = "Deliveries")]
     max_pending: Option<usize>,
     /// How often a task is given to workers before it is a dead letter
-    #[arg(long, value_name = "COUNT", default_value_t = 10, help_heading = "Deliveries")]
-    max_deliveries: u32,
+    #[arg(long, value_name = "COUNT", value_parser = count, default_value = "10", help_heading = "Deliveries")]
+    max_deliveries: usize,
 
     #[command(flatten)]
     queue: Options,
@@ -87,6 +87,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let queue = arguments.queue.settings()?;
     let more = [("output", arguments.max_output.as_deref()), ("module", arguments.max_module.as_deref())];
     let spec = arguments.sandbox.spec(&more)?;
     let machines = machines(&arguments.gateway, arguments.hosts.as_deref())?;
@@ -101,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     };
     let mut settings = WorkerSettings::new(gateways, maker)
         .name(arguments.name.clone().unwrap_or_else(machine_name))
-        .max_deliveries(arguments.max_deliveries)
+        .max_deliveries(u32::try_from(arguments.max_deliveries).unwrap_or(u32::MAX))
         .max_module_bytes(max_module)
         .grace(arguments.grace);
     if let Some(tasks) = arguments.in_flight {
@@ -119,7 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     if let Some(idle) = arguments.stop_when_idle {
         settings = settings.stop_when_idle(idle);
     }
-    let queue = arguments.queue.connect()?;
+    let queue = Queue::connect(queue)?;
     let worker = queue.work(settings)?;
     let stopper = worker.stopper();
     interrupt.on_interrupt(move || {

@@ -12,7 +12,7 @@ use super::flight::Key;
 use super::report::{self, Fate};
 use super::{Maker, WorkerSettings};
 use crate::durable::error::DurableError;
-use crate::durable::job::Job;
+use crate::durable::job::{Job, MAX_RETRIES};
 use crate::durable::message::Input;
 use crate::durable::modules;
 use crate::durable::nats::Nats;
@@ -24,8 +24,6 @@ use crate::pool::{CancelToken, Pool, PoolError, RetryOn, TaskFeed, TaskResult, T
 const MAX_POOLS: usize = 4;
 /// How long a pool without tasks is kept.
 const KEPT: Duration = Duration::from_secs(120);
-/// Most retries that a job may ask for.
-const MAX_RETRIES: u32 = 100;
 /// Looked at no more often than this for the end of a pool that nothing happens in.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
