@@ -13,3 +13,4 @@ mod marathon;
 mod round;
 mod secrets;
 mod server;
+mod stopping;

@@ -12,6 +12,7 @@ use sandgate::{Group, Spec};
 
 use super::options::{Options, job_id, some_time};
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::map::arguments::Template;
 use crate::map::{feeder, inputs, job};
 use crate::options::setting;
@@ -82,6 +83,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let interrupt = Interrupt::install()?;
     let queue = arguments.queue.settings()?;
     let spec = spec(arguments)?;
     let module = options::module(&arguments.module, &spec)?;
@@ -104,6 +106,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         None => format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs"),
         Some(_) => format!("job `{id}` is complete, and was not changed"),
     };
+    let (ours, text) = (interrupt.clone(), incomplete());
+    interrupt.on_interrupt(move || {
+        print::complain(&format!("interrupted: {text}"));
+        std::process::exit(ours.exit().unwrap_or(Exit::Failure).code().into());
+    });
     for (index, input) in (0..).zip(inputs) {
         let pushed = match input {
             Ok(input) => push(&mut submission, input, &encoding, template.as_ref()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{Queue, Worked, WorkerSettings};
+use sandgate::durable::{Queue, Stopper, Worked, WorkerSettings};
 use sandgate::{Group, Module, OutputSink, Pool, Spec};
 
 use super::options::{Options, ack_wait, duration, some_time};
@@ -20,7 +20,7 @@ use crate::print;
 ///
 /// Takes as many tasks as its gateways can hold, runs each in a sandbox of its own, and acknowledges one only after its result
 /// is stored. What a worker that dies had is given to others. Goes on until it is stopped: the first SIGTERM or Ctrl-C
-/// lets what runs come to its end (--grace) and gives the rest back, the second ends it at once.
+/// lets what runs come to its end and gives the rest back, all of it within --grace; the second ends it at once.
 ///
 /// The sandbox and its limits are this command's; a job decides the module, the task and its arguments, retries, and a
 /// timeout up to --timeout.
@@ -35,7 +35,7 @@ Examples:
 Exit codes:
   0    stopped by SIGTERM, Ctrl-C or --stop-when-idle: what it had is done or given back
   2    the command line is wrong
-  3    it could not go on, as standard error says
+  3    it could not go on, or not give back what it had, as standard error says
   130  ended at once by a second Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
     /// Tasks at once [default: one for each core]
@@ -56,7 +56,8 @@ pub(crate) struct Arguments {
     /// The largest module, as in 100M [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = setting("module"), help_heading = "Execution")]
     max_module: Option<String>,
-    /// How long what runs may take once this is to stop; what is not done then is given back
+    /// How long this may take to stop, also if the server is away. What runs has this time but for its last quarter, at
+    /// most 2s, in which the rest is given back
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "25s", help_heading = "Execution")]
     grace: Duration,
     /// Stop when there was nothing to do for so long
@@ -93,6 +94,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let machines = machines(&arguments.gateway, arguments.hosts.as_deref())?;
     let gateways = arguments.jobs.unwrap_or_else(cores);
     let interrupt = Interrupt::install()?;
+    // There is nothing yet that could be given back.
+    interrupt.on_interrupt(|| std::process::exit(Exit::Success.code().into()));
     let (sandbox, max_module) = (arguments.sandbox.clone(), spec.module_limits().module_bytes);
     let maker = move |module: &Module| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
         let module = sandbox.prepared(module.clone(), &spec)?;
@@ -121,15 +124,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         settings = settings.stop_when_idle(idle);
     }
     let queue = Queue::connect(queue)?;
-    let worker = queue.work(settings)?;
-    let stopper = worker.stopper();
+    let stopper = Stopper::default();
+    let settings = settings.stopper(&stopper);
     interrupt.on_interrupt(move || {
         print::complain("stopping: what runs comes to its end, and nothing more is taken");
         stopper.stop();
     });
+    let worker = queue.work(settings)?;
     print::complain("working");
     let worked = worker.wait()?;
     print::complain(&summary(&worked));
+    if worked.kept > 0 {
+        print::complain(&format!(
+            "{} could be neither finished nor given back, for the NATS server does not answer: others get it after the ack wait",
+            if worked.kept == 1 { "1 task".to_owned() } else { format!("{} tasks", worked.kept) }
+        ));
+        return Ok(Exit::Failure);
+    }
     Ok(Exit::Success)
 }
 

@@ -4,7 +4,7 @@
 //! 2. A pool has a result: it is stored, then the task is acknowledged, then there is room for another.
 //! 3. There is room: a request for as many tasks. Requests under way count as tasks, so that never more come than fit.
 //! 4. Time passes: the server is told of tasks that go on.
-//! 5. Stop: requests are withdrawn, what no pool has is given back, what runs has the grace, and is cancelled then.
+//! 5. Stop: see [`ending`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::flight::{Capacity, Entry, Flight, Key};
+use super::flight::{Capacity, Entry, Flight, Key, Stage};
 use super::pools::{PoolNote, Pools, Trouble};
 use super::report::Fate;
 use super::storing::{self, Letter};
@@ -31,6 +31,8 @@ use crate::durable::pull::{self, Arrival, End};
 use crate::durable::setup::{self, Wanted};
 use crate::pool::OutcomeKind;
 
+mod ending;
+
 /// Requests for tasks at once.
 const MAX_REQUESTS: usize = 4;
 /// Bytes of tasks in one request, if none is larger.
@@ -42,8 +44,6 @@ const RECORD_KEPT: Duration = Duration::from_secs(60);
 /// How old a record may be that says that a task is of another job of the same id.
 const RECORD_FRESH: Duration = Duration::from_millis(500);
 const MAX_RECORDS: usize = 1024;
-/// Time beyond the grace for cancelled tasks to end.
-const CANCELLING: Duration = Duration::from_secs(5);
 
 /// Something that was sent, and for which task.
 type Sending = BoxFuture<'static, Sent>;
@@ -54,8 +54,10 @@ enum Sent {
     Result { key: Key, stored: Result<(), DurableError>, failed: bool, dead: bool },
     /// A message that is no task is a dead letter.
     Garbage(Result<(), DurableError>),
-    /// Nothing that anything depends on.
-    Ack,
+    /// A task is given back, if the server has said so.
+    Back { key: Key, confirmed: bool },
+    /// The server was told of a task that goes on.
+    Progress,
     /// A job's record was looked up.
     Record { job: JobId, found: Result<Option<(Job, u64)>, DurableError> },
     /// The consumer is there again.
@@ -83,7 +85,10 @@ pub(super) struct Crew {
     /// Tasks that wait for room for one more pool.
     unplaced: Vec<Key>,
     jobs: HashMap<JobId, Known>,
+    /// What becomes of tasks: waited for at the end.
     sending: FuturesUnordered<Sending>,
+    /// What only matters while there is more to do.
+    asking: FuturesUnordered<Sending>,
     arrivals: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
     pool_notes: mpsc::UnboundedReceiver<PoolNote>,
     /// Tasks that requests under way may still bring, and those requests.
@@ -118,6 +123,7 @@ impl Crew {
             unplaced: Vec::new(),
             jobs: HashMap::new(),
             sending: FuturesUnordered::new(),
+            asking: FuturesUnordered::new(),
             arrivals: mpsc::unbounded_channel(),
             pool_notes,
             requested: 0,
@@ -141,6 +147,7 @@ impl Crew {
                 Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
                 Some(note) = self.pool_notes.recv() => self.noted(note),
                 Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
+                Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
                 _ = standing.changed() => {}
                 () = sleep(look) => {}
                 () = pull::told(&mut stop) => break,
@@ -211,7 +218,7 @@ impl Crew {
                 if why == End::Gone && self.is_ready && !self.is_ending {
                     self.is_ready = false;
                     let (nats, wanted) = (self.nats.clone(), wanted(&self.settings));
-                    self.sending.push(Box::pin(async move {
+                    self.asking.push(Box::pin(async move {
                         let made = match setup::streams(&nats).await {
                             Ok(()) => setup::consumer(&nats, wanted).await,
                             Err(error) => Err(error),
@@ -240,7 +247,7 @@ impl Crew {
             }
         };
         let name = input.name.clone();
-        let entry = Entry { message, input: Some(input), name, heard: Instant::now(), is_done: false };
+        let entry = Entry { message, stage: Stage::Waiting(input), name, heard: Instant::now() };
         if !self.flight.arrived(key.clone(), entry) {
             return;
         }
@@ -268,7 +275,7 @@ impl Crew {
             Some(Known::Is(job, run, since)) if *run == key.run && since.elapsed() < RECORD_KEPT => {
                 let job = Arc::clone(job);
                 let Some(entry) = self.flight.get_mut(&key) else { return };
-                if !self.pools.give(&job, &key, &mut entry.input) {
+                if !self.pools.give(&job, &key, entry) {
                     // Not given back: that would count as a delivery, and it has done nothing.
                     self.unplaced.push(key);
                 }
@@ -281,7 +288,7 @@ impl Crew {
         }
         let (nats, job) = (self.nats.clone(), key.job.clone());
         self.jobs.insert(job.clone(), Known::Asked(vec![key]));
-        self.sending.push(Box::pin(async move {
+        self.asking.push(Box::pin(async move {
             let found = Record::read(&nats, &job).await.map(|found| found.map(|(record, _)| (record.job, record.run)));
             Sent::Record { job, found }
         }));
@@ -329,8 +336,8 @@ impl Crew {
                 }
                 for key in waiting {
                     let Some(entry) = self.flight.get_mut(&key) else { continue };
-                    if !self.pools.give(&job, &key, &mut entry.input) {
-                        self.give_back(&key);
+                    if !self.pools.give(&job, &key, entry) {
+                        self.unplaced.push(key);
                     }
                 }
             }
@@ -342,14 +349,14 @@ impl Crew {
         let (mut result, is_dead) = match fate {
             Fate::Result(result) => (result, false),
             Fate::Dead(result) => (result, true),
-            Fate::Returned => return self.give_back(key),
+            Fate::Returned => return self.leave(key),
             Fate::Unable(text) => {
-                self.give_back(key);
+                self.leave(key);
                 return self.fail(DurableError::Unable { source: Cause::text(&text) });
             }
         };
         let Some(entry) = self.flight.get_mut(key) else { return };
-        entry.is_done = true;
+        entry.stage = Stage::Storing;
         (result.run, result.index, result.name) = (key.run, key.index, entry.name.clone());
         let reason = result.error.clone().unwrap_or_default();
         let letter =
@@ -363,7 +370,12 @@ impl Crew {
 
     fn sent(&mut self, sent: Sent) {
         match sent {
-            Sent::Ack => {}
+            Sent::Progress => {}
+            Sent::Back { key, confirmed: true } => {
+                self.flight.remove(&key);
+                self.worked.returned += 1;
+            }
+            Sent::Back { key, confirmed: false } => self.leave(&key),
             Sent::Result { key, stored, failed, dead } => match stored {
                 Ok(()) => {
                     self.flight.remove(&key);
@@ -401,33 +413,22 @@ impl Crew {
         }
     }
 
-    /// Gives a task to whoever asks next.
-    fn give_back(&mut self, key: &Key) {
-        let Some(entry) = self.flight.remove(key) else { return };
-        self.worked.returned += 1;
-        self.acknowledge(entry.message, AckKind::Nak(None));
-    }
-
-    fn return_waiting(&mut self) {
-        self.unplaced.clear();
-        for key in self.flight.waiting() {
-            self.give_back(&key);
+    /// Nothing comes of a task here: it is for whoever asks next.
+    fn leave(&mut self, key: &Key) {
+        if let Some(entry) = self.flight.get_mut(key) {
+            entry.stage = Stage::Leaving;
         }
-    }
-
-    fn acknowledge(&mut self, message: jetstream::Message, kind: AckKind) {
-        self.sending.push(Box::pin(async move {
-            // One that is lost is made good for by time.
-            let _ = timeout(SENDING, message.ack_with(kind)).await;
-            Sent::Ack
-        }));
     }
 
     /// Tells the server of tasks that go on, and drops what nobody needs.
     fn look_after(&mut self) {
         if self.nats.standing.borrow().is_up {
             for message in self.flight.unheard(self.ack_wait / 3) {
-                self.acknowledge(message, AckKind::Progress);
+                self.asking.push(Box::pin(async move {
+                    // One that is lost is made good for by the next.
+                    let _ = timeout(SENDING, message.ack_with(AckKind::Progress)).await;
+                    Sent::Progress
+                }));
             }
         }
         self.pools.drop_idle();
@@ -436,48 +437,6 @@ impl Crew {
     /// This worker cannot go on.
     fn fail(&mut self, error: DurableError) {
         self.fatal.get_or_insert(error);
-    }
-
-    /// Nothing more is taken, what runs comes to its end, the rest is given back.
-    async fn end(mut self) -> Result<Worked, DurableError> {
-        self.is_ending = true;
-        self.halt.send_replace(true);
-        let grace = if self.fatal.is_some() { Duration::ZERO } else { self.settings.grace };
-        let (cancel_at, give_up_at) = (Instant::now() + grace, Instant::now() + grace + CANCELLING);
-        let mut is_cancelled = false;
-        if self.requests == 0 {
-            self.return_waiting();
-        }
-        while !(self.is_idle() && self.requests == 0) && Instant::now() < give_up_at {
-            if !is_cancelled && Instant::now() >= cancel_at {
-                is_cancelled = true;
-                self.pools.cancel();
-            }
-            let until = if is_cancelled { give_up_at } else { cancel_at };
-            tokio::select! {
-                Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
-                Some(note) = self.pool_notes.recv() => self.noted(note),
-                Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
-                () = sleep(until.saturating_duration_since(Instant::now()).min(self.ack_wait / 6)) => {}
-            }
-            self.take_more();
-            self.look_after();
-            if self.requests == 0 {
-                self.return_waiting();
-            }
-        }
-        for key in self.flight.undone() {
-            self.give_back(&key);
-        }
-        let last = async {
-            while self.sending.next().await.is_some() {}
-            let _ = self.nats.client.flush().await;
-        };
-        let _ = timeout(SENDING, last).await;
-        match self.fatal {
-            Some(error) => Err(error),
-            None => Ok(self.worked),
-        }
     }
 }
 

@@ -30,14 +30,39 @@ pub(super) struct Key {
 pub(super) struct Entry {
     /// Its last delivery: what acknowledges it.
     pub(super) message: jetstream::Message,
-    /// What it takes, until the pool has it.
-    pub(super) input: Option<Input>,
+    pub(super) stage: Stage,
     /// What messages call it.
     pub(super) name: Option<String>,
     /// When the server last heard of it.
     pub(super) heard: Instant,
-    /// Whether its result is being stored.
-    pub(super) is_done: bool,
+}
+
+/// How far a task has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No pool has it.
+    Waiting(Input),
+    /// A pool has it.
+    Running,
+    /// Its result is being stored.
+    Storing,
+    /// It is to be given back.
+    Leaving,
+    /// It is being given back.
+    Left,
+}
+
+impl Entry {
+    /// What it takes, once, for the pool that has it from now on.
+    pub(super) fn take_input(&mut self) -> Option<Input> {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Running) {
+            Stage::Waiting(input) => Some(input),
+            _ => None,
+        }
+    }
 }
 
 /// All tasks that this worker has.
@@ -85,15 +110,14 @@ impl Flight {
         tell.collect()
     }
 
-    /// Tasks that no pool has.
-    pub(super) fn waiting(&self) -> Vec<Key> {
-        let waiting = self.entries.iter().filter(|(_, entry)| entry.input.is_some() && !entry.is_done);
-        waiting.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// Tasks whose result is not being stored.
-    pub(super) fn undone(&self) -> Vec<Key> {
-        self.entries.iter().filter(|(_, entry)| !entry.is_done).map(|(key, _)| key.clone()).collect()
+    /// Tasks that no pool has: they are to be given back, and are being given back from now on.
+    pub(super) fn leave(&mut self) -> Vec<(Key, jetstream::Message)> {
+        let leaving = |entry: &Entry| matches!(entry.stage, Stage::Waiting(_) | Stage::Leaving);
+        let leave = self.entries.iter_mut().filter(|(_, entry)| leaving(entry)).map(|(key, entry)| {
+            entry.stage = Stage::Left;
+            (key.clone(), entry.message.clone())
+        });
+        leave.collect()
     }
 }
 

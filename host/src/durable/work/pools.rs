@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::flight::Key;
+use super::flight::{Entry, Key};
 use super::report::{self, Fate};
 use super::{Maker, WorkerSettings};
 use crate::durable::error::DurableError;
@@ -101,12 +101,12 @@ impl Pools {
     }
 
     /// Gives a task to its pool, or notes that it waits for it. `false` if there is no room for one more pool.
-    pub(super) fn give(&mut self, job: &Arc<Job>, key: &Key, input: &mut Option<Input>) -> bool {
+    pub(super) fn give(&mut self, job: &Arc<Job>, key: &Key, entry: &mut Entry) -> bool {
         if let Some(kept) = self.kept.get_mut(job) {
             match &mut kept.state {
                 State::Making(waiting) => waiting.push(key.clone()),
                 State::Ready(ends) => {
-                    if let Some(input) = input.take() {
+                    if let Some(input) = entry.take_input() {
                         kept.tasks.insert(push(&mut ends.feed, job, input), key.clone());
                     }
                 }
