@@ -8,6 +8,7 @@
 mod client;
 mod commands;
 mod hostile;
+mod kinds;
 mod losses;
 mod marathon;
 mod round;

@@ -152,19 +152,6 @@ fn inputs_of_two_submissions_are_not_mixed() {
     assert_eq!(server.collect(&["mixed"]).well(), ours);
 }
 
-/// A worker has pools for four kinds of jobs at once. What waits for a fifth has not been tried.
-#[test]
-fn a_task_that_has_to_wait_for_a_pool_is_not_given_up() {
-    let Some(server) = Server::start("") else { return };
-    for (job, timeout) in [("j1", "51s"), ("j2", "52s"), ("j3", "53s"), ("j4", "54s"), ("j5", "55s")] {
-        let words = ["--job", job, "--json", "--task", "slowly", "--timeout", timeout, "@pooled"];
-        let input = if job == "j5" { "[5, 1]\n" } else { "[1, 3000]\n" };
-        let _ = server.submit(&words, input).well();
-    }
-    let _worker = server.work(&["--jobs", "1", "--in-flight", "8", "--max-deliveries", "1"]);
-    assert_eq!(server.collect(&["j5"]).well(), "10\n");
-}
-
 #[test]
 fn collecting_can_be_killed_and_done_again() {
     let Some(server) = Server::start("") else { return };

@@ -10,6 +10,8 @@ mod crew;
 mod flight;
 mod pools;
 mod report;
+mod serving;
+mod shares;
 mod storing;
 
 use std::error::Error;
@@ -54,7 +56,8 @@ pub struct WorkerSettings {
 }
 
 impl WorkerSettings {
-    /// A worker whose pools are made by `maker`, with so many gateways. What is run of a module, with which arguments and
+    /// A worker whose pools are made by `maker`, with so many gateways each. It has pools for up to four kinds of jobs, and no
+    /// more tasks in all of them than one has gateways; a kind that is alone has more ahead. What is run of a module, with which arguments and
     /// for how long, is the job's; sandbox, machines and limits are the maker's. It is called on a thread of its own, and may
     /// block; the tasks of a module that it has nothing for are given up.
     pub fn new(

@@ -1,6 +1,6 @@
 //! The worker itself: one loop that takes notes from requests, pools and the connection, and decides what is next.
 //!
-//! 1. A message arrives. It is a task: its job is looked up, its pool made, and it goes in. It is none: dead letter.
+//! 1. A message arrives. It is a task: its job is looked up, and it waits for its turn in the job's pool. It is none: dead letter.
 //! 2. A pool has a result: it is stored, then the task is acknowledged, then there is room for another.
 //! 3. There is room: a request for as many tasks. Requests under way count as tasks, so that never more come than fit.
 //! 4. Time passes: the server is told of tasks that go on.
@@ -82,8 +82,6 @@ pub(super) struct Crew {
     capacity: Capacity,
     flight: Flight,
     pools: Pools,
-    /// Tasks that wait for room for one more pool.
-    unplaced: Vec<Key>,
     jobs: HashMap<JobId, Known>,
     /// What becomes of tasks: waited for at the end.
     sending: FuturesUnordered<Sending>,
@@ -120,7 +118,6 @@ impl Crew {
             capacity: Capacity::new(settings.lanes, settings.in_flight),
             flight: Flight::default(),
             pools: Pools::new(nats.clone(), &settings, sender),
-            unplaced: Vec::new(),
             jobs: HashMap::new(),
             sending: FuturesUnordered::new(),
             asking: FuturesUnordered::new(),
@@ -171,7 +168,9 @@ impl Crew {
         while let Ok(note) = self.pool_notes.try_recv() {
             self.noted(note);
         }
-        self.pools.flush();
+        if !self.is_ending {
+            self.pools.dispatch(&mut self.flight);
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -183,8 +182,7 @@ impl Crew {
         let by_idle =
             self.settings.idle.filter(|_| self.is_idle()).map(|idle| idle.saturating_sub(self.busy.elapsed()));
         let by_tasks = (!self.flight.is_empty()).then(|| self.ack_wait / 6);
-        let by_pools = (!self.pools.is_empty()).then_some(Duration::from_secs(30));
-        [by_idle, by_tasks, by_pools].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        [by_idle, by_tasks, self.pools.next_look()].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     /// Asks for as many tasks as there is room for.
@@ -273,13 +271,7 @@ impl Crew {
                 return self.store(&key, Fate::Dead(result));
             }
             Some(Known::Is(job, run, since)) if *run == key.run && since.elapsed() < RECORD_KEPT => {
-                let job = Arc::clone(job);
-                let Some(entry) = self.flight.get_mut(&key) else { return };
-                if !self.pools.give(&job, &key, entry) {
-                    // Not given back: that would count as a delivery, and it has done nothing.
-                    self.unplaced.push(key);
-                }
-                return;
+                return self.pools.add(job, key);
             }
             _ => {}
         }
@@ -295,19 +287,11 @@ impl Crew {
     }
 
     fn noted(&mut self, note: PoolNote) {
-        self.note(note);
-        // There may be room for another pool now.
-        if !self.is_ending {
-            std::mem::take(&mut self.unplaced).into_iter().for_each(|key| self.place(key));
-        }
-    }
-
-    fn note(&mut self, note: PoolNote) {
         match note {
             PoolNote::Finished { pool, index, fate, took } => {
                 self.busy = Instant::now();
                 self.capacity.took(took);
-                if let Some(key) = self.pools.finished(pool, index) {
+                if let Some(key) = self.pools.finished(pool, index, took) {
                     self.store(&key, fate);
                 }
             }
@@ -315,30 +299,17 @@ impl Crew {
                 if let Ok(ends) = &built {
                     self.capacity.lanes(ends.lanes);
                 }
-                let Some((job, waiting, trouble)) = self.pools.built(pool, built) else { return };
-                match trouble {
+                match self.pools.built(pool, built) {
                     None => {}
-                    Some(Trouble::Job { text, is_dead }) => {
+                    Some((waiting, Trouble::Job { text, is_dead })) => {
                         for key in waiting {
                             let ending = Ending::Ran(OutcomeKind::Rejected);
                             let result = JobResult::failed(0, 0, None, ending, text.clone());
                             self.store(&key, if is_dead { Fate::Dead(result) } else { Fate::Result(result) });
                         }
-                        return;
                     }
-                    Some(Trouble::Worker(text)) => {
-                        return self.fail(DurableError::Unable { source: Cause::text(&text) });
-                    }
-                    Some(Trouble::Server(error)) => return self.fail(error),
-                }
-                if self.is_ending {
-                    return;
-                }
-                for key in waiting {
-                    let Some(entry) = self.flight.get_mut(&key) else { continue };
-                    if !self.pools.give(&job, &key, entry) {
-                        self.unplaced.push(key);
-                    }
+                    Some((_, Trouble::Worker(text))) => self.fail(DurableError::Unable { source: Cause::text(&text) }),
+                    Some((_, Trouble::Server(error))) => self.fail(error),
                 }
             }
         }

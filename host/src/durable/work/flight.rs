@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 
+use super::shares::Mean;
 use crate::durable::message::Input;
 use crate::durable::name::JobId;
 
@@ -14,8 +15,6 @@ const WORK_AHEAD: Duration = Duration::from_millis(100);
 const LEAST_EACH: usize = 2;
 /// Most tasks for each gateway, unless settings say otherwise.
 const MOST_EACH: usize = 64;
-/// How much the newest run time counts.
-const NEWEST: f64 = 0.1;
 
 /// A task by its job, which of the jobs of this id that is, and its index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -126,12 +125,12 @@ impl Flight {
 pub(super) struct Capacity {
     lanes: usize,
     most: Option<usize>,
-    mean: Option<f64>,
+    mean: Mean,
 }
 
 impl Capacity {
     pub(super) fn new(lanes: usize, most: Option<usize>) -> Capacity {
-        Capacity { lanes, most, mean: None }
+        Capacity { lanes, most, mean: Mean::default() }
     }
 
     /// A pool has so many gateways.
@@ -141,20 +140,11 @@ impl Capacity {
 
     /// A task has taken so long.
     pub(super) fn took(&mut self, time: Duration) {
-        let time = time.as_secs_f64();
-        self.mean = Some(self.mean.map_or(time, |mean| mean + (time - mean) * NEWEST));
+        self.mean.took(time);
     }
 
     pub(super) fn tasks(&self) -> usize {
-        let each = match self.mean {
-            None => LEAST_EACH,
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a float becomes the nearest number"
-            )]
-            Some(mean) => ((WORK_AHEAD.as_secs_f64() / mean.max(1e-9)) as usize).clamp(LEAST_EACH, MOST_EACH),
-        };
+        let each = self.mean.fit(WORK_AHEAD).map_or(LEAST_EACH, |tasks| tasks.clamp(LEAST_EACH, MOST_EACH));
         (each * self.lanes).min(self.most.unwrap_or(usize::MAX))
     }
 }
