@@ -7,6 +7,7 @@
 
 mod client;
 mod commands;
+mod credentials;
 mod hostile;
 mod kinds;
 mod losses;

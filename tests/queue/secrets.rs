@@ -109,7 +109,7 @@ fn wrong_addresses_and_files_are_told_without_what_is_secret() {
         (&["work", "--nats", &format!("a:{PASSWORD}")], 2, "`a:…` cannot be used as the address of a NATS server"),
         (&["collect", "x", &url], 2, "nats://…@127.0.0.1:1"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--creds", bad], 3, "is no file of credentials"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--nkey", bad], 3, "it has no seed"),
+        (&["work", "--nats", "nats://127.0.0.1:1", "--nkey", bad], 3, "it has no seed of a user's key"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--creds", none], 3, "No such file"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--tls-ca", none], 3, "certificate file"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--tls-cert", bad, "--tls-key", none], 3, "key file"),

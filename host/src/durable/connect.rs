@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use nkeys::{KeyPair, KeyPairType};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -126,16 +127,13 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
         Login::Nkey(file) => {
             let seed = read("NKey file", file)?;
             let seed = seed.lines().map(str::trim).find(|line| line.starts_with('S')).unwrap_or_default();
-            nkeys_seed(seed).ok_or_else(|| bad_login("NKey file", file, Cause::text("it has no seed")))?;
+            // What the library says of a seed might repeat it.
+            let wrong = || bad_login("NKey file", file, Cause::text("it has no seed of a user's key"));
+            let pair = KeyPair::from_seed(seed).ok().filter(|pair| pair.key_pair_type() == KeyPairType::User);
+            pair.ok_or_else(wrong)?;
             options.nkey(seed.to_owned())
         }
     })
-}
-
-/// A seed has 58 characters of base32, and a key of a user begins with `SU`.
-fn nkeys_seed(seed: &str) -> Option<()> {
-    let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
-    (seed.len() == 58 && seed.starts_with("SU") && seed.bytes().all(is_base32)).then_some(())
 }
 
 fn bad_login(what: &'static str, path: &Path, source: Cause) -> DurableError {
