@@ -8,6 +8,7 @@
 //!
 //! Each has an inbox of its own, so that what it may still bring is known at every moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -28,7 +29,7 @@ const LATE: Duration = Duration::from_secs(3);
 /// What a request brings.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    Message(Box<jetstream::Message>),
+    Message(Arc<jetstream::Message>),
     /// It brings nothing more; so many of what it asked for have not come.
     Ended {
         unused: usize,
@@ -82,7 +83,7 @@ pub(super) async fn run(
                     None | Some(StatusCode::OK) => {
                         left = left.saturating_sub(1);
                         let message = jetstream::Message { message, context: nats.context.clone() };
-                        if arrivals.send(Arrival::Message(Box::new(message))).is_err() {
+                        if arrivals.send(Arrival::Message(Arc::new(message))).is_err() {
                             return;
                         }
                         if left == 0 {

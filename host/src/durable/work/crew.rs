@@ -208,7 +208,7 @@ impl Crew {
             Arrival::Message(message) => {
                 self.requested = self.requested.saturating_sub(1);
                 self.busy = Instant::now();
-                self.take(*message);
+                self.take(message);
             }
             Arrival::Ended { unused, why } => {
                 self.requested = self.requested.saturating_sub(unused);
@@ -229,7 +229,7 @@ impl Crew {
     }
 
     /// A message of the stream of tasks.
-    fn take(&mut self, message: jetstream::Message) {
+    fn take(&mut self, message: Arc<jetstream::Message>) {
         // Whoever can publish to an inbox can put there what was never in a stream: nothing acknowledges it.
         let Ok(info) = message.info() else { return };
         let deliveries = u64::try_from(info.delivered).unwrap_or(1);
@@ -331,7 +331,7 @@ impl Crew {
         (result.run, result.index, result.name) = (key.run, key.index, entry.name.clone());
         let reason = result.error.clone().unwrap_or_default();
         let letter =
-            Letter { job: Some(key.job.clone()), key: Some(key.clone()), reason, message: entry.message.clone() };
+            Letter { job: Some(key.job.clone()), key: Some(key.clone()), reason, message: Arc::clone(&entry.message) };
         let (nats, key, failed) = (self.nats.clone(), key.clone(), !result.ending.is_success());
         self.sending.push(Box::pin(async move {
             let stored = storing::result(&nats, letter, result, is_dead).await;

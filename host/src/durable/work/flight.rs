@@ -1,6 +1,7 @@
 //! What a worker has: tasks by job and index, and how many of them are enough.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -28,7 +29,7 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) struct Entry {
     /// Its last delivery: what acknowledges it.
-    pub(super) message: jetstream::Message,
+    pub(super) message: Arc<jetstream::Message>,
     pub(super) stage: Stage,
     /// What messages call it.
     pub(super) name: Option<String>,
@@ -99,22 +100,22 @@ impl Flight {
     }
 
     /// Tasks of which the server has not heard for this long; it is about to.
-    pub(super) fn unheard(&mut self, since: Duration) -> Vec<jetstream::Message> {
+    pub(super) fn unheard(&mut self, since: Duration) -> Vec<Arc<jetstream::Message>> {
         let now = Instant::now();
         let late = self.entries.values_mut().filter(|entry| now.duration_since(entry.heard) >= since);
         let tell = late.map(|entry| {
             entry.heard = now;
-            entry.message.clone()
+            Arc::clone(&entry.message)
         });
         tell.collect()
     }
 
     /// Tasks that no pool has: they are to be given back, and are being given back from now on.
-    pub(super) fn leave(&mut self) -> Vec<(Key, jetstream::Message)> {
+    pub(super) fn leave(&mut self) -> Vec<(Key, Arc<jetstream::Message>)> {
         let leaving = |entry: &Entry| matches!(entry.stage, Stage::Waiting(_) | Stage::Leaving);
         let leave = self.entries.iter_mut().filter(|(_, entry)| leaving(entry)).map(|(key, entry)| {
             entry.stage = Stage::Left;
-            (key.clone(), entry.message.clone())
+            (key.clone(), Arc::clone(&entry.message))
         });
         leave.collect()
     }
