@@ -6,6 +6,7 @@
 )]
 
 mod client;
+mod cluster;
 mod commands;
 mod credentials;
 mod hostile;

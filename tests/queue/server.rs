@@ -65,6 +65,13 @@ impl Server {
         self.process = None;
     }
 
+    /// Ends it as whoever looks after it does, and waits for its end.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().expect("it runs");
+        let _ = process.wait(Duration::from_secs(30));
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().expect("it runs");
         Watched::new(process.pid()).signal(signal);

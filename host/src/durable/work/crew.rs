@@ -217,6 +217,7 @@ impl Crew {
                     self.is_ready = false;
                     let (nats, wanted) = (self.nats.clone(), wanted(&self.settings));
                     self.asking.push(Box::pin(async move {
+                        sleep(pull::BETWEEN_LEADERS).await;
                         let made = match setup::streams(&nats).await {
                             Ok(()) => setup::consumer(&nats, wanted).await,
                             Err(error) => Err(error),
