@@ -40,11 +40,11 @@ mod submit;
 mod work;
 
 pub use collect::{Collected, Collection, CollectionSettings};
-pub use error::{Cause, DurableError};
-pub use job::Job;
+pub use error::{Cause, Difference, DurableError};
+pub use job::{Job, MAX_RETRIES};
 pub use message::{Ending, Input, JobResult, MAX_NAME_BYTES};
 pub use name::{BadName, DEFAULT_PREFIX, JobId, Prefix};
 pub use queue::Queue;
 pub use settings::{DEFAULT_PATIENCE, Notice, Settings};
-pub use submit::{Begun, Submission};
+pub use submit::Submission;
 pub use work::{Stopper, Worked, Worker, WorkerSettings};

@@ -79,6 +79,18 @@ impl Client {
         info["num_ack_pending"].as_u64().unwrap_or(0)
     }
 
+    /// Deliveries of tasks so far.
+    pub(crate) fn delivered(&mut self) -> u64 {
+        let info = self.call("CONSUMER.INFO.sandgate_tasks.workers", &json!({}));
+        info["delivered"]["consumer_seq"].as_u64().unwrap_or(0)
+    }
+
+    /// Requests for tasks that wait.
+    pub(crate) fn requests(&mut self) -> u64 {
+        let info = self.call("CONSUMER.INFO.sandgate_tasks.workers", &json!({}));
+        info["num_waiting"].as_u64().unwrap_or(0)
+    }
+
     /// The record of a job.
     pub(crate) fn job(&mut self, job: &str) -> Value {
         let subject = format!("sandgate.job.{job}");

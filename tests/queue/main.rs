@@ -6,10 +6,14 @@
 )]
 
 mod client;
+mod cluster;
 mod commands;
+mod credentials;
 mod hostile;
+mod kinds;
 mod losses;
 mod marathon;
 mod round;
 mod secrets;
 mod server;
+mod stopping;

@@ -49,6 +49,11 @@ fn what_goes_in_comes_out_in_order() {
     assert_eq!((rows.len(), &rows[1]["result"]), (2, &json!("IN B")));
     assert_eq!(rows[1]["input"], json!(format!("{files}/b")));
     assert!(rows[1]["stderr"].as_str().unwrap().contains(&format!("{files}/b")), "{rows:?}");
+    let _ = server.submit(&words, "").well();
+    std::fs::write(directory.path().join("b"), "in c").unwrap();
+    let other = server.submit(&words, "");
+    assert_eq!(other.code, Some(3), "{other:?}");
+    assert!(other.stderr.contains("the first 2 are not the same"), "{other:?}");
 }
 
 #[test]
@@ -59,8 +64,20 @@ fn a_job_is_submitted_once_and_forgotten_once() {
     let first = server.submit(&["--job", "once", "@wasi_filter"], &input);
     assert!(first.stderr.contains("has 50 inputs"), "{first:?}");
     let second = server.submit(&["--job", "once", "@wasi_filter"], &input);
-    assert!(second.stderr.contains("is there already, with 50 inputs"), "{second:?}");
+    assert!(second.stderr.contains("is there already, with the same 50 inputs"), "{second:?}");
     assert_eq!(second.well(), "once\n");
+    for (inputs, expected) in [
+        (input.replace("50", "51"), "the first 50 are not the same"),
+        (lines(49, |number| number.to_string()), "it has 50, and these are fewer"),
+        (lines(51, |number| number.to_string()), "it has 50, and these are more"),
+        (String::new(), "it has 50, and these are fewer"),
+    ] {
+        let other = server.submit(&["--job", "once", "@wasi_filter"], &inputs);
+        assert_eq!((other.code, other.stdout.as_str()), (Some(3), ""), "{other:?}");
+        let expected =
+            format!("job `once` is complete, and was not changed: job `once` was begun with other inputs: {expected}");
+        assert!(other.stderr.contains(&expected), "{other:?}");
+    }
     assert_eq!(client.messages("sandgate_tasks"), 50);
     let other = server.submit(&["--job", "once", "@echo_last"], &input);
     assert_eq!(other.code, Some(3));
@@ -135,19 +152,6 @@ fn inputs_of_two_submissions_are_not_mixed() {
     assert_eq!(server.collect(&["mixed"]).well(), ours);
 }
 
-/// A worker has pools for four kinds of jobs at once. What waits for a fifth has not been tried.
-#[test]
-fn a_task_that_has_to_wait_for_a_pool_is_not_given_up() {
-    let Some(server) = Server::start("") else { return };
-    for (job, timeout) in [("j1", "51s"), ("j2", "52s"), ("j3", "53s"), ("j4", "54s"), ("j5", "55s")] {
-        let words = ["--job", job, "--json", "--task", "slowly", "--timeout", timeout, "@pooled"];
-        let input = if job == "j5" { "[5, 1]\n" } else { "[1, 3000]\n" };
-        let _ = server.submit(&words, input).well();
-    }
-    let _worker = server.work(&["--jobs", "1", "--in-flight", "8", "--max-deliveries", "1"]);
-    assert_eq!(server.collect(&["j5"]).well(), "10\n");
-}
-
 #[test]
 fn collecting_can_be_killed_and_done_again() {
     let Some(server) = Server::start("") else { return };
@@ -203,11 +207,37 @@ fn inputs_and_results_that_no_message_can_hold_fail_alone() {
 
 #[test]
 fn what_is_missing_is_told_and_help_is_there() {
-    let came = run(&["collect", "x"], b"", &[], LIMIT);
-    assert_eq!(came.code, Some(3));
-    assert!(came.stderr.contains("no NATS server is named: use `--nats URL` or $NATS_URL"), "{came:?}");
-    let came = run(&["collect", "a.b"], b"", &[("NATS_URL", OsStr::new("nats://x"))], LIMIT);
-    assert_eq!(came.code, Some(2), "{came:?}");
+    let check = |words: &[&str], more: &[(&str, &OsStr)], expected: &str| {
+        let came = run(words, b"", more, LIMIT);
+        assert_eq!((came.code, came.stdout.as_str()), (Some(2), ""), "{came:?}");
+        assert!(came.stderr.contains(expected), "{words:?}: {came:?}");
+    };
+    check(&["collect", "x"], &[], "no NATS server is named: use `--nats URL` or $NATS_URL");
+    let port = "nats://x:port";
+    check(&["collect", "x"], &[("NATS_URL", OsStr::new(port))], "$NATS_URL: `nats://x:…` cannot be used");
+    // There is nobody at this address: it is not tried.
+    let nobody = [("NATS_URL", OsStr::new("nats://127.0.0.1:1"))];
+    check(&["collect", "a.b"], &nobody, "1 to 64 letters, digits");
+    let option = |command: &[&str], option: &str, value: &str, expected: &str| {
+        check(&[command, &[option, value]].concat(), &nobody, &format!("'{value}' for '{option} <"));
+        check(&[command, &[option, value]].concat(), &nobody, expected);
+    };
+    let (submit, work, collect) = (&["submit", "@wasi_filter"][..], &["work"][..], &["collect", "x"][..]);
+    for count in ["--max-deliveries", "--in-flight", "--max-pending"] {
+        option(work, count, "0", "is not a number from 1 to 10000000");
+    }
+    option(work, "--jobs", "0", "is not a number from 1 to 1024");
+    option(work, "--ack-wait", "500ms", "is not a time from 1s to 365d");
+    option(work, "--timeout", "0s", "has to be longer than nothing");
+    option(work, "--grace", "off", "has to end");
+    option(submit, "--timeout", "0s", "has to be longer than nothing");
+    option(submit, "--retries", "101", "is not a number from 0 to 100");
+    for command in [submit, work, collect] {
+        option(command, "--patience", "0s", "has to be longer than nothing");
+        option(command, "--patience", "soon", "is not a time, as in 30s or 5m");
+        option(command, "--replicas", "2", "is neither 1, 3 nor 5");
+        option(command, "--prefix", "a.b", "1 to 64 letters, digits");
+    }
     for command in ["submit", "work", "collect"] {
         let help = run(&[command, "--help"], b"", &[], LIMIT).well();
         assert!(help.contains("Exit codes:") && help.contains("--nats <URL>"), "{help}");

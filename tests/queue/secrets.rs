@@ -98,21 +98,22 @@ fn wrong_addresses_and_files_are_told_without_what_is_secret() {
     let none = directory.path().join("none");
     let none = none.to_str().unwrap();
     let url = format!("nats://a:{PASSWORD}@127.0.0.1:1");
-    let cases: [(&[&str], i32, &str); 10] = [
+    let cases: [(&[&str], i32, &str); 11] = [
         (
             &["collect", "x", "--nats", &url, "--patience", "100ms"],
             3,
             "no NATS server can be reached at `nats://127.0.0.1:1`",
         ),
-        (&["collect", "x", "--nats", &format!("http://a:{PASSWORD}@h")], 3, "neither `nats://` nor `tls://`"),
-        (&["collect", "x", "--nats", &format!("nats://a:{PASSWORD}%4@h")], 3, "hexadecimal"),
-        (&["collect", "x", "--nats", &format!("nats://a:{PASSWORD}@")], 3, "it has no host"),
+        (&["collect", "x", "--nats", &format!("http://a:{PASSWORD}@h")], 2, "--nats: `http://…@h` cannot be used"),
+        (&["submit", "none", "--nats", &format!("nats://a:{PASSWORD}%4@h")], 2, "hexadecimal"),
+        (&["work", "--nats", &format!("a:{PASSWORD}")], 2, "`a:…` cannot be used as the address of a NATS server"),
         (&["collect", "x", &url], 2, "nats://…@127.0.0.1:1"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--creds", bad], 3, "is no file of credentials"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--nkey", bad], 3, "it has no seed"),
+        (&["work", "--nats", "nats://127.0.0.1:1", "--nkey", bad], 3, "it has no seed of a user's key"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--creds", none], 3, "No such file"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--tls-ca", none], 3, "certificate file"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--tls-cert", bad, "--tls-key", none], 3, "key file"),
+        (&["work", "--nats", "nats://127.0.0.1:1", "--tls-key", bad], 2, "use --tls-cert or $NATS_CERT"),
     ];
     for (words, code, expected) in cases {
         let came = discreet(run(words, b"", &[], LIMIT));

@@ -5,7 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandgate_tests::{Running, comes_true, output, start};
+use rustix::process::Signal;
+use sandgate_tests::{Running, Watched, comes_true, output, start};
 
 /// Where the server is: `SANDGATE_TEST_NATS` if that is set, and then it has to be there.
 const VARIABLE: &str = "SANDGATE_TEST_NATS";
@@ -62,6 +63,18 @@ impl Server {
     /// Ends it at once, as a machine that fails does.
     pub(crate) fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Ends it as whoever looks after it does, and waits for its end.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().expect("it runs");
+        let _ = process.wait(Duration::from_secs(30));
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        Watched::new(process.pid()).signal(signal);
     }
 
     pub(crate) fn url(&self) -> String {

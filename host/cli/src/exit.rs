@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Success,
     /// The answer is no.
     No,
+    /// The command line is wrong.
+    Usage,
     /// It could not be done.
     Failure,
     /// This signal came.
@@ -34,12 +36,25 @@ impl Exit {
         match self {
             Exit::Success => 0,
             Exit::No => 1,
+            Exit::Usage => 2,
             Exit::Failure => 3,
             Exit::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Of(code) => code,
         }
     }
 }
+
+/// The command line is wrong, in a way that its parser does not see.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+impl std::fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
 
 /// Prints what went wrong, with its causes, and says how to exit.
 pub(crate) fn code(result: anyhow::Result<Exit>) -> Exit {
@@ -48,7 +63,7 @@ pub(crate) fn code(result: anyhow::Result<Exit>) -> Exit {
         Err(error) if is_broken_pipe(&error) => Exit::Success,
         Err(error) => {
             print::complain(&format!("{error:#}"));
-            Exit::Failure
+            if error.is::<WrongUsage>() { Exit::Usage } else { Exit::Failure }
         }
     }
 }
@@ -69,5 +84,6 @@ mod tests {
         assert_eq!(code(Err(broken)), Exit::Success);
         assert_eq!(code(Err(anyhow::anyhow!("no"))), Exit::Failure);
         assert_eq!(code(Ok(Exit::No)).code(), 1);
+        assert_eq!(code(Err(WrongUsage("no".to_owned()).into())).code(), 2);
     }
 }

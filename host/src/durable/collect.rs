@@ -184,8 +184,7 @@ impl Reader {
                 let name = match &consumer {
                     Some(name) => name.clone(),
                     None => {
-                        let name = format!("collect-{}", JobId::random().map_err(DurableError::System)?);
-                        setup::reader(&self.nats, subject.clone(), &name, self.position + 1).await?;
+                        let name = setup::reader(&self.nats, &subject, self.position + 1).await?;
                         consumer.insert(name).clone()
                     }
                 };
@@ -208,6 +207,7 @@ impl Reader {
                     if matches!(why, End::Gone | End::Lost) {
                         // What was on its way comes again, from a consumer that begins behind what was seen.
                         consumer = None;
+                        sleep(pull::BETWEEN_LEADERS).await;
                         while arrived.try_recv().is_ok() {}
                     }
                 }

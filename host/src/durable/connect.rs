@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use nkeys::{KeyPair, KeyPairType};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -32,9 +33,6 @@ pub(super) struct Standing {
 /// The first connection. Refused connections are tried again for a while, refused credentials are not.
 pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Receiver<Standing>), DurableError> {
     let (sender, standing) = watch::channel(Standing::default());
-    let addresses: Result<Vec<ServerAddr>, _> = settings.servers.iter().map(|server| server.parse()).collect();
-    let addresses =
-        addresses.map_err(|_| DurableError::Address { problem: "it is not of the form `nats://HOST:PORT`" })?;
     let ours = settings.clone();
     let options = options(settings).await?.event_callback(move |event| {
         happened(&event, &sender, &ours);
@@ -42,7 +40,7 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
     });
     let (started, mut pause, mut is_told) = (Instant::now(), BACKOFF.0, false);
     loop {
-        let error = match options.clone().connect(&addresses[..]).await {
+        let error = match options.clone().connect(&settings.addresses[..]).await {
             Ok(client) => return Ok((client, standing)),
             Err(error) => error,
         };
@@ -129,16 +127,13 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
         Login::Nkey(file) => {
             let seed = read("NKey file", file)?;
             let seed = seed.lines().map(str::trim).find(|line| line.starts_with('S')).unwrap_or_default();
-            nkeys_seed(seed).ok_or_else(|| bad_login("NKey file", file, Cause::text("it has no seed")))?;
+            // What the library says of a seed might repeat it.
+            let wrong = || bad_login("NKey file", file, Cause::text("it has no seed of a user's key"));
+            let pair = KeyPair::from_seed(seed).ok().filter(|pair| pair.key_pair_type() == KeyPairType::User);
+            pair.ok_or_else(wrong)?;
             options.nkey(seed.to_owned())
         }
     })
-}
-
-/// A seed has 58 characters of base32, and a key of a user begins with `SU`.
-fn nkeys_seed(seed: &str) -> Option<()> {
-    let is_base32 = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
-    (seed.len() == 58 && seed.starts_with("SU") && seed.bytes().all(is_base32)).then_some(())
 }
 
 fn bad_login(what: &'static str, path: &Path, source: Cause) -> DurableError {

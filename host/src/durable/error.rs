@@ -17,9 +17,11 @@ use crate::error::ModuleError;
 #[non_exhaustive]
 pub enum DurableError {
     /// The address of a server is none.
-    #[error("address of a NATS server cannot be used: {problem}")]
+    #[error("`{address}` cannot be used as the address of a NATS server: {problem}")]
     Address {
-        /// What is wrong with it.
+        /// The address, without what may be secret in it.
+        address: Cause,
+        /// What is wrong with it, or allowed.
         problem: &'static str,
     },
     /// A file with a certificate, a key or credentials cannot be used.
@@ -104,13 +106,15 @@ pub enum DurableError {
         /// In what they differ.
         what: &'static str,
     },
-    /// A job is gone on with, but not with the inputs that it was begun with.
-    #[error("job `{job}` was begun with other inputs: the first {inputs} are not the same")]
+    /// A job is gone on with or submitted again, but not with the inputs that it was begun with.
+    #[error("job `{job}` was begun with other inputs: {}", difference.told(*inputs))]
     OtherInputs {
         /// Which.
         job: JobId,
-        /// How many were compared.
+        /// How many the server knows of.
         inputs: u64,
+        /// In what they differ.
+        difference: Difference,
     },
     /// Somebody else submits the same job.
     #[error("job `{job}` is being submitted by somebody else")]
@@ -160,6 +164,28 @@ pub enum DurableError {
     /// The connection was closed.
     #[error("connection to NATS is closed")]
     Closed,
+}
+
+/// In what the inputs of a job differ from those that it was begun with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// Some of those that the server knows of are not the same.
+    NotTheSame,
+    /// There are fewer than it knows of.
+    Fewer,
+    /// The job is complete, and there are more.
+    More,
+}
+
+impl Difference {
+    fn told(self, inputs: u64) -> String {
+        match self {
+            Difference::NotTheSame => format!("the first {inputs} are not the same"),
+            Difference::Fewer => format!("it has {inputs}, and these are fewer"),
+            Difference::More => format!("it has {inputs}, and these are more"),
+        }
+    }
 }
 
 /// What other code says of an error, as text that can be shown.

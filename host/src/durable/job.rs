@@ -20,6 +20,8 @@ use super::nats::{Nats, Stored};
 
 /// The largest record.
 const MAX_RECORD_BYTES: usize = 256 << 10;
+/// Most retries that workers allow a job.
+pub const MAX_RETRIES: u32 = 100;
 /// The format of records.
 const VERSION: u32 = 1;
 
@@ -39,7 +41,7 @@ pub struct Job {
     pub argv: Vec<String>,
     /// Time for each task. Workers may have a shorter limit of their own.
     pub timeout: Option<Duration>,
-    /// How often a task that failed is run again. Workers may have a limit of their own.
+    /// How often a task that failed is run again: at most [`MAX_RETRIES`] times.
     pub retries: u32,
 }
 

@@ -1,6 +1,7 @@
 //! A connection to a server, and what is asked of it: everything is tried again until it is done, or the server was away for
 //! longer than the settings' patience.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -23,9 +24,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The first time of silence that is worth a notice.
 const WORTH_A_NOTICE: Duration = Duration::from_secs(3);
 
-/// A connection. Clones are the same one.
+/// A connection. Clones are the same one, and cost nothing: there is one for each message.
 #[derive(Debug, Clone)]
-pub(super) struct Nats {
+pub(super) struct Nats(Arc<Connection>);
+
+/// What there is of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) context: jetstream::Context,
     pub(super) names: Names,
@@ -42,13 +47,21 @@ pub(super) enum Stored {
     Conflict,
 }
 
+impl std::ops::Deref for Nats {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
 impl Nats {
     /// Connects, and finds out whether there is JetStream.
     pub(super) async fn connect(settings: Settings) -> Result<Nats, DurableError> {
         let (client, standing) = connect::connect(&settings).await?;
         let context = ContextBuilder::new().timeout(ANSWER).build(client.clone());
         let names = Names::new(&settings.prefix);
-        Ok(Nats { client, context, names, settings, standing })
+        Ok(Nats(Arc::new(Connection { client, context, names, settings, standing })))
     }
 
     /// The largest payload that the server takes.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! request(n) ──► message … message ──► status: expired ──► Ended(rest of n)
-//!      └──── connection lost, or nothing heard for too long ──►┘
+//!      └──── connection lost, or no heartbeat for too long ──►┘
 //!      └──── told to stop: unsubscribe, take what is on its way ──►┘
 //! ```
 //!
 //! Each has an inbox of its own, so that what it may still bring is known at every moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -22,13 +23,19 @@ use super::nats::Nats;
 
 /// How long a request waits on the server.
 const EXPIRES: Duration = Duration::from_secs(20);
-/// How long after that it is given up here.
-const LATE: Duration = Duration::from_secs(3);
+/// How often the server says that it is still there while a request waits: it may have been forgotten, by a cluster in which
+/// another server leads the consumer now.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long nothing may be heard before it is given up here.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a consumer that is not there is left alone: it may be between two leaders.
+pub(super) const BETWEEN_LEADERS: Duration = Duration::from_millis(250);
 
 /// What a request brings.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    Message(Box<jetstream::Message>),
+    Message(Arc<jetstream::Message>),
     /// It brings nothing more; so many of what it asked for have not come.
     Ended {
         unused: usize,
@@ -71,18 +78,20 @@ pub(super) async fn run(
     let mut left = request.messages;
     let end = |unused, why| drop(arrivals.send(Arrival::Ended { unused, why }));
     let Some(mut subscriber) = send(&nats, &request).await else { return end(left, End::Lost) };
-    let given_up = Instant::now() + EXPIRES + LATE;
+    let mut given_up = Instant::now() + SILENCE;
     let mut is_stopping = false;
     loop {
         tokio::select! {
             message = subscriber.next() => match message {
                 None if is_stopping => return end(left, End::Stopped),
                 None => return end(left, End::Lost),
-                Some(message) => match message.status {
+                Some(message) => {
+                    given_up = Instant::now() + SILENCE;
+                    match message.status {
                     None | Some(StatusCode::OK) => {
                         left = left.saturating_sub(1);
                         let message = jetstream::Message { message, context: nats.context.clone() };
-                        if arrivals.send(Arrival::Message(Box::new(message))).is_err() {
+                        if arrivals.send(Arrival::Message(Arc::new(message))).is_err() {
                             return;
                         }
                         if left == 0 {
@@ -98,7 +107,7 @@ pub(super) async fn run(
                         let why = if text.contains("deleted") { End::Gone } else { End::Served };
                         return end(left, why);
                     }
-                },
+                }}
             },
             () = told(&mut stop), if !is_stopping => {
                 is_stopping = true;
@@ -126,7 +135,10 @@ async fn send(nats: &Nats, request: &Request) -> Option<Subscriber> {
     let inbox = nats.client.new_inbox();
     let subscriber = nats.client.subscribe(inbox.clone()).await.ok()?;
     let expires = u64::try_from(EXPIRES.as_nanos()).unwrap_or(u64::MAX);
-    let asked = json!({ "batch": request.messages, "max_bytes": request.bytes, "expires": expires });
+    let heartbeat = u64::try_from(HEARTBEAT.as_nanos()).unwrap_or(u64::MAX);
+    let asked = json!({
+        "batch": request.messages, "max_bytes": request.bytes, "expires": expires, "idle_heartbeat": heartbeat,
+    });
     let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", request.stream, request.consumer);
     nats.client.publish_with_reply(subject, inbox, asked.to_string().into()).await.ok()?;
     Some(subscriber)

@@ -21,15 +21,14 @@ use crate::module::Module;
 ///
 /// ```no_run
 /// use sandgate::Module;
-/// use sandgate::durable::{Begun, Input, Job, JobId, Queue, Settings};
+/// use sandgate::durable::{Input, Job, JobId, Queue, Settings};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let queue = Queue::connect(Settings::new("nats://queue.example")?)?;
 /// let module = Module::from_file("upper.wasm")?;
-/// if let Begun::Open(mut submission) = queue.submit(&"words".parse()?, Job::new(&module), &module)? {
-///     submission.push(Input { bytes: b"some words".to_vec(), ..Input::default() })?;
-///     submission.finish()?;
-/// }
+/// let mut submission = queue.submit(&"words".parse()?, Job::new(&module), &module)?;
+/// submission.push(Input { bytes: b"some words".to_vec(), ..Input::default() })?;
+/// submission.finish()?;
 /// # Ok(())
 /// # }
 /// ```

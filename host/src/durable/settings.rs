@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::error::DurableError;
+use async_nats::ServerAddr;
+
+use super::error::{Cause, DurableError};
 use super::name::Prefix;
 
 /// How long a server may be away, unless settings say otherwise.
@@ -27,7 +29,7 @@ impl fmt::Debug for Secret {
 }
 
 /// By what a server knows who connects.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Login {
     #[default]
     Nobody,
@@ -81,6 +83,8 @@ pub(super) type Listener = Arc<dyn Fn(Notice) + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct Settings {
+    pub(super) addresses: Vec<ServerAddr>,
+    /// The same as text.
     pub(super) servers: Vec<String>,
     pub(super) login: Login,
     pub(super) roots: Vec<PathBuf>,
@@ -103,17 +107,22 @@ impl Settings {
     /// `USER:PASSWORD@` or `TOKEN@` before the host if need be, in which `%40` and the like stand for single characters.
     ///
     /// # Errors
-    /// [`DurableError::Address`].
-    pub fn new(addresses: &str) -> Result<Settings, DurableError> {
-        let (mut servers, mut login) = (Vec::new(), Login::Nobody);
-        for address in addresses.split(',') {
-            let (server, found) = without_login(address.trim())?;
+    /// [`DurableError::Address`]. Nothing is looked up, and nothing is connected.
+    pub fn new(text: &str) -> Result<Settings, DurableError> {
+        let (mut addresses, mut servers, mut login) = (Vec::new(), Vec::new(), Login::Nobody);
+        for address in text.split(',').map(str::trim) {
+            let wrong = |problem| DurableError::Address { address: without_secrets(address), problem };
+            let (server, found) = without_login(address).map_err(wrong)?;
+            addresses.push(server.parse().map_err(|_| wrong("it has no host, or one that is none"))?);
             servers.push(server);
-            if let (Login::Nobody, Some(found)) = (&login, found) {
-                login = found;
+            match found {
+                Some(found) if login == Login::Nobody => login = found,
+                Some(found) if login != found => return Err(wrong("all addresses have to have the same credentials")),
+                _ => {}
             }
         }
         Ok(Settings {
+            addresses,
             servers,
             login,
             roots: Vec::new(),
@@ -252,19 +261,38 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// An address without credentials, and those.
-fn without_login(address: &str) -> Result<(String, Option<Login>), DurableError> {
-    let wrong = |problem| DurableError::Address { problem };
+/// An address as it can be shown: whatever stands before its `@` may be secret, and so may a port that is none, where the `@` was
+/// forgotten.
+fn without_secrets(address: &str) -> Cause {
+    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    let (login, host) = rest.rsplit_once('@').map_or(("", rest), |(_, host)| ("…@", host));
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']') => format!("{host}:…"),
+        _ => host.to_owned(),
+    };
+    Cause::text(&format!("{scheme}{}{login}{host}", if scheme.is_empty() { "" } else { "://" }))
+}
+
+/// An address without credentials, and those; or what is wrong with it.
+fn without_login(address: &str) -> Result<(String, Option<Login>), &'static str> {
     let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
     if !matches!(scheme, "nats" | "tls") {
-        return Err(wrong("it begins with neither `nats://` nor `tls://`"));
+        return Err("it has to begin with `nats://` or `tls://`");
     }
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     // The last one: a password may have one, though it should not.
     let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
     let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(&byte);
-    if host.is_empty() || !host.bytes().all(is_of_host) {
-        return Err(wrong("it has no host, or one that is none"));
+    // Before the port; an address of IPv6 has brackets around it.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    };
+    if name.is_empty() || !name.bytes().all(is_of_host) || name.contains(':') && !name.starts_with('[') {
+        return Err("it has no host, or one that is none: it has to be as in `nats://HOST:4222`");
+    }
+    if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+        return Err("its port has to be a number from 1 to 65535");
     }
     let login = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
         None | Some(("", "")) => None,
@@ -275,8 +303,8 @@ fn without_login(address: &str) -> Result<(String, Option<Login>), DurableError>
 }
 
 /// A text with `%40` for `@` and so on.
-fn decoded(text: &str) -> Result<String, DurableError> {
-    let wrong = || DurableError::Address { problem: "it has a `%` that is not followed by two hexadecimal digits" };
+fn decoded(text: &str) -> Result<String, &'static str> {
+    let wrong = || "a `%` has to be followed by two hexadecimal digits";
     let mut bytes = Vec::new();
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -289,7 +317,7 @@ fn decoded(text: &str) -> Result<String, DurableError> {
         let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?);
     }
-    String::from_utf8(bytes).map_err(|_| DurableError::Address { problem: "its credentials are not UTF-8" })
+    String::from_utf8(bytes).map_err(|_| "its credentials have to be UTF-8")
 }
 
 #[cfg(test)]
@@ -319,9 +347,25 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_told_without_being_repeated() {
-        for address in ["", "http://a:secret@b", "nats://", "nats://a:secret@", "nats://a:secret%4@b", "nats://x y"] {
-            let error = Settings::new(address).unwrap_err();
-            assert!(!error.to_string().contains("secret"), "{error}");
-        }
+        let check = |address: &str, shown: &str, problem: &str| {
+            let text = Settings::new(address).unwrap_err().to_string();
+            let expected = format!("`{shown}` cannot be used as the address of a NATS server: ");
+            assert!(text.starts_with(&expected) && text.contains(problem) && !text.contains("secret"), "{text}");
+        };
+        check("", "", "no host");
+        check("http://a:secret@b", "http://…@b", "has to begin with `nats://` or `tls://`");
+        check("a:secret@http://b", "a:…", "has to begin with");
+        check("nats://", "nats://", "no host");
+        check("nats://a:secret@", "nats://…@", "no host");
+        check("nats://a:secret%4@b", "nats://…@b", "hexadecimal digits");
+        check("nats://x y", "nats://x y", "no host");
+        check("nats://a:secret", "nats://a:…", "number from 1 to 65535");
+        check("nats://a:0", "nats://a:0", "number from 1 to 65535");
+        check("nats://a:65536", "nats://a:65536", "number from 1 to 65535");
+        check("nats://[::1", "nats://[::1", "no host");
+        check("nats://1::2:3", "nats://1::2:3", "no host");
+        check("nats://s\x1b[1m", "nats://s\\u{1b}[1m", "no host");
+        check("nats://a:secret@one,nats://b:secret@two", "nats://…@two", "the same credentials");
+        check("one,,two", "", "no host");
     }
 }

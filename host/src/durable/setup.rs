@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::error::{Cause, DurableError};
-use super::name::CONSUMER;
-use super::nats::Nats;
+use super::name::{CONSUMER, JobId};
+use super::nats::{Attempts, Nats};
 
 /// How long a server knows a message again by its id.
 pub(super) const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -140,22 +141,43 @@ pub(super) async fn consumer(nats: &Nats, wanted: Wanted) -> Result<Duration, Du
     Ok(ack_wait)
 }
 
-/// Makes a consumer that gives a job's results from this number on, and forgets itself when nobody asks it for a while.
-pub(super) async fn reader(nats: &Nats, subject: String, name: &str, from: u64) -> Result<(), DurableError> {
+/// Makes a consumer that gives a job's results from this number on, and forgets itself when nobody asks it for a while. Gives its
+/// name.
+///
+/// A cluster may put one on a server that is away, and does not answer then; another one it may put elsewhere.
+pub(super) async fn reader(nats: &Nats, subject: &str, from: u64) -> Result<String, DurableError> {
+    let doing = "make a consumer of results";
+    let mut attempts = Attempts::new(nats, doing);
+    let mut wait = FIRST_WAIT;
+    loop {
+        let name = format!("collect-{}", JobId::random().map_err(DurableError::System)?);
+        let (api, asked) = reader_of(nats, subject, &name, from);
+        match timeout(wait, nats.demand::<Value>(doing, api, &asked)).await {
+            Ok(made) => return made.map(|_| name),
+            Err(_) => wait = (wait * 2).min(MOST_WAIT),
+        }
+        attempts.again(true).await?;
+    }
+}
+
+/// How long a consumer is waited for before another one is asked for.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+const MOST_WAIT: Duration = Duration::from_secs(30);
+
+fn reader_of(nats: &Nats, subject: &str, name: &str, from: u64) -> (String, Value) {
     let stream = nats.names.results();
     let config = pull::Config {
         name: Some(name.to_owned()),
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
         ack_policy: AckPolicy::None,
-        filter_subject: subject.clone(),
+        filter_subject: subject.to_owned(),
         inactive_threshold: Duration::from_secs(60),
         num_replicas: 1,
         memory_storage: true,
         ..pull::Config::default()
     };
     let asked = json!({ "stream_name": stream, "config": config.into_consumer_config() });
-    let api = format!("CONSUMER.CREATE.{stream}.{name}.{subject}");
-    nats.demand::<Value>("make a consumer of results", api, &asked).await.map(drop)
+    (format!("CONSUMER.CREATE.{stream}.{name}.{subject}"), asked)
 }
 
 /// Forgets the messages of a subject.

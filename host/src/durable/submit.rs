@@ -7,7 +7,7 @@
 //!
 //! No input is sent before the record has it in its digest. So a submission that was interrupted, or one beside it, has to
 //! have the same inputs up to there, or stores nothing. What may be stored already is stored again by the same id, which the
-//! server knows within its window and who collects knows for ever.
+//! server knows within its window and who collects knows for ever. Inputs for a job that is complete are compared alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::error::DurableError;
+use super::error::{Difference, DurableError};
 use super::job::{Job, Record};
 use super::message::{self, Ending, Input, JobResult, OVERHEAD_BYTES};
 use super::name::{JobId, message_id, random};
@@ -44,22 +44,15 @@ type Pushed = Result<Input, (Option<String>, String)>;
 /// A task on its way to the stream: its index.
 type Storing = BoxFuture<'static, Result<u64, DurableError>>;
 
-/// A job that is being submitted. Dropping it leaves the job open: it can be gone on with.
+/// A job that is being submitted. If it was begun before, it wants the same inputs, from the first on. Dropping it leaves the job
+/// as it is: one that is open can be gone on with.
 #[derive(Debug)]
 pub struct Submission<'a> {
     queue: &'a Queue,
     inputs: mpsc::Sender<Pushed>,
     outcome: oneshot::Receiver<Result<u64, DurableError>>,
     max_input: usize,
-}
-
-/// What there is of a job when somebody wants to submit it.
-#[derive(Debug)]
-pub enum Begun<'a> {
-    /// It takes inputs. If it was begun before, it wants the same ones, from the first on.
-    Open(Submission<'a>),
-    /// All of it is there, with so many inputs. Nothing was changed.
-    Complete(u64),
+    complete: Option<u64>,
 }
 
 impl Queue {
@@ -67,13 +60,10 @@ impl Queue {
     ///
     /// # Errors
     /// [`DurableError::OtherJob`] if there is one of this id that is not this one; what the server says.
-    pub fn submit(&self, id: &JobId, job: Job, module: &Module) -> Result<Begun<'_>, DurableError> {
+    pub fn submit(&self, id: &JobId, job: Job, module: &Module) -> Result<Submission<'_>, DurableError> {
         let (nats, ours, module) = (self.nats.clone(), id.clone(), module.clone());
-        let begun = self.wait(async move { begin(&nats, &ours, job, &module).await })?;
-        let (record, sequence) = match begun {
-            (Record { inputs: Some(inputs), .. }, _) => return Ok(Begun::Complete(inputs)),
-            open => open,
-        };
+        let (record, sequence) = self.wait(async move { begin(&nats, &ours, job, &module).await })?;
+        let complete = record.inputs;
         let (inputs, pushed) = mpsc::channel(QUEUED_INPUTS);
         let (sender, outcome) = oneshot::channel();
         let feeder = Feeder::new(self.nats.clone(), id.clone(), record, sequence);
@@ -81,7 +71,7 @@ impl Queue {
             let _ = sender.send(feeder.run(pushed).await);
         });
         let max_input = self.nats.max_payload().saturating_sub(OVERHEAD_BYTES);
-        Ok(Begun::Open(Submission { queue: self, inputs, outcome, max_input }))
+        Ok(Submission { queue: self, inputs, outcome, max_input, complete })
     }
 }
 
@@ -108,6 +98,12 @@ async fn begin(nats: &Nats, id: &JobId, job: Job, module: &Module) -> Result<(Re
 }
 
 impl Submission<'_> {
+    /// How many inputs the job has, if all of it was there already. Then nothing is changed: inputs that are pushed are
+    /// compared with those, and other ones are an error, at the latest from [`finish`](Self::finish).
+    pub fn complete(&self) -> Option<u64> {
+        self.complete
+    }
+
     /// Adds an input. Blocks while as much is under way as may be, and while the queue is full.
     ///
     /// # Errors
@@ -216,7 +212,10 @@ impl Feeder {
             }
         }
         if self.next < self.record.announced {
-            return Err(DurableError::OtherInputs { job: self.id, inputs: self.record.announced });
+            return Err(self.differ(Difference::Fewer));
+        }
+        if self.record.inputs.is_some() {
+            return Ok(self.next);
         }
         (self.record.inputs, self.record.stored) = (Some(self.next), self.next);
         self.record.write(&self.nats, &self.id, self.sequence).await?;
@@ -246,6 +245,9 @@ impl Feeder {
     /// Takes an input, unless it is stored already.
     fn take(&mut self, pushed: Pushed) -> Result<(), DurableError> {
         let (run, index) = (self.record.run, self.next);
+        if self.record.inputs.is_some_and(|inputs| index >= inputs) {
+            return Err(self.differ(Difference::More));
+        }
         let (kind, payload) = match pushed {
             Ok(input) => ("task", message::encode_task(run, index, &input)),
             Err((name, error)) => {
@@ -255,7 +257,7 @@ impl Feeder {
         self.digest = chained(&self.digest, &payload);
         self.next += 1;
         if self.next == self.record.announced && self.digest != self.record.digest {
-            return Err(DurableError::OtherInputs { job: self.id.clone(), inputs: self.record.announced });
+            return Err(self.differ(Difference::NotTheSame));
         }
         if index < self.record.stored {
             return Ok(());
@@ -270,6 +272,10 @@ impl Feeder {
             Ok(index)
         }));
         Ok(())
+    }
+
+    fn differ(&self, difference: Difference) -> DurableError {
+        DurableError::OtherInputs { job: self.id.clone(), inputs: self.record.announced, difference }
     }
 
     /// An input is stored.

@@ -10,6 +10,8 @@ mod crew;
 mod flight;
 mod pools;
 mod report;
+mod serving;
+mod shares;
 mod storing;
 
 use std::error::Error;
@@ -21,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::crew::Crew;
 use super::error::DurableError;
+use super::pull::told;
 use super::queue::Queue;
 use crate::module::Module;
 use crate::pool::PoolBuilder;
@@ -49,10 +52,12 @@ pub struct WorkerSettings {
     max_module_bytes: u64,
     grace: Duration,
     idle: Option<Duration>,
+    stopper: Stopper,
 }
 
 impl WorkerSettings {
-    /// A worker whose pools are made by `maker`, with so many gateways. What is run of a module, with which arguments and
+    /// A worker whose pools are made by `maker`, with so many gateways each. It has pools for up to four kinds of jobs, and no
+    /// more tasks in all of them than one has gateways; a kind that is alone has more ahead. What is run of a module, with which arguments and
     /// for how long, is the job's; sandbox, machines and limits are the maker's. It is called on a thread of its own, and may
     /// block; the tasks of a module that it has nothing for are given up.
     pub fn new(
@@ -71,6 +76,7 @@ impl WorkerSettings {
             max_module_bytes: DEFAULT_MAX_MODULE_BYTES,
             grace: DEFAULT_GRACE,
             idle: None,
+            stopper: Stopper::default(),
         }
     }
 
@@ -125,7 +131,8 @@ impl WorkerSettings {
         self
     }
 
-    /// How long what is under way may take once the worker is to stop; what is not done then is given back. Default: 25 s.
+    /// How long the worker may take to stop. What is under way has this time but for its last quarter, at most 2 s, in which
+    /// the rest is given back. Default: 25 s.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> WorkerSettings {
         self.grace = grace;
@@ -136,6 +143,13 @@ impl WorkerSettings {
     #[must_use]
     pub fn stop_when_idle(mut self, idle: Duration) -> WorkerSettings {
         self.idle = Some(idle);
+        self
+    }
+
+    /// What stops it, also while [`Queue::work`] still waits for the server. Default: one of its own.
+    #[must_use]
+    pub fn stopper(mut self, stopper: &Stopper) -> WorkerSettings {
+        self.stopper = stopper.clone();
         self
     }
 }
@@ -158,6 +172,9 @@ pub struct Worked {
     pub dead: u64,
     /// Tasks that were given back, for others to do.
     pub returned: u64,
+    /// Tasks that are neither done nor given back, since the server did not answer in time: it gives them to others once they
+    /// have gone without a sign of life for the ack wait.
+    pub kept: u64,
     /// Messages that were no tasks, and are dead letters.
     pub garbage: u64,
 }
@@ -166,12 +183,12 @@ pub struct Worked {
 #[derive(Debug)]
 pub struct Worker<'a> {
     queue: &'a Queue,
-    stop: Arc<watch::Sender<bool>>,
+    stopper: Stopper,
     outcome: oneshot::Receiver<Result<Worked, DurableError>>,
 }
 
 /// Stops a worker from anywhere. Clones are the same.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Stopper(Arc<watch::Sender<bool>>);
 
 impl Stopper {
@@ -182,26 +199,36 @@ impl Stopper {
 }
 
 impl Queue {
-    /// Starts to work. Blocks until the queue is there.
+    /// Starts to work. Blocks until the queue is there, or the worker is stopped, which then has done nothing.
     ///
     /// # Errors
     /// What the server says.
     pub fn work(&self, settings: WorkerSettings) -> Result<Worker<'_>, DurableError> {
-        let nats = self.nats.clone();
-        let (stop, stopped) = watch::channel(false);
-        let crew = self.wait(Crew::form(nats, settings, stopped))?;
+        let (nats, stopper) = (self.nats.clone(), settings.stopper.clone());
+        let (stopped, mut early) = (stopper.0.subscribe(), stopper.0.subscribe());
+        let crew = self.wait(async move {
+            tokio::select! {
+                biased;
+                () = told(&mut early) => Ok(None),
+                crew = Crew::form(nats, settings, stopped) => crew.map(Some),
+            }
+        })?;
         let (sender, outcome) = oneshot::channel();
         self.link.start_task(async move {
-            let _ = sender.send(crew.run().await);
+            let worked = match crew {
+                Some(crew) => crew.run().await,
+                None => Ok(Worked::default()),
+            };
+            let _ = sender.send(worked);
         });
-        Ok(Worker { queue: self, stop: Arc::new(stop), outcome })
+        Ok(Worker { queue: self, stopper, outcome })
     }
 }
 
 impl Worker<'_> {
     /// What can stop it.
     pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.stop))
+        self.stopper.clone()
     }
 
     /// Blocks until it has stopped: it was told to, was idle for long enough, or cannot go on.
@@ -209,9 +236,9 @@ impl Worker<'_> {
     /// # Errors
     /// Why it cannot go on. What it had is given to others later.
     pub fn wait(self) -> Result<Worked, DurableError> {
-        let Worker { queue, stop, outcome } = self;
+        let Worker { queue, stopper, outcome } = self;
         let worked = queue.wait(async move { outcome.await.unwrap_or(Err(DurableError::Closed)) });
-        drop(stop);
+        drop(stopper);
         worked
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks as a pool runs them: one input, one value. Some inputs are hostile.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::Hostile;
 use sandgate_guest::{Channel, Error, Result, serve, task};
@@ -23,6 +23,16 @@ fn add(a: u32, b: u32) -> u32 {
 fn slowly(x: u64, millis: u64) -> u64 {
     std::thread::sleep(Duration::from_millis(millis));
     x * 2
+}
+
+/// When it began and when it ended, after so many milliseconds: in nanoseconds of the time of day.
+#[task]
+fn span(millis: u64) -> (u64, u64) {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let began = now();
+    std::thread::sleep(Duration::from_millis(millis));
+    (nanos(began), nanos(now()))
 }
 
 /// Nothing at all.

@@ -9,6 +9,7 @@ use sandgate::{Group, Spec};
 
 use super::options::{Options, duration, job_id};
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::map::arguments::Format;
 use crate::map::job;
 use crate::map::ledger::Meta;
@@ -62,7 +63,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
-    let queue = arguments.queue.connect()?;
+    // Whatever was printed can be had again: an interruption ends this at once, wherever it waits.
+    let _interrupt = Interrupt::install()?;
+    let queue = Queue::connect(arguments.queue.settings()?)?;
     let job = describe(&queue, &arguments.job)?;
     let mut settings = CollectionSettings::default();
     (settings.unordered, settings.skip) = (arguments.unordered, arguments.skip);

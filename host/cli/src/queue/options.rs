@@ -4,10 +4,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
-use sandgate::durable::{JobId, Prefix, Queue, Settings};
+use sandgate::durable::{JobId, Prefix, Settings};
 
+use crate::exit::WrongUsage;
 use crate::print;
 
 /// The longest password or token in a file.
@@ -49,16 +50,16 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
     /// Our certificate, in PEM [default: $NATS_CERT]
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of our certificate, in PEM [default: $NATS_KEY]
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// TLS before the server's first word, for servers with `handshake_first`
     #[arg(long)]
     tls_first: bool,
     /// How long the server may be away before we give up
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, default_value = "5m")]
     patience: Duration,
     /// How many servers of a cluster keep what is stored: 1, 3 or 5; for streams that do not exist yet
     #[arg(long, value_name = "COUNT", value_parser = replicas, default_value = "1")]
@@ -66,16 +67,15 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Connects. What happens to the connection later is told on standard error.
-    pub(crate) fn connect(&self) -> Result<Queue> {
-        Ok(Queue::connect(self.settings()?)?)
-    }
-
-    fn settings(&self) -> Result<Settings> {
-        let Some(url) = self.nats.clone().or_else(|| variable("NATS_URL")) else {
-            bail!("no NATS server is named: use `--nats URL` or $NATS_URL");
+    /// What they come to. What happens to a connection that is made with it is told on standard error.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        let wrong = |text: String| anyhow::Error::from(WrongUsage(text));
+        let (name, url) = match (&self.nats, variable("NATS_URL")) {
+            (Some(url), _) => ("--nats", url.clone()),
+            (None, Some(url)) => ("$NATS_URL", url),
+            (None, None) => return Err(wrong("no NATS server is named: use `--nats URL` or $NATS_URL".to_owned())),
         };
-        let mut settings = Settings::new(&url)?;
+        let mut settings = Settings::new(&url).map_err(|error| wrong(format!("{name}: {error}")))?;
         if let Some(prefix) = &self.prefix {
             settings = settings.prefix(prefix.clone());
         }
@@ -105,8 +105,18 @@ impl Options {
         if let Some(file) = path(&self.tls_ca, "NATS_CA") {
             settings = settings.tls_roots(file);
         }
-        if let (Some(certificate), Some(key)) = (path(&self.tls_cert, "NATS_CERT"), path(&self.tls_key, "NATS_KEY")) {
-            settings = settings.tls_certificate(certificate, key);
+        match (path(&self.tls_cert, "NATS_CERT"), path(&self.tls_key, "NATS_KEY")) {
+            (Some(certificate), Some(key)) => settings = settings.tls_certificate(certificate, key),
+            (Some(file), None) => {
+                return Err(wrong(format!("certificate `{}` has no key: use --tls-key or $NATS_KEY", file.display())));
+            }
+            (None, Some(file)) => {
+                return Err(wrong(format!(
+                    "key `{}` has no certificate: use --tls-cert or $NATS_CERT",
+                    file.display()
+                )));
+            }
+            (None, None) => {}
         }
         if self.tls {
             settings = settings.require_tls(true);
@@ -143,6 +153,21 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| "is not a time, as in 30s or 5m".to_owned())?;
     spec.limits().wall_time.ok_or_else(|| "has to end".to_owned())
+}
+
+/// A time that is not over at once.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("has to be longer than nothing".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// How long a task may go without a sign of life: there has to be time for one, and servers count in nanoseconds.
+pub(super) fn ack_wait(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let (least, most) = (Duration::from_secs(1), Duration::from_secs(365 * 24 * 3600));
+    if (least..=most).contains(&time) { Ok(time) } else { Err("is not a time from 1s to 365d".to_owned()) }
 }
 
 fn replicas(text: &str) -> Result<usize, String> {
@@ -200,5 +225,7 @@ mod tests {
     fn times_are_those_of_settings() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert!(duration("soon").is_err() && duration("off").is_err() && duration("1s//memory=1M").is_err());
+        assert!(some_time("0s").is_err() && some_time("1ms").is_ok());
+        assert!(ack_wait("999ms").is_err() && ack_wait("1s").is_ok() && ack_wait("366d").is_err());
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use sandgate::durable::{Begun, Input, Job, JobId, Submission};
+use sandgate::durable::{Input, Job, JobId, MAX_RETRIES, Queue, Submission};
 use sandgate::{Group, Spec};
 
-use super::options::{Options, duration, job_id};
+use super::options::{Options, job_id, some_time};
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::map::arguments::Template;
 use crate::map::{feeder, inputs, job};
 use crate::options::setting;
@@ -23,7 +24,7 @@ use crate::{options, print};
 /// and `sandgate collect JOB` gives the results. The module is kept in the server's object store.
 ///
 /// A submission that was interrupted goes on with the same command and `--job JOB`. Submitting a job that is there already
-/// changes nothing.
+/// changes nothing: its inputs are compared, and other ones are an error.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -33,7 +34,7 @@ Examples:
   sandgate collect --nats nats://queue:4222 nightly
 
 Exit codes:
-  0    all inputs are in the queue
+  0    all inputs are in the queue, or were there before
   2    the command line is wrong
   3    they are not, as standard error says; what is there stays, and the same command with --job goes on
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
@@ -68,10 +69,10 @@ pub(crate) struct Arguments {
     max_input: Option<String>,
 
     /// Time for each task, as in 10s; workers may allow less [default: as workers have it]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Execution")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, help_heading = "Execution")]
     timeout: Option<Duration>,
     /// How often a task that failed is run again
-    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Execution")]
+    #[arg(long, value_name = "COUNT", value_parser = retries, default_value_t = 0, help_heading = "Execution")]
     retries: u32,
     /// A setting of the gateway that looks at the module, as in `nesting=2000`; can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = options::part_of_spec(&options::CHECKED_KEYS), help_heading = "Execution")]
@@ -82,6 +83,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let interrupt = Interrupt::install()?;
+    let queue = arguments.queue.settings()?;
     let spec = spec(arguments)?;
     let module = options::module(&arguments.module, &spec)?;
     let inputs = inputs(&arguments.files, arguments.nul)?.max_bytes(spec.limits().message_bytes);
@@ -96,17 +99,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let mut job = Job::new(&module);
     (job.task, job.json, job.argv) = (arguments.task.clone(), arguments.json, arguments.arg.clone());
     (job.timeout, job.retries) = (arguments.timeout, arguments.retries);
-    let queue = arguments.queue.connect()?;
-    let begun = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
-    let mut submission = match begun {
-        Begun::Open(submission) => submission,
-        Begun::Complete(count) => {
-            print::complain(&format!("job `{id}` is there already, with {count} inputs; nothing was changed"));
-            print::result(&format!("{id}\n"))?;
-            return Ok(Exit::Success);
-        }
+    let queue = Queue::connect(queue)?;
+    let mut submission = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
+    let complete = submission.complete();
+    let incomplete = || match complete {
+        None => format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs"),
+        Some(_) => format!("job `{id}` is complete, and was not changed"),
     };
-    let incomplete = || format!("job `{id}` is incomplete; go on with `--job {id}` and the same inputs");
+    let (ours, text) = (interrupt.clone(), incomplete());
+    interrupt.on_interrupt(move || {
+        print::complain(&format!("interrupted: {text}"));
+        std::process::exit(ours.exit().unwrap_or(Exit::Failure).code().into());
+    });
     for (index, input) in (0..).zip(inputs) {
         let pushed = match input {
             Ok(input) => push(&mut submission, input, &encoding, template.as_ref()),
@@ -120,7 +124,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         pushed.with_context(incomplete)?;
     }
     let count = submission.finish().with_context(incomplete)?;
-    print::complain(&format!("job `{id}` has {count} input{}", if count == 1 { "" } else { "s" }));
+    let inputs = format!("{count} input{}", if count == 1 { "" } else { "s" });
+    print::complain(&match complete {
+        None => format!("job `{id}` has {inputs}"),
+        Some(_) => format!("job `{id}` is there already, with the same {inputs}; nothing was changed"),
+    });
     print::result(&format!("{id}\n"))?;
     Ok(Exit::Success)
 }
@@ -137,6 +145,11 @@ fn push(
         Ok((bytes, argv)) => submission.push(Input { name, argv, bytes }),
         Err(problem) => submission.refuse(name, problem),
     }
+}
+
+fn retries(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_RETRIES);
+    count.ok_or_else(|| format!("is not a number from 0 to {MAX_RETRIES}"))
 }
 
 fn spec(arguments: &Arguments) -> Result<Spec> {

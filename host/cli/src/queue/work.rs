@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{Worked, WorkerSettings};
+use sandgate::durable::{Queue, Stopper, Worked, WorkerSettings};
 use sandgate::{Group, Module, OutputSink, Pool, Spec};
 
-use super::options::{Options, duration};
+use super::options::{Options, ack_wait, duration, some_time};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::map::arguments::{jobs, machine};
@@ -20,7 +20,7 @@ use crate::print;
 ///
 /// Takes as many tasks as its gateways can hold, runs each in a sandbox of its own, and acknowledges one only after its result
 /// is stored. What a worker that dies had is given to others. Goes on until it is stopped: the first SIGTERM or Ctrl-C
-/// lets what runs come to its end (--grace) and gives the rest back, the second ends it at once.
+/// lets what runs come to its end and gives the rest back, all of it within --grace; the second ends it at once.
 ///
 /// The sandbox and its limits are this command's; a job decides the module, the task and its arguments, retries, and a
 /// timeout up to --timeout.
@@ -35,7 +35,7 @@ Examples:
 Exit codes:
   0    stopped by SIGTERM, Ctrl-C or --stop-when-idle: what it had is done or given back
   2    the command line is wrong
-  3    it could not go on, as standard error says
+  3    it could not go on, or not give back what it had, as standard error says
   130  ended at once by a second Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
     /// Tasks at once [default: one for each core]
@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
     hosts: Option<PathBuf>,
     /// The most time for each task, whatever its job says [default: as the job has it, or 60s]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Execution")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, help_heading = "Execution")]
     timeout: Option<Duration>,
     /// The most that a program may print, as in 1M; one that prints more has failed [default: 16M]
     #[arg(long, value_name = "SIZE", value_parser = setting("output"), help_heading = "Execution")]
@@ -56,7 +56,8 @@ pub(crate) struct Arguments {
     /// The largest module, as in 100M [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = setting("module"), help_heading = "Execution")]
     max_module: Option<String>,
-    /// How long what runs may take once this is to stop; what is not done then is given back
+    /// How long this may take to stop, also if the server is away. What runs has this time but for its last quarter, at
+    /// most 2s, in which the rest is given back
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "25s", help_heading = "Execution")]
     grace: Duration,
     /// Stop when there was nothing to do for so long
@@ -71,14 +72,14 @@ pub(crate) struct Arguments {
     in_flight: Option<usize>,
     /// How long a task may go without a sign of life before another worker gets it; for the whole queue, the last one to say
     /// it counts [default: as it is, 30s at first]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Deliveries")]
+    #[arg(long, value_name = "DURATION", value_parser = ack_wait, help_heading = "Deliveries")]
     ack_wait: Option<Duration>,
     /// Most tasks that all workers together have at once; for the whole queue [default: as it is, 65536 at first]
     #[arg(long, value_name = "COUNT", value_parser = count, help_heading = "Deliveries")]
     max_pending: Option<usize>,
     /// How often a task is given to workers before it is a dead letter
-    #[arg(long, value_name = "COUNT", default_value_t = 10, help_heading = "Deliveries")]
-    max_deliveries: u32,
+    #[arg(long, value_name = "COUNT", value_parser = count, default_value = "10", help_heading = "Deliveries")]
+    max_deliveries: usize,
 
     #[command(flatten)]
     queue: Options,
@@ -87,11 +88,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
+    let queue = arguments.queue.settings()?;
     let more = [("output", arguments.max_output.as_deref()), ("module", arguments.max_module.as_deref())];
     let spec = arguments.sandbox.spec(&more)?;
     let machines = machines(&arguments.gateway, arguments.hosts.as_deref())?;
     let gateways = arguments.jobs.unwrap_or_else(cores);
     let interrupt = Interrupt::install()?;
+    // There is nothing yet that could be given back.
+    interrupt.on_interrupt(|| std::process::exit(Exit::Success.code().into()));
     let (sandbox, max_module) = (arguments.sandbox.clone(), spec.module_limits().module_bytes);
     let maker = move |module: &Module| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
         let module = sandbox.prepared(module.clone(), &spec)?;
@@ -101,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     };
     let mut settings = WorkerSettings::new(gateways, maker)
         .name(arguments.name.clone().unwrap_or_else(machine_name))
-        .max_deliveries(arguments.max_deliveries)
+        .max_deliveries(u32::try_from(arguments.max_deliveries).unwrap_or(u32::MAX))
         .max_module_bytes(max_module)
         .grace(arguments.grace);
     if let Some(tasks) = arguments.in_flight {
@@ -119,16 +123,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     if let Some(idle) = arguments.stop_when_idle {
         settings = settings.stop_when_idle(idle);
     }
-    let queue = arguments.queue.connect()?;
-    let worker = queue.work(settings)?;
-    let stopper = worker.stopper();
+    let queue = Queue::connect(queue)?;
+    let stopper = Stopper::default();
+    let settings = settings.stopper(&stopper);
     interrupt.on_interrupt(move || {
         print::complain("stopping: what runs comes to its end, and nothing more is taken");
         stopper.stop();
     });
+    let worker = queue.work(settings)?;
     print::complain("working");
     let worked = worker.wait()?;
     print::complain(&summary(&worked));
+    if worked.kept > 0 {
+        print::complain(&format!(
+            "{} could be neither finished nor given back, for the NATS server does not answer: others get it after the ack wait",
+            if worked.kept == 1 { "1 task".to_owned() } else { format!("{} tasks", worked.kept) }
+        ));
+        return Ok(Exit::Failure);
+    }
     Ok(Exit::Success)
 }
 

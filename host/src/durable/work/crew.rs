@@ -1,10 +1,10 @@
 //! The worker itself: one loop that takes notes from requests, pools and the connection, and decides what is next.
 //!
-//! 1. A message arrives. It is a task: its job is looked up, its pool made, and it goes in. It is none: dead letter.
+//! 1. A message arrives. It is a task: its job is looked up, and it waits for its turn in the job's pool. It is none: dead letter.
 //! 2. A pool has a result: it is stored, then the task is acknowledged, then there is room for another.
 //! 3. There is room: a request for as many tasks. Requests under way count as tasks, so that never more come than fit.
 //! 4. Time passes: the server is told of tasks that go on.
-//! 5. Stop: requests are withdrawn, what no pool has is given back, what runs has the grace, and is cancelled then.
+//! 5. Stop: see [`ending`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use super::flight::{Capacity, Entry, Flight, Key};
+use super::flight::{Capacity, Entry, Flight, Key, Stage};
 use super::pools::{PoolNote, Pools, Trouble};
 use super::report::Fate;
 use super::storing::{self, Letter};
@@ -31,6 +31,8 @@ use crate::durable::pull::{self, Arrival, End};
 use crate::durable::setup::{self, Wanted};
 use crate::pool::OutcomeKind;
 
+mod ending;
+
 /// Requests for tasks at once.
 const MAX_REQUESTS: usize = 4;
 /// Bytes of tasks in one request, if none is larger.
@@ -42,8 +44,6 @@ const RECORD_KEPT: Duration = Duration::from_secs(60);
 /// How old a record may be that says that a task is of another job of the same id.
 const RECORD_FRESH: Duration = Duration::from_millis(500);
 const MAX_RECORDS: usize = 1024;
-/// Time beyond the grace for cancelled tasks to end.
-const CANCELLING: Duration = Duration::from_secs(5);
 
 /// Something that was sent, and for which task.
 type Sending = BoxFuture<'static, Sent>;
@@ -54,8 +54,10 @@ enum Sent {
     Result { key: Key, stored: Result<(), DurableError>, failed: bool, dead: bool },
     /// A message that is no task is a dead letter.
     Garbage(Result<(), DurableError>),
-    /// Nothing that anything depends on.
-    Ack,
+    /// A task is given back, if the server has said so.
+    Back { key: Key, confirmed: bool },
+    /// The server was told of a task that goes on.
+    Progress,
     /// A job's record was looked up.
     Record { job: JobId, found: Result<Option<(Job, u64)>, DurableError> },
     /// The consumer is there again.
@@ -80,10 +82,11 @@ pub(super) struct Crew {
     capacity: Capacity,
     flight: Flight,
     pools: Pools,
-    /// Tasks that wait for room for one more pool.
-    unplaced: Vec<Key>,
     jobs: HashMap<JobId, Known>,
+    /// What becomes of tasks: waited for at the end.
     sending: FuturesUnordered<Sending>,
+    /// What only matters while there is more to do.
+    asking: FuturesUnordered<Sending>,
     arrivals: (mpsc::UnboundedSender<Arrival>, mpsc::UnboundedReceiver<Arrival>),
     pool_notes: mpsc::UnboundedReceiver<PoolNote>,
     /// Tasks that requests under way may still bring, and those requests.
@@ -115,9 +118,9 @@ impl Crew {
             capacity: Capacity::new(settings.lanes, settings.in_flight),
             flight: Flight::default(),
             pools: Pools::new(nats.clone(), &settings, sender),
-            unplaced: Vec::new(),
             jobs: HashMap::new(),
             sending: FuturesUnordered::new(),
+            asking: FuturesUnordered::new(),
             arrivals: mpsc::unbounded_channel(),
             pool_notes,
             requested: 0,
@@ -141,6 +144,7 @@ impl Crew {
                 Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
                 Some(note) = self.pool_notes.recv() => self.noted(note),
                 Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
+                Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
                 _ = standing.changed() => {}
                 () = sleep(look) => {}
                 () = pull::told(&mut stop) => break,
@@ -164,7 +168,9 @@ impl Crew {
         while let Ok(note) = self.pool_notes.try_recv() {
             self.noted(note);
         }
-        self.pools.flush();
+        if !self.is_ending {
+            self.pools.dispatch(&mut self.flight);
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -176,8 +182,7 @@ impl Crew {
         let by_idle =
             self.settings.idle.filter(|_| self.is_idle()).map(|idle| idle.saturating_sub(self.busy.elapsed()));
         let by_tasks = (!self.flight.is_empty()).then(|| self.ack_wait / 6);
-        let by_pools = (!self.pools.is_empty()).then_some(Duration::from_secs(30));
-        [by_idle, by_tasks, by_pools].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        [by_idle, by_tasks, self.pools.next_look()].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     /// Asks for as many tasks as there is room for.
@@ -203,7 +208,7 @@ impl Crew {
             Arrival::Message(message) => {
                 self.requested = self.requested.saturating_sub(1);
                 self.busy = Instant::now();
-                self.take(*message);
+                self.take(message);
             }
             Arrival::Ended { unused, why } => {
                 self.requested = self.requested.saturating_sub(unused);
@@ -211,7 +216,8 @@ impl Crew {
                 if why == End::Gone && self.is_ready && !self.is_ending {
                     self.is_ready = false;
                     let (nats, wanted) = (self.nats.clone(), wanted(&self.settings));
-                    self.sending.push(Box::pin(async move {
+                    self.asking.push(Box::pin(async move {
+                        sleep(pull::BETWEEN_LEADERS).await;
                         let made = match setup::streams(&nats).await {
                             Ok(()) => setup::consumer(&nats, wanted).await,
                             Err(error) => Err(error),
@@ -224,7 +230,7 @@ impl Crew {
     }
 
     /// A message of the stream of tasks.
-    fn take(&mut self, message: jetstream::Message) {
+    fn take(&mut self, message: Arc<jetstream::Message>) {
         // Whoever can publish to an inbox can put there what was never in a stream: nothing acknowledges it.
         let Ok(info) = message.info() else { return };
         let deliveries = u64::try_from(info.delivered).unwrap_or(1);
@@ -240,7 +246,7 @@ impl Crew {
             }
         };
         let name = input.name.clone();
-        let entry = Entry { message, input: Some(input), name, heard: Instant::now(), is_done: false };
+        let entry = Entry { message, stage: Stage::Waiting(input), name, heard: Instant::now() };
         if !self.flight.arrived(key.clone(), entry) {
             return;
         }
@@ -266,13 +272,7 @@ impl Crew {
                 return self.store(&key, Fate::Dead(result));
             }
             Some(Known::Is(job, run, since)) if *run == key.run && since.elapsed() < RECORD_KEPT => {
-                let job = Arc::clone(job);
-                let Some(entry) = self.flight.get_mut(&key) else { return };
-                if !self.pools.give(&job, &key, &mut entry.input) {
-                    // Not given back: that would count as a delivery, and it has done nothing.
-                    self.unplaced.push(key);
-                }
-                return;
+                return self.pools.add(job, key);
             }
             _ => {}
         }
@@ -281,26 +281,18 @@ impl Crew {
         }
         let (nats, job) = (self.nats.clone(), key.job.clone());
         self.jobs.insert(job.clone(), Known::Asked(vec![key]));
-        self.sending.push(Box::pin(async move {
+        self.asking.push(Box::pin(async move {
             let found = Record::read(&nats, &job).await.map(|found| found.map(|(record, _)| (record.job, record.run)));
             Sent::Record { job, found }
         }));
     }
 
     fn noted(&mut self, note: PoolNote) {
-        self.note(note);
-        // There may be room for another pool now.
-        if !self.is_ending {
-            std::mem::take(&mut self.unplaced).into_iter().for_each(|key| self.place(key));
-        }
-    }
-
-    fn note(&mut self, note: PoolNote) {
         match note {
             PoolNote::Finished { pool, index, fate, took } => {
                 self.busy = Instant::now();
                 self.capacity.took(took);
-                if let Some(key) = self.pools.finished(pool, index) {
+                if let Some(key) = self.pools.finished(pool, index, took) {
                     self.store(&key, fate);
                 }
             }
@@ -308,30 +300,17 @@ impl Crew {
                 if let Ok(ends) = &built {
                     self.capacity.lanes(ends.lanes);
                 }
-                let Some((job, waiting, trouble)) = self.pools.built(pool, built) else { return };
-                match trouble {
+                match self.pools.built(pool, built) {
                     None => {}
-                    Some(Trouble::Job { text, is_dead }) => {
+                    Some((waiting, Trouble::Job { text, is_dead })) => {
                         for key in waiting {
                             let ending = Ending::Ran(OutcomeKind::Rejected);
                             let result = JobResult::failed(0, 0, None, ending, text.clone());
                             self.store(&key, if is_dead { Fate::Dead(result) } else { Fate::Result(result) });
                         }
-                        return;
                     }
-                    Some(Trouble::Worker(text)) => {
-                        return self.fail(DurableError::Unable { source: Cause::text(&text) });
-                    }
-                    Some(Trouble::Server(error)) => return self.fail(error),
-                }
-                if self.is_ending {
-                    return;
-                }
-                for key in waiting {
-                    let Some(entry) = self.flight.get_mut(&key) else { continue };
-                    if !self.pools.give(&job, &key, &mut entry.input) {
-                        self.give_back(&key);
-                    }
+                    Some((_, Trouble::Worker(text))) => self.fail(DurableError::Unable { source: Cause::text(&text) }),
+                    Some((_, Trouble::Server(error))) => self.fail(error),
                 }
             }
         }
@@ -342,18 +321,18 @@ impl Crew {
         let (mut result, is_dead) = match fate {
             Fate::Result(result) => (result, false),
             Fate::Dead(result) => (result, true),
-            Fate::Returned => return self.give_back(key),
+            Fate::Returned => return self.leave(key),
             Fate::Unable(text) => {
-                self.give_back(key);
+                self.leave(key);
                 return self.fail(DurableError::Unable { source: Cause::text(&text) });
             }
         };
         let Some(entry) = self.flight.get_mut(key) else { return };
-        entry.is_done = true;
+        entry.stage = Stage::Storing;
         (result.run, result.index, result.name) = (key.run, key.index, entry.name.clone());
         let reason = result.error.clone().unwrap_or_default();
         let letter =
-            Letter { job: Some(key.job.clone()), key: Some(key.clone()), reason, message: entry.message.clone() };
+            Letter { job: Some(key.job.clone()), key: Some(key.clone()), reason, message: Arc::clone(&entry.message) };
         let (nats, key, failed) = (self.nats.clone(), key.clone(), !result.ending.is_success());
         self.sending.push(Box::pin(async move {
             let stored = storing::result(&nats, letter, result, is_dead).await;
@@ -363,7 +342,12 @@ impl Crew {
 
     fn sent(&mut self, sent: Sent) {
         match sent {
-            Sent::Ack => {}
+            Sent::Progress => {}
+            Sent::Back { key, confirmed: true } => {
+                self.flight.remove(&key);
+                self.worked.returned += 1;
+            }
+            Sent::Back { key, confirmed: false } => self.leave(&key),
             Sent::Result { key, stored, failed, dead } => match stored {
                 Ok(()) => {
                     self.flight.remove(&key);
@@ -401,33 +385,22 @@ impl Crew {
         }
     }
 
-    /// Gives a task to whoever asks next.
-    fn give_back(&mut self, key: &Key) {
-        let Some(entry) = self.flight.remove(key) else { return };
-        self.worked.returned += 1;
-        self.acknowledge(entry.message, AckKind::Nak(None));
-    }
-
-    fn return_waiting(&mut self) {
-        self.unplaced.clear();
-        for key in self.flight.waiting() {
-            self.give_back(&key);
+    /// Nothing comes of a task here: it is for whoever asks next.
+    fn leave(&mut self, key: &Key) {
+        if let Some(entry) = self.flight.get_mut(key) {
+            entry.stage = Stage::Leaving;
         }
-    }
-
-    fn acknowledge(&mut self, message: jetstream::Message, kind: AckKind) {
-        self.sending.push(Box::pin(async move {
-            // One that is lost is made good for by time.
-            let _ = timeout(SENDING, message.ack_with(kind)).await;
-            Sent::Ack
-        }));
     }
 
     /// Tells the server of tasks that go on, and drops what nobody needs.
     fn look_after(&mut self) {
         if self.nats.standing.borrow().is_up {
             for message in self.flight.unheard(self.ack_wait / 3) {
-                self.acknowledge(message, AckKind::Progress);
+                self.asking.push(Box::pin(async move {
+                    // One that is lost is made good for by the next.
+                    let _ = timeout(SENDING, message.ack_with(AckKind::Progress)).await;
+                    Sent::Progress
+                }));
             }
         }
         self.pools.drop_idle();
@@ -436,48 +409,6 @@ impl Crew {
     /// This worker cannot go on.
     fn fail(&mut self, error: DurableError) {
         self.fatal.get_or_insert(error);
-    }
-
-    /// Nothing more is taken, what runs comes to its end, the rest is given back.
-    async fn end(mut self) -> Result<Worked, DurableError> {
-        self.is_ending = true;
-        self.halt.send_replace(true);
-        let grace = if self.fatal.is_some() { Duration::ZERO } else { self.settings.grace };
-        let (cancel_at, give_up_at) = (Instant::now() + grace, Instant::now() + grace + CANCELLING);
-        let mut is_cancelled = false;
-        if self.requests == 0 {
-            self.return_waiting();
-        }
-        while !(self.is_idle() && self.requests == 0) && Instant::now() < give_up_at {
-            if !is_cancelled && Instant::now() >= cancel_at {
-                is_cancelled = true;
-                self.pools.cancel();
-            }
-            let until = if is_cancelled { give_up_at } else { cancel_at };
-            tokio::select! {
-                Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
-                Some(note) = self.pool_notes.recv() => self.noted(note),
-                Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
-                () = sleep(until.saturating_duration_since(Instant::now()).min(self.ack_wait / 6)) => {}
-            }
-            self.take_more();
-            self.look_after();
-            if self.requests == 0 {
-                self.return_waiting();
-            }
-        }
-        for key in self.flight.undone() {
-            self.give_back(&key);
-        }
-        let last = async {
-            while self.sending.next().await.is_some() {}
-            let _ = self.nats.client.flush().await;
-        };
-        let _ = timeout(SENDING, last).await;
-        match self.fatal {
-            Some(error) => Err(error),
-            None => Ok(self.worked),
-        }
     }
 }
 

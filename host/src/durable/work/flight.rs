@@ -1,10 +1,12 @@
 //! What a worker has: tasks by job and index, and how many of them are enough.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 
+use super::shares::Mean;
 use crate::durable::message::Input;
 use crate::durable::name::JobId;
 
@@ -14,8 +16,6 @@ const WORK_AHEAD: Duration = Duration::from_millis(100);
 const LEAST_EACH: usize = 2;
 /// Most tasks for each gateway, unless settings say otherwise.
 const MOST_EACH: usize = 64;
-/// How much the newest run time counts.
-const NEWEST: f64 = 0.1;
 
 /// A task by its job, which of the jobs of this id that is, and its index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,15 +29,40 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) struct Entry {
     /// Its last delivery: what acknowledges it.
-    pub(super) message: jetstream::Message,
-    /// What it takes, until the pool has it.
-    pub(super) input: Option<Input>,
+    pub(super) message: Arc<jetstream::Message>,
+    pub(super) stage: Stage,
     /// What messages call it.
     pub(super) name: Option<String>,
     /// When the server last heard of it.
     pub(super) heard: Instant,
-    /// Whether its result is being stored.
-    pub(super) is_done: bool,
+}
+
+/// How far a task has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No pool has it.
+    Waiting(Input),
+    /// A pool has it.
+    Running,
+    /// Its result is being stored.
+    Storing,
+    /// It is to be given back.
+    Leaving,
+    /// It is being given back.
+    Left,
+}
+
+impl Entry {
+    /// What it takes, once, for the pool that has it from now on.
+    pub(super) fn take_input(&mut self) -> Option<Input> {
+        if !matches!(self.stage, Stage::Waiting(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Running) {
+            Stage::Waiting(input) => Some(input),
+            _ => None,
+        }
+    }
 }
 
 /// All tasks that this worker has.
@@ -75,25 +100,24 @@ impl Flight {
     }
 
     /// Tasks of which the server has not heard for this long; it is about to.
-    pub(super) fn unheard(&mut self, since: Duration) -> Vec<jetstream::Message> {
+    pub(super) fn unheard(&mut self, since: Duration) -> Vec<Arc<jetstream::Message>> {
         let now = Instant::now();
         let late = self.entries.values_mut().filter(|entry| now.duration_since(entry.heard) >= since);
         let tell = late.map(|entry| {
             entry.heard = now;
-            entry.message.clone()
+            Arc::clone(&entry.message)
         });
         tell.collect()
     }
 
-    /// Tasks that no pool has.
-    pub(super) fn waiting(&self) -> Vec<Key> {
-        let waiting = self.entries.iter().filter(|(_, entry)| entry.input.is_some() && !entry.is_done);
-        waiting.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// Tasks whose result is not being stored.
-    pub(super) fn undone(&self) -> Vec<Key> {
-        self.entries.iter().filter(|(_, entry)| !entry.is_done).map(|(key, _)| key.clone()).collect()
+    /// Tasks that no pool has: they are to be given back, and are being given back from now on.
+    pub(super) fn leave(&mut self) -> Vec<(Key, Arc<jetstream::Message>)> {
+        let leaving = |entry: &Entry| matches!(entry.stage, Stage::Waiting(_) | Stage::Leaving);
+        let leave = self.entries.iter_mut().filter(|(_, entry)| leaving(entry)).map(|(key, entry)| {
+            entry.stage = Stage::Left;
+            (key.clone(), Arc::clone(&entry.message))
+        });
+        leave.collect()
     }
 }
 
@@ -102,12 +126,12 @@ impl Flight {
 pub(super) struct Capacity {
     lanes: usize,
     most: Option<usize>,
-    mean: Option<f64>,
+    mean: Mean,
 }
 
 impl Capacity {
     pub(super) fn new(lanes: usize, most: Option<usize>) -> Capacity {
-        Capacity { lanes, most, mean: None }
+        Capacity { lanes, most, mean: Mean::default() }
     }
 
     /// A pool has so many gateways.
@@ -117,20 +141,11 @@ impl Capacity {
 
     /// A task has taken so long.
     pub(super) fn took(&mut self, time: Duration) {
-        let time = time.as_secs_f64();
-        self.mean = Some(self.mean.map_or(time, |mean| mean + (time - mean) * NEWEST));
+        self.mean.took(time);
     }
 
     pub(super) fn tasks(&self) -> usize {
-        let each = match self.mean {
-            None => LEAST_EACH,
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a float becomes the nearest number"
-            )]
-            Some(mean) => ((WORK_AHEAD.as_secs_f64() / mean.max(1e-9)) as usize).clamp(LEAST_EACH, MOST_EACH),
-        };
+        let each = self.mean.fit(WORK_AHEAD).map_or(LEAST_EACH, |tasks| tasks.clamp(LEAST_EACH, MOST_EACH));
         (each * self.lanes).min(self.most.unwrap_or(usize::MAX))
     }
 }

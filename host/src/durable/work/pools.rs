@@ -1,33 +1,37 @@
-//! The pools of a worker, each for one module and what is run of it. A few are kept; the one that was idle longest makes room.
+//! The pools of a worker, each for one module and what is run of it: a *kind* of job. A few are kept. Which task is next is
+//! decided in [`shares`](super::shares); what goes on in a pool's thread is in [`serving`](super::serving).
 //!
-//! A pool has a thread here, which makes it, hands on its results, and drops it once no more can come.
+//! ```text
+//!  task ─► its kind has a pool: waits there ──────────────► its turn ─► in the pool ─► finished
+//!       └► has none: waits with its kind, first come ─► a place: free, of an idle pool, or of one that had its time
+//! ```
+//!
+//! A pool whose place is wanted gets no more tasks; what still waits there gets in line again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::flight::Key;
-use super::report::{self, Fate};
+use super::flight::{Entry, Flight, Key};
+use super::report::Fate;
+use super::serving::Serving;
+use super::shares::{self, Load, Mean};
 use super::{Maker, WorkerSettings};
 use crate::durable::error::DurableError;
 use crate::durable::job::Job;
 use crate::durable::message::Input;
 use crate::durable::modules;
 use crate::durable::nats::Nats;
-use crate::error::ExecError;
-use crate::module::Module;
-use crate::pool::{CancelToken, Pool, PoolError, RetryOn, TaskFeed, TaskResult, TaskResults};
+use crate::pool::{CancelToken, TaskFeed};
 
 /// Most pools at once.
 const MAX_POOLS: usize = 4;
 /// How long a pool without tasks is kept.
 const KEPT: Duration = Duration::from_secs(120);
-/// Most retries that a job may ask for.
-const MAX_RETRIES: u32 = 100;
-/// Looked at no more often than this for the end of a pool that nothing happens in.
-const LOOK_EVERY: Duration = Duration::from_secs(3600);
+/// How long a kind has its pool for certain while others wait for one.
+const TIME: Duration = Duration::from_secs(1);
 
 /// What pools tell the crew.
 #[derive(Debug)]
@@ -39,8 +43,8 @@ pub(super) enum PoolNote {
 /// What the crew has of a pool.
 #[derive(Debug)]
 pub(super) struct Ends {
-    feed: TaskFeed,
-    token: CancelToken,
+    pub(super) feed: TaskFeed,
+    pub(super) token: CancelToken,
     pub(super) lanes: usize,
 }
 
@@ -58,19 +62,21 @@ pub(super) enum Trouble {
 }
 
 #[derive(Debug)]
-enum State {
-    /// Tasks wait for it.
-    Making(Vec<Key>),
-    Ready(Ends),
-}
-
-#[derive(Debug)]
 struct Kept {
     id: u64,
-    state: State,
+    job: Arc<Job>,
+    /// None while it is made.
+    ends: Option<Ends>,
+    /// Tasks that wait for their turn.
+    queue: VecDeque<Key>,
     /// Tasks in it, by their index there.
-    tasks: HashMap<u64, Key>,
+    inside: HashMap<u64, Key>,
+    mean: Mean,
+    turn: u64,
+    since: Instant,
     idle_since: Instant,
+    /// Its place is for another kind.
+    is_closing: bool,
 }
 
 pub(super) struct Pools {
@@ -80,8 +86,13 @@ pub(super) struct Pools {
     max_timeout: Option<Duration>,
     max_module_bytes: u64,
     notes: mpsc::UnboundedSender<PoolNote>,
-    kept: HashMap<Arc<Job>, Kept>,
+    /// Tasks that run at once.
+    lanes: usize,
+    kept: Vec<Kept>,
+    /// Kinds that have no pool, in line for one.
+    line: VecDeque<(Arc<Job>, VecDeque<Key>)>,
     next: u64,
+    turns: u64,
 }
 
 impl Pools {
@@ -93,131 +104,168 @@ impl Pools {
             max_timeout: settings.max_timeout,
             max_module_bytes: settings.max_module_bytes,
             notes,
-            kept: HashMap::new(),
+            lanes: settings.lanes,
+            kept: Vec::new(),
+            line: VecDeque::new(),
             next: 0,
+            turns: 0,
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+    /// A task of this kind waits for its turn.
+    pub(super) fn add(&mut self, job: &Arc<Job>, key: Key) {
+        if let Some(kept) = self.kept.iter_mut().find(|kept| kept.job == *job) {
+            return kept.queue.push_back(key);
+        }
+        match self.line.iter_mut().find(|(kind, _)| kind == job) {
+            Some((_, queue)) => queue.push_back(key),
+            None => self.line.push_back((Arc::clone(job), VecDeque::from([key]))),
+        }
     }
 
-    /// Gives a task to its pool, or notes that it waits for it. `false` if there is no room for one more pool.
-    pub(super) fn give(&mut self, job: &Arc<Job>, key: &Key, input: &mut Option<Input>) -> bool {
-        if let Some(kept) = self.kept.get_mut(job) {
-            match &mut kept.state {
-                State::Making(waiting) => waiting.push(key.clone()),
-                State::Ready(ends) => {
-                    if let Some(input) = input.take() {
-                        kept.tasks.insert(push(&mut ends.feed, job, input), key.clone());
-                    }
-                }
+    /// Gives the pools as many tasks as are to run.
+    pub(super) fn dispatch(&mut self, flight: &mut Flight) {
+        self.make_places();
+        while let Some(at) = shares::next(self.kept.iter().map(Kept::load), self.lanes) {
+            let kept = &mut self.kept[at];
+            self.turns += 1;
+            kept.turn = self.turns;
+            let (Some(key), Some(ends)) = (kept.queue.pop_front(), &mut kept.ends) else { break };
+            // One that was given back meanwhile is not there any more.
+            if let Some(input) = flight.get_mut(&key).and_then(Entry::take_input) {
+                kept.inside.insert(push(&mut ends.feed, &kept.job, input), key);
             }
-            return true;
         }
-        if self.kept.len() >= MAX_POOLS && !self.drop_longest_idle() {
-            return false;
+        for ends in self.kept.iter_mut().filter_map(|kept| kept.ends.as_mut()) {
+            ends.feed.flush();
         }
-        let id = self.next;
-        self.next += 1;
-        self.make(id, Arc::clone(job));
-        let state = State::Making(vec![key.clone()]);
-        self.kept.insert(Arc::clone(job), Kept { id, state, tasks: HashMap::new(), idle_since: Instant::now() });
-        true
     }
 
-    /// A pool is there: gives the tasks that have waited for it. Or it is not: those have no pool any more.
-    pub(super) fn built(
-        &mut self,
-        pool: u64,
-        built: Result<Ends, Trouble>,
-    ) -> Option<(Arc<Job>, Vec<Key>, Option<Trouble>)> {
-        let (job, kept) = self.kept.iter_mut().find(|(_, kept)| kept.id == pool)?;
-        let job = Arc::clone(job);
-        let (state, trouble) = match built {
-            Ok(ends) => (State::Ready(ends), None),
-            Err(trouble) => (State::Making(Vec::new()), Some(trouble)),
-        };
-        let before = std::mem::replace(&mut kept.state, state);
-        if trouble.is_some() {
-            self.kept.remove(&job);
+    /// Sees to it that who is first in line gets a pool.
+    fn make_places(&mut self) {
+        while !self.line.is_empty() {
+            if self.kept.len() < MAX_POOLS {
+                if let Some((job, queue)) = self.line.pop_front() {
+                    self.open(job, queue);
+                }
+                continue;
+            }
+            let idle = (0..self.kept.len()).filter(|at| self.kept[*at].is_idle());
+            if let Some(at) = idle.min_by_key(|at| self.kept[*at].idle_since) {
+                self.kept.swap_remove(at);
+                continue;
+            }
+            if let Some(at) = self.kept.iter().position(|kept| kept.is_closing && kept.inside.is_empty()) {
+                let kept = self.kept.swap_remove(at);
+                self.line.push_back((kept.job, kept.queue));
+                continue;
+            }
+            if self.kept.iter().any(|kept| kept.is_closing) {
+                return;
+            }
+            let longest = self.kept.iter_mut().filter(|kept| kept.ends.is_some()).min_by_key(|kept| kept.since);
+            match longest.filter(|kept| kept.since.elapsed() >= TIME) {
+                Some(kept) => kept.is_closing = true,
+                None => return,
+            }
         }
-        let waiting = match before {
-            State::Making(waiting) => waiting,
-            State::Ready(_) => Vec::new(),
-        };
-        Some((job, waiting, trouble))
+    }
+
+    /// When to look again, if nothing happens.
+    pub(super) fn next_look(&self) -> Option<Duration> {
+        let closes =
+            self.kept.iter().filter(|kept| !kept.is_closing).map(|kept| TIME.saturating_sub(kept.since.elapsed()));
+        let by_line = if self.line.is_empty() { None } else { closes.min() };
+        let by_pools = (!self.kept.is_empty()).then_some(KEPT / 4);
+        [by_line, by_pools].into_iter().flatten().min()
+    }
+
+    /// A pool is there. Or it is not: its tasks, and why.
+    pub(super) fn built(&mut self, pool: u64, built: Result<Ends, Trouble>) -> Option<(VecDeque<Key>, Trouble)> {
+        let at = self.kept.iter().position(|kept| kept.id == pool)?;
+        match built {
+            Ok(ends) => {
+                self.lanes = self.lanes.max(ends.lanes);
+                (self.kept[at].ends, self.kept[at].since) = (Some(ends), Instant::now());
+                None
+            }
+            Err(trouble) => Some((self.kept.swap_remove(at).queue, trouble)),
+        }
     }
 
     /// The task that a pool has a result of.
-    pub(super) fn finished(&mut self, pool: u64, index: u64) -> Option<Key> {
-        let kept = self.kept.values_mut().find(|kept| kept.id == pool)?;
+    pub(super) fn finished(&mut self, pool: u64, index: u64, took: Duration) -> Option<Key> {
+        let kept = self.kept.iter_mut().find(|kept| kept.id == pool)?;
         kept.idle_since = Instant::now();
-        kept.tasks.remove(&index)
-    }
-
-    /// Hands over to the pools what was gathered for them.
-    pub(super) fn flush(&mut self) {
-        for kept in self.kept.values_mut() {
-            if let State::Ready(ends) = &mut kept.state {
-                ends.feed.flush();
-            }
-        }
+        kept.mean.took(took);
+        kept.inside.remove(&index)
     }
 
     /// Cancels whatever runs.
     pub(super) fn cancel(&self) {
-        for kept in self.kept.values() {
-            if let State::Ready(ends) = &kept.state {
-                ends.token.cancel();
-            }
-        }
+        self.kept.iter().filter_map(|kept| kept.ends.as_ref()).for_each(|ends| ends.token.cancel());
     }
 
     /// Drops pools that nobody has needed for long.
     pub(super) fn drop_idle(&mut self) {
-        self.kept.retain(|_, kept| !kept.is_idle() || kept.idle_since.elapsed() < KEPT);
-    }
-
-    fn drop_longest_idle(&mut self) -> bool {
-        let idle = self.kept.iter().filter(|(_, kept)| kept.is_idle());
-        let Some(job) = idle.min_by_key(|(_, kept)| kept.idle_since).map(|(job, _)| Arc::clone(job)) else {
-            return false;
-        };
-        self.kept.remove(&job);
-        true
+        self.kept.retain(|kept| !kept.is_idle() || kept.idle_since.elapsed() < KEPT);
     }
 
     /// Gets the module, and starts the thread that has the pool.
-    fn make(&self, id: u64, job: Arc<Job>) {
-        let (nats, maker, notes) = (self.nats.clone(), Arc::clone(&self.maker), self.notes.clone());
-        let (worker, max_timeout, max_module_bytes) = (self.worker.clone(), self.max_timeout, self.max_module_bytes);
+    fn open(&mut self, job: Arc<Job>, queue: VecDeque<Key>) {
+        let (id, now) = (self.next, Instant::now());
+        self.next += 1;
+        let (nats, max_module_bytes, notes) = (self.nats.clone(), self.max_module_bytes, self.notes.clone());
+        let serving = Serving {
+            id,
+            job: Arc::clone(&job),
+            maker: Arc::clone(&self.maker),
+            max_timeout: self.max_timeout,
+            worker: self.worker.clone(),
+            notes: self.notes.clone(),
+        };
+        self.kept.push(Kept {
+            id,
+            job: Arc::clone(&job),
+            ends: None,
+            queue,
+            inside: HashMap::new(),
+            mean: Mean::default(),
+            turn: 0,
+            since: now,
+            idle_since: now,
+            is_closing: false,
+        });
         tokio::spawn(async move {
-            let module = match modules::get(&nats, job.module, &job.module_name, max_module_bytes).await {
-                Ok(module) => module,
-                Err(error) => {
-                    let trouble = match &error {
-                        DurableError::NoModule { .. }
-                        | DurableError::OtherModule { .. }
-                        | DurableError::LargeModule { .. } => Trouble::Job { text: error.to_string(), is_dead: true },
-                        _ => Trouble::Server(error),
-                    };
-                    return drop(notes.send(PoolNote::Built { pool: id, built: Err(trouble) }));
-                }
+            let trouble = match modules::get(&nats, job.module, &job.module_name, max_module_bytes).await {
+                Ok(module) => match serving.start(module) {
+                    Ok(()) => return,
+                    Err(error) => Trouble::Worker(error.to_string()),
+                },
+                Err(
+                    error @ (DurableError::NoModule { .. }
+                    | DurableError::OtherModule { .. }
+                    | DurableError::LargeModule { .. }),
+                ) => Trouble::Job { text: error.to_string(), is_dead: true },
+                Err(error) => Trouble::Server(error),
             };
-            let refused = notes.clone();
-            let body = move || serve(id, &job, &module, &maker, max_timeout, &worker, &notes);
-            if let Err(error) = std::thread::Builder::new().name("sandgate-work".to_owned()).spawn(body) {
-                let built = Err(Trouble::Worker(error.to_string()));
-                let _ = refused.send(PoolNote::Built { pool: id, built });
-            }
+            let _ = notes.send(PoolNote::Built { pool: id, built: Err(trouble) });
         });
     }
 }
 
 impl Kept {
     fn is_idle(&self) -> bool {
-        self.tasks.is_empty() && matches!(self.state, State::Ready(_))
+        self.queue.is_empty() && self.inside.is_empty() && self.ends.is_some()
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            waits: self.ends.is_some() && !self.is_closing && !self.queue.is_empty(),
+            inside: self.inside.len(),
+            ahead: self.mean.ahead(),
+            turn: self.turn,
+        }
     }
 }
 
@@ -225,85 +273,5 @@ fn push(feed: &mut TaskFeed, job: &Job, input: Input) -> u64 {
     match input.argv.filter(|_| job.task.is_none()) {
         Some(argv) => feed.push_with_argv(input.bytes, argv),
         None => feed.push(input.bytes),
-    }
-}
-
-/// Makes a pool and hands on its results.
-fn serve(
-    id: u64,
-    job: &Job,
-    module: &Module,
-    maker: &Maker,
-    max_timeout: Option<Duration>,
-    worker: &str,
-    notes: &mpsc::UnboundedSender<PoolNote>,
-) {
-    let made = match maker(module) {
-        Ok(builder) => builder,
-        Err(error) => {
-            let built = Err(Trouble::Job { text: report::told(&*error), is_dead: true });
-            return drop(notes.send(PoolNote::Built { pool: id, built }));
-        }
-    };
-    let mut builder = made.retries(job.retries.min(MAX_RETRIES), RetryOn::any_failure());
-    let timeout = match (job.timeout, max_timeout) {
-        (Some(asked), Some(most)) => Some(asked.min(most)),
-        (asked, most) => asked.or(most),
-    };
-    if let Some(timeout) = timeout {
-        builder = builder.deadline(timeout);
-    }
-    builder = match &job.task {
-        Some(task) => builder.task(task),
-        None => builder.argv(&job.argv).program(),
-    };
-    let pool = match builder.build() {
-        Ok(pool) => pool,
-        Err(error) => return drop(notes.send(PoolNote::Built { pool: id, built: Err(trouble_of(&error)) })),
-    };
-    match &job.task {
-        None => {
-            let (feed, results) = pool.stream_programs();
-            hand_on(id, &pool, feed, &results, notes, |result| report::of_program(result, worker));
-        }
-        Some(_) => {
-            let (feed, results) = pool.stream_encoded();
-            hand_on(id, &pool, feed, &results, notes, |result| report::of_task(result, worker));
-        }
-    }
-}
-
-fn hand_on<T>(
-    id: u64,
-    pool: &Pool,
-    feed: TaskFeed,
-    results: &TaskResults<T>,
-    notes: &mpsc::UnboundedSender<PoolNote>,
-    report: impl Fn(TaskResult<T>) -> Fate,
-) {
-    let ends = Ends { feed, token: pool.cancel_token(), lanes: pool.gateways() };
-    if notes.send(PoolNote::Built { pool: id, built: Ok(ends) }).is_err() {
-        return;
-    }
-    while let Ok(result) = results.recv_timeout(LOOK_EVERY) {
-        let Some(result) = result else { continue };
-        let (index, took) = (result.index, result.timing.run_time());
-        if notes.send(PoolNote::Finished { pool: id, index, fate: report(result), took }).is_err() {
-            return;
-        }
-    }
-}
-
-/// Whether it is the module that is no good, or this machine.
-fn trouble_of(error: &PoolError) -> Trouble {
-    let text = report::told(error);
-    match error {
-        PoolError::Module(
-            ExecError::Rejected { .. }
-            | ExecError::Compile { .. }
-            | ExecError::Mismatch { .. }
-            | ExecError::LimitTooHigh { .. },
-        ) => Trouble::Job { text, is_dead: false },
-        _ => Trouble::Worker(text),
     }
 }

@@ -1,5 +1,7 @@
 //! Storing what a task has come to: its dead letter if it is one, its result, and then the acknowledgement, in this order.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, message::PublishMessage};
 use bytes::Bytes;
@@ -18,7 +20,7 @@ pub(super) struct Letter {
     /// None for what is no task.
     pub(super) key: Option<Key>,
     pub(super) reason: String,
-    pub(super) message: jetstream::Message,
+    pub(super) message: Arc<jetstream::Message>,
 }
 
 /// The header that says why.

@@ -1,0 +1,86 @@
+//! The end of a worker, which is there in time: whoever stops it may kill it after the grace.
+//!
+//! 1. Requests are withdrawn. What no pool has is given back once none of them can bring it again.
+//! 2. What runs has the grace but for its last quarter, at most 2 s. Then it is cancelled and given back.
+//! 3. At the end of the grace nothing is waited for any more. What is neither done nor given back by then, since the server does not
+//!    answer, is counted; the server gives it to others once the ack wait is over.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::AckKind;
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+
+use super::{Crew, Sent};
+use crate::durable::error::DurableError;
+use crate::durable::work::Worked;
+
+/// Time for tasks to be cancelled and given back, and for requests to be withdrawn.
+const GIVING_BACK: Duration = Duration::from_secs(2);
+/// How long one task that the server does not take back is left alone.
+const AGAIN: Duration = Duration::from_millis(200);
+
+impl Crew {
+    /// Nothing more is taken, what runs comes to its end, the rest is given back.
+    pub(super) async fn end(mut self) -> Result<Worked, DurableError> {
+        self.is_ending = true;
+        self.halt.send_replace(true);
+        self.asking.clear();
+        let began = Instant::now();
+        let grace = if self.fatal.is_some() { GIVING_BACK } else { self.settings.grace };
+        let (over, withdrawn) = (began + grace, began + grace.min(GIVING_BACK));
+        let last = if self.fatal.is_some() { grace } else { (grace / 4).min(GIVING_BACK) };
+        let mut cancel_at = Some(began + (grace - last));
+        let mut standing = self.nats.standing.clone();
+        loop {
+            let now = Instant::now();
+            if cancel_at.is_some_and(|at| now >= at) {
+                cancel_at = None;
+                self.pools.cancel();
+            }
+            // Later, what a request still brings is not waited for.
+            let are_withdrawn = self.requests == 0 || now >= withdrawn;
+            if are_withdrawn && self.nats.standing.borrow().is_up {
+                self.give_back();
+            }
+            if now >= over || are_withdrawn && self.is_idle() {
+                break;
+            }
+            let next = [cancel_at, Some(withdrawn).filter(|_| !are_withdrawn)].into_iter().flatten().min();
+            let wait = next.unwrap_or(over).min(over).saturating_duration_since(now).min(self.ack_wait / 6);
+            tokio::select! {
+                Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
+                Some(note) = self.pool_notes.recv() => self.noted(note),
+                Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
+                Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
+                _ = standing.changed() => {}
+                () = sleep(wait) => {}
+            }
+            self.take_more();
+            self.look_after();
+        }
+        if self.nats.standing.borrow().is_up {
+            // The last acknowledgements; one that is lost costs another run.
+            let _ = timeout(GIVING_BACK.min(over.saturating_duration_since(Instant::now())), self.nats.client.flush())
+                .await;
+        }
+        self.worked.kept = self.flight.len() as u64;
+        match self.fatal {
+            Some(error) => Err(error),
+            None => Ok(self.worked),
+        }
+    }
+
+    /// Gives what no pool has to whoever asks next, and waits for the server to say so.
+    fn give_back(&mut self) {
+        for (key, message) in self.flight.leave() {
+            self.sending.push(Box::pin(async move {
+                let confirmed = message.double_ack_with(AckKind::Nak(None)).await.is_ok();
+                if !confirmed {
+                    sleep(AGAIN).await;
+                }
+                Sent::Back { key, confirmed }
+            }));
+        }
+    }
+}
