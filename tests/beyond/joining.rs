@@ -5,13 +5,12 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use sandgate::{EventSink, Pool, PoolBuilder, PoolError, PoolEvent, Spec};
-use sandgate_tests::{LIMIT, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker};
+use sandgate_tests::{
+    Failure, LIMIT, Machine, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker,
+};
 
-use crate::namespace::Namespace;
 use crate::places::{Script, exec};
-use crate::server::Server;
 
 /// How many tasks there are at least while machines fail.
 const TASKS: &str = "SANDGATE_HOSTS_TASKS";
@@ -114,46 +113,8 @@ fn the_command_says_which_machine_is_missing_and_goes_on() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("was not reached"));
 }
 
-/// What happens to a machine.
-#[derive(Debug, Clone, Copy)]
-enum Failure {
-    Frozen,
-    CutOff,
-    Killed,
-}
-
-/// A machine: a network of its own with a server in it.
-struct Machine {
-    network: Namespace,
-    server: Server,
-}
-
-impl Machine {
-    fn make(number: u8) -> Option<Machine> {
-        let network = Namespace::make(number)?;
-        let server = Server::start_in(network.name(), &network.address())?;
-        Some(Machine { network, server })
-    }
-
-    fn spec(&self, number: usize) -> Spec {
-        self.server.spec().id(format!("m{number}")).with_heartbeat(HEARTBEAT)
-    }
-
-    fn fail(&self, failure: Failure) {
-        match failure {
-            Failure::Frozen => self.network.signal(Signal::STOP),
-            Failure::CutOff => self.network.pull_the_cable(),
-            Failure::Killed => self.network.kill_all(),
-        }
-    }
-
-    fn recover(&mut self, failure: Failure) {
-        match failure {
-            Failure::Frozen => self.network.signal(Signal::CONT),
-            Failure::CutOff => self.network.plug_it_in(),
-            Failure::Killed => self.server.start_again(),
-        }
-    }
+fn spec(machine: &Machine, number: usize) -> Spec {
+    machine.server.spec().id(format!("m{number}")).with_heartbeat(HEARTBEAT)
 }
 
 #[test]
@@ -162,7 +123,7 @@ fn every_input_has_one_result_while_three_machines_fail_in_turn() {
     let Some(mut machines) = (0..3).map(Machine::make).collect::<Option<Vec<Machine>>>() else { return };
     let limit = LIMIT * 8 + Duration::from_millis(least * 4);
     within(limit, "every result", move || {
-        let specs: Vec<Spec> = machines.iter().enumerate().map(|(number, machine)| machine.spec(number)).collect();
+        let specs: Vec<Spec> = machines.iter().enumerate().map(|(number, machine)| spec(machine, number)).collect();
         // So that inputs go on while machines fail, and few results are kept back by one that does.
         let pool = pool("slowly").machines(specs).window(256).build().unwrap();
         assert_eq!(pool.gateways(), 3 * cores());
@@ -208,13 +169,12 @@ fn fail_in_turn(
     least: u64,
 ) -> Vec<(usize, Failure)> {
     let mut failures = Vec::new();
-    let ways = [Failure::Frozen, Failure::CutOff, Failure::Killed];
     for turn in 0.. {
         if turn >= 3 && done.load(Ordering::Relaxed) >= least {
             break;
         }
         // Another way with each round.
-        let (number, failure) = (turn % 3, ways[(turn + turn / 3) % 3]);
+        let (number, failure) = (turn % 3, Failure::ALL[(turn + turn / 3) % 3]);
         let lost = pool.stats().lost_workers;
         machines[number].fail(failure);
         eventually(LIMIT, &format!("machine {number}, {failure:?}, to be missed"), || pool.stats().lost_workers > lost);

@@ -8,6 +8,7 @@
 mod client;
 mod commands;
 mod hostile;
+mod hosts;
 mod losses;
 mod marathon;
 mod round;
