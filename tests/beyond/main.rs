@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod changing;
 mod joining;
 mod launchers;
 mod losses;

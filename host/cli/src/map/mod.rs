@@ -74,12 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         .argv(&arguments.arg)
         .gateways(arguments.jobs.unwrap_or_else(cores))
         .machines(machines(&arguments.gateway, arguments.hosts.as_deref())?)
-        .retries(arguments.retries, RetryOn::any_failure())
-        .reach_machines()?;
-    let gateways = builder.gateway_count();
+        .retries(arguments.retries, RetryOn::any_failure());
     let facts = see::Facts {
         module: module.name().to_owned(),
-        gateways,
+        gateways: builder.gateway_count(),
         inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
         prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
     };

@@ -289,6 +289,9 @@ impl Crew {
 
     fn noted(&mut self, note: PoolNote) {
         self.note(note);
+        if let Some(lanes) = self.pools.lanes() {
+            self.capacity.lanes(lanes);
+        }
         // There may be room for another pool now.
         if !self.is_ending {
             std::mem::take(&mut self.unplaced).into_iter().for_each(|key| self.place(key));
@@ -305,9 +308,6 @@ impl Crew {
                 }
             }
             PoolNote::Built { pool, built } => {
-                if let Ok(ends) = &built {
-                    self.capacity.lanes(ends.lanes);
-                }
                 let Some((job, waiting, trouble)) = self.pools.built(pool, built) else { return };
                 match trouble {
                     None => {}

@@ -41,7 +41,6 @@ pub(super) enum PoolNote {
 pub(super) struct Ends {
     feed: TaskFeed,
     token: CancelToken,
-    pub(super) lanes: usize,
 }
 
 /// Why there is no pool.
@@ -165,6 +164,15 @@ impl Pools {
         }
     }
 
+    /// Gateways of the pool that has the most, as machines come and go; if there is a pool.
+    pub(super) fn lanes(&self) -> Option<usize> {
+        let lanes = self.kept.values().filter_map(|kept| match &kept.state {
+            State::Ready(ends) => Some(ends.feed.gateways()),
+            State::Making(_) => None,
+        });
+        lanes.max()
+    }
+
     /// Cancels whatever runs.
     pub(super) fn cancel(&self) {
         for kept in self.kept.values() {
@@ -281,7 +289,7 @@ fn hand_on<T>(
     notes: &mpsc::UnboundedSender<PoolNote>,
     report: impl Fn(TaskResult<T>) -> Fate,
 ) {
-    let ends = Ends { feed, token: pool.cancel_token(), lanes: pool.gateways() };
+    let ends = Ends { feed, token: pool.cancel_token() };
     if notes.send(PoolNote::Built { pool: id, built: Ok(ends) }).is_err() {
         return;
     }
