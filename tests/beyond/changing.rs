@@ -2,10 +2,12 @@
 //! away leaves, and each input has one result.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::time::{Duration, Instant};
 
 use sandgate::{EventSink, Machines, Pool, PoolBuilder, PoolEvent};
-use sandgate_tests::{LIMIT, builder, eventually, module, within, worker};
+use sandgate_tests::{LIMIT, Running, builder, comes_true, eventually, module, start_sandgate, within, worker};
+use serde_json::Value;
 
 use crate::places::{Script, parent_of};
 
@@ -128,4 +130,41 @@ fn a_pool_whose_last_machine_has_left_waits_for_another() {
         drop(pools);
         assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
     });
+}
+
+/// Gives the command an input and reads its result: the gateway that it came from.
+fn one_more(running: &mut Running, input: u64) -> String {
+    running.write(format!("{input}\n").as_bytes());
+    let line = running.line(LIMIT);
+    let row: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(row["result"], input * 2, "{line}");
+    row["gateway"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_command_follows_its_hosts_file() {
+    let (first, second) = (machine(), machine());
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    let line = |script: &Script, id: &str| format!("exec={}//id={id}\n", script.path().replace('/', "\\/"));
+    let write = |text: &str| fs::write(hosts.path(), text).unwrap();
+    write(&line(&first, "first"));
+    let path = hosts.path().to_str().unwrap();
+    let words = ["map", "--task", "double", "--json", "--output", "json", "--quiet", "--hosts", path, "@pooled"];
+    let mut map = start_sandgate(&words);
+    let mut inputs = 1..;
+    let mut gateway = |map: &mut Running| one_more(map, inputs.next().unwrap());
+    assert!(gateway(&mut map).starts_with("first"));
+
+    write(&line(&second, "second"));
+    assert!(comes_true(LIMIT, || gateway(&mut map).starts_with("second")), "the second machine joins");
+    assert!(comes_true(LIMIT, || !gateway(&mut map).starts_with("first")), "the first one leaves");
+    let told = map.complaint(LIMIT);
+    assert!(told.contains("hosts file") && told.contains("1 to join, 1 to leave"), "{told}");
+
+    write(&(line(&first, "first") + "\nssh=-x\n"));
+    let told = map.complaint(LIMIT);
+    assert!(told.contains(path) && told.contains(", line 3: ") && told.contains("stay as they are"), "{told}");
+    assert!(gateway(&mut map).starts_with("second"));
+    let (status, said) = map.wait(LIMIT);
+    assert!(status.success() && said.is_empty(), "{said}");
 }

@@ -6,18 +6,18 @@
 //!  collect ◄──┘  ◄──── the centre: one worker here, with a gateway to each host by ssh
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sandgate_tests::{Failure, Machine, Running, Watched, comes_true, eventually, within};
+use sandgate_tests::{Failure, Machine, Running, Watched, comes_true, eventually, within, worker};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::commands::{LIMIT, begin};
+use crate::commands::{LIMIT, begin, lines};
 use crate::marathon::tell;
 use crate::server::Server;
 
@@ -250,4 +250,57 @@ fn ends(worker: &mut Running) -> String {
     let (status, said) = worker.wait(LIMIT);
     assert!(status.success(), "{said}");
     said.lines().last().unwrap_or_default().to_owned()
+}
+
+/// An agent of this machine, as a spec: another one with each id.
+fn agent(id: &str, more: &str) -> String {
+    let path = worker().display().to_string().replace('/', "\\/");
+    format!("exec=env ID={id} {path} agent//id={id}{more}")
+}
+
+/// The gateways that run a job of some tasks, without the numbers of their cores.
+fn gateways_of_a_job(server: &Server, job: &str) -> BTreeSet<String> {
+    let submitted = server.submit(
+        &["--job", job, "--json", "--task", "slowly", "@pooled"],
+        &lines(40, |number| format!("[{number}, 5]")),
+    );
+    let _ = submitted.well();
+    let collected = server.collect(&["--output", "json", job]).well();
+    let rows: Vec<Value> = collected.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let values: Vec<u64> = rows.iter().map(|row| row["result"].as_u64().unwrap()).collect();
+    assert_eq!(values, (1..=40).map(|number| number * 2).collect::<Vec<u64>>());
+    rows.iter().map(|row| row["gateway"].as_str().unwrap().split('.').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_worker_has_machines_and_one_behind_another() {
+    let Some(server) = Server::start("") else { return };
+    let specs = [agent("a", ""), agent("b", ""), agent("c", "//via=a")];
+    let gateways = specs.iter().flat_map(|spec| ["--gateway", spec]);
+    let words: Vec<&str> = ["--name", "w"].into_iter().chain(gateways).collect();
+    let mut worker = server.work(&words);
+    let (mut seen, mut jobs) = (BTreeSet::new(), 0..);
+    let all_work = comes_true(LIMIT, || {
+        seen.extend(gateways_of_a_job(&server, &format!("job{}", jobs.next().unwrap())));
+        seen.len() == 3
+    });
+    assert!(all_work, "{seen:?}");
+    assert_eq!(seen, ["w/a", "w/b", "w/c"].map(str::to_owned).into());
+    ends(&mut worker);
+}
+
+#[test]
+fn a_worker_follows_its_hosts_file() {
+    let Some(server) = Server::start("") else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), agent("a", "")).unwrap();
+    let mut worker = server.work(&["--name", "w", "--hosts", file.path().to_str().unwrap()]);
+    let only = |gateway: &str| [gateway.to_owned()].into();
+    assert_eq!(gateways_of_a_job(&server, "first"), only("w/a"));
+    std::fs::write(file.path(), agent("b", "")).unwrap();
+    let mut jobs = 0..;
+    let follows =
+        comes_true(LIMIT, || gateways_of_a_job(&server, &format!("job{}", jobs.next().unwrap())) == only("w/b"));
+    assert!(follows, "the worker has the other machine alone");
+    ends(&mut worker);
 }

@@ -9,7 +9,7 @@ pub(crate) const TABLE: &str = "\
 Exit codes:
   0    all went well; a pipe that is closed by its reader counts as well
   1    what was asked for was done, and the answer is no: a check that failed
-  2    the command line is wrong
+  2    the command line is wrong, or a file of machines that it names (`--hosts`)
   3    the command could not do what it was asked to, as standard error says
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
 `sandgate run` has those of the program that it runs, and a table of its own: see `sandgate run --help`.";
@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Success,
     /// The answer is no.
     No,
+    /// The command line is wrong.
+    Usage,
     /// It could not be done.
     Failure,
     /// This signal came.
@@ -34,10 +36,22 @@ impl Exit {
         match self {
             Exit::Success => 0,
             Exit::No => 1,
+            Exit::Usage => 2,
             Exit::Failure => 3,
             Exit::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
             Exit::Of(code) => code,
         }
+    }
+}
+
+/// The command line is wrong, as could be seen only by looking at what it names.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(String);
+
+impl Usage {
+    pub(crate) fn new(what: String) -> Usage {
+        Usage(what)
     }
 }
 
@@ -48,7 +62,7 @@ pub(crate) fn code(result: anyhow::Result<Exit>) -> Exit {
         Err(error) if is_broken_pipe(&error) => Exit::Success,
         Err(error) => {
             print::complain(&format!("{error:#}"));
-            Exit::Failure
+            if error.chain().any(|cause| cause.is::<Usage>()) { Exit::Usage } else { Exit::Failure }
         }
     }
 }
@@ -69,5 +83,6 @@ mod tests {
         assert_eq!(code(Err(broken)), Exit::Success);
         assert_eq!(code(Err(anyhow::anyhow!("no"))), Exit::Failure);
         assert_eq!(code(Ok(Exit::No)).code(), 1);
+        assert_eq!(code(Err(Usage::new("no".to_owned()).into())).code(), 2);
     }
 }
