@@ -6,6 +6,7 @@
 )]
 
 mod agents;
+mod bounds;
 mod changing;
 mod joining;
 mod launchers;
