@@ -129,7 +129,7 @@ pub fn run(bounds: Bounds) -> Result<(), AgentError> {
     encoder.append(LinkFrame { kind: kind::HELLO, stream: 0, payload: &hello }, &mut first);
     write_all(&send, &first).map_err(system("say hello"))?;
     let mut reader = LinkReader::new(Box::new(receive), &[]);
-    let Some(greeting) = greeted(&mut reader, &ready)? else { return Ok(()) };
+    let greeting = greeted(&mut reader, &ready)?;
     drop(ready);
     serve(Box::new(send), encoder, reader, greeting, bounds)
 }
@@ -160,8 +160,8 @@ fn write_all(send: &dyn SendHalf, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The host's hello; `None` if it has hung up, which it may.
-fn greeted(reader: &mut LinkReader, ready: &OwnedFd) -> Result<Option<HostGreeting>, AgentError> {
+/// The host's hello.
+fn greeted(reader: &mut LinkReader, ready: &OwnedFd) -> Result<HostGreeting, AgentError> {
     let deadline = Deadline::after(GREETING_PATIENCE);
     loop {
         if let Some(frame) = reader.next_frame().map_err(|_| AgentError::NoHost("not a frame"))? {
@@ -169,13 +169,13 @@ fn greeted(reader: &mut LinkReader, ready: &OwnedFd) -> Result<Option<HostGreeti
             if greeting.package_version != env!("CARGO_PKG_VERSION") {
                 return Err(AgentError::Version { theirs: greeting.package_version });
             }
-            return Ok(Some(greeting));
+            return Ok(greeting);
         }
         if !wait(ready.as_fd(), PollFlags::IN, deadline.left()).map_err(system("wait for its host"))? {
             return Err(AgentError::NoHost("it is silent"));
         }
         if !reader.fill(false).map_err(|_| AgentError::NoHost("not a frame"))? {
-            return Ok(None);
+            return Err(AgentError::NoHost("it has hung up before it said hello"));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod cache;
 mod far_end;
+mod first_words;
 pub(crate) mod link_script;
 mod messages;
 mod stage;

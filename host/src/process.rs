@@ -271,7 +271,16 @@ fn tail(stderr: &OwnedFd) -> String {
         }
     }
     let start = tail.len().saturating_sub(STDERR_TAIL_BYTES);
-    printable(&String::from_utf8_lossy(&tail[start..]))
+    shown(&String::from_utf8_lossy(&tail[start..]))
+}
+
+/// Lines that a terminal does not act on. Whatever ends them for one, as ssh does, is left out.
+fn shown(text: &str) -> String {
+    let line = |line: &str| {
+        let end = if line.ends_with('\n') { "\n" } else { "" };
+        printable(line.trim_end_matches(|c: char| c.is_control() && c != '\t')) + end
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 /// The name that a process gives to the system call it was ended for. The process may have been taken over, so this is no
@@ -357,5 +366,7 @@ mod tests {
     #[test]
     fn escapes_of_a_terminal_are_made_visible() {
         assert_eq!(printable("a\u{1b}[31mb\n\tc"), "a\\u{1b}[31mb\n\tc");
+        assert_eq!(shown("one\r\ntwo\u{7}\r\r\n\r\n"), "one\ntwo\n\n");
+        assert_eq!(shown("a\rb\u{1b}[2J\r"), "a\\rb\\u{1b}[2J");
     }
 }

@@ -27,6 +27,8 @@ pub(crate) mod ways;
 pub use error::ReachError;
 
 #[cfg(any(test, fuzzing))]
+pub(crate) use greeting::greet_over;
+#[cfg(any(test, fuzzing))]
 pub(crate) use host::{RemoteHost, RemoteWorker};
 pub(crate) use hosts::{Hosts, Remote};
 #[cfg(any(test, fuzzing))]

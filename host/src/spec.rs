@@ -273,6 +273,11 @@ impl Spec {
         self.settings.route.0.as_deref().unwrap_or_default()
     }
 
+    /// Whether it is on this machine, as far as can be seen without the others.
+    pub(crate) fn is_here(&self) -> bool {
+        self.settings.step.is_none() && self.settings.via.is_none()
+    }
+
     pub(crate) fn has_way(&self) -> bool {
         self.settings.route.0.is_some()
     }

@@ -5,13 +5,12 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use sandgate::{EventSink, Pool, PoolBuilder, PoolError, PoolEvent, Spec};
-use sandgate_tests::{LIMIT, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker};
+use sandgate_tests::{
+    Failure, LIMIT, Machine, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker,
+};
 
-use crate::namespace::Namespace;
 use crate::places::{Script, exec};
-use crate::server::Server;
 
 /// How many tasks there are at least while machines fail.
 const TASKS: &str = "SANDGATE_HOSTS_TASKS";
@@ -40,15 +39,19 @@ fn a_machine_that_is_not_there_at_first_joins_later() {
         let (sink, events) = EventSink::bounded(100_000);
         let machines = [exec().id("first"), script.spec().id("late")];
         let pool = pool("double").machines(machines).events(sink).build().unwrap();
-        assert_eq!(pool.gateways(), cores() + 1);
+        eventually(LIMIT, "one gateway until it is there", || pool.gateways() == cores() + 1);
         let values: Vec<u64> = pool.map(0..100_u64).map(|result| result.value.unwrap()).collect();
         assert_eq!(values, (0..100).map(|x| x * 2).collect::<Vec<u64>>());
-        let failed = events.drain().find_map(|it| match it.event {
-            PoolEvent::GatewayFailed { gateway, error, .. } => Some((gateway, error)),
-            _ => None,
+        let mut failed = None;
+        eventually(LIMIT, "an event that tells of it", || {
+            failed = events.drain().find_map(|it| match it.event {
+                PoolEvent::GatewayFailed { gateway, error, .. } => Some((gateway, error)),
+                _ => None,
+            });
+            failed.is_some()
         });
-        let (gateway, error) = failed.expect("an event tells of it");
-        assert_eq!(gateway, cores());
+        let (gateway, error) = failed.unwrap();
+        assert_eq!(gateway, 1);
         assert!(error.contains("`late`") && error.contains("not yet"), "{error}");
 
         fs::write(&there, "").unwrap();
@@ -114,46 +117,8 @@ fn the_command_says_which_machine_is_missing_and_goes_on() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("was not reached"));
 }
 
-/// What happens to a machine.
-#[derive(Debug, Clone, Copy)]
-enum Failure {
-    Frozen,
-    CutOff,
-    Killed,
-}
-
-/// A machine: a network of its own with a server in it.
-struct Machine {
-    network: Namespace,
-    server: Server,
-}
-
-impl Machine {
-    fn make(number: u8) -> Option<Machine> {
-        let network = Namespace::make(number)?;
-        let server = Server::start_in(network.name(), &network.address())?;
-        Some(Machine { network, server })
-    }
-
-    fn spec(&self, number: usize) -> Spec {
-        self.server.spec().id(format!("m{number}")).with_heartbeat(HEARTBEAT)
-    }
-
-    fn fail(&self, failure: Failure) {
-        match failure {
-            Failure::Frozen => self.network.signal(Signal::STOP),
-            Failure::CutOff => self.network.pull_the_cable(),
-            Failure::Killed => self.network.kill_all(),
-        }
-    }
-
-    fn recover(&mut self, failure: Failure) {
-        match failure {
-            Failure::Frozen => self.network.signal(Signal::CONT),
-            Failure::CutOff => self.network.plug_it_in(),
-            Failure::Killed => self.server.start_again(),
-        }
-    }
+fn spec(machine: &Machine, number: usize) -> Spec {
+    machine.server.spec().id(format!("m{number}")).with_heartbeat(HEARTBEAT)
 }
 
 #[test]
@@ -162,10 +127,10 @@ fn every_input_has_one_result_while_three_machines_fail_in_turn() {
     let Some(mut machines) = (0..3).map(Machine::make).collect::<Option<Vec<Machine>>>() else { return };
     let limit = LIMIT * 8 + Duration::from_millis(least * 4);
     within(limit, "every result", move || {
-        let specs: Vec<Spec> = machines.iter().enumerate().map(|(number, machine)| machine.spec(number)).collect();
+        let specs: Vec<Spec> = machines.iter().enumerate().map(|(number, machine)| spec(machine, number)).collect();
         // So that inputs go on while machines fail, and few results are kept back by one that does.
         let pool = pool("slowly").machines(specs).window(256).build().unwrap();
-        assert_eq!(pool.gateways(), 3 * cores());
+        eventually(LIMIT, "all machines", || pool.gateways() == 3 * cores());
         let is_enough = AtomicBool::new(false);
         let done = AtomicU64::new(0);
         let results: Vec<AtomicU64> = (0..3).map(|_| AtomicU64::new(0)).collect();
@@ -208,13 +173,12 @@ fn fail_in_turn(
     least: u64,
 ) -> Vec<(usize, Failure)> {
     let mut failures = Vec::new();
-    let ways = [Failure::Frozen, Failure::CutOff, Failure::Killed];
     for turn in 0.. {
         if turn >= 3 && done.load(Ordering::Relaxed) >= least {
             break;
         }
         // Another way with each round.
-        let (number, failure) = (turn % 3, ways[(turn + turn / 3) % 3]);
+        let (number, failure) = (turn % 3, Failure::ALL[(turn + turn / 3) % 3]);
         let lost = pool.stats().lost_workers;
         machines[number].fail(failure);
         eventually(LIMIT, &format!("machine {number}, {failure:?}, to be missed"), || pool.stats().lost_workers > lost);

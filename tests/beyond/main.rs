@@ -6,13 +6,13 @@
 )]
 
 mod agents;
+mod bounds;
+mod changing;
 mod joining;
 mod launchers;
 mod losses;
-mod namespace;
 mod network;
 mod places;
 mod pools;
 mod secure_shell;
-mod server;
 mod trust;

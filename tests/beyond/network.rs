@@ -7,12 +7,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use sandgate::{LinkProblem, LossCause, Outcome, WaitError};
-use sandgate_tests::{LIMIT, State, run, within};
+use sandgate_tests::{LIMIT, Namespace, SshServer, State, run, within};
 
 use crate::agents::task_processors;
-use crate::namespace::Namespace;
 use crate::places::{HEARTBEAT, agent_of, all_go, assert_echoes, exec, family, group};
-use crate::server::Server;
 
 const DELAY: Duration = Duration::from_millis(20);
 
@@ -61,7 +59,7 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn a_slow_network_changes_nothing_but_the_time() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     let port = relay(server.address());
     let spec = server.spec_to(&format!("127.0.0.1:{port}"), "any_host").with_heartbeat(HEARTBEAT);
     task_processors(vec![exec(), spec.clone(), spec.clone()]);
@@ -77,7 +75,7 @@ fn a_slow_network_changes_nothing_but_the_time() {
 #[test]
 fn a_cable_that_is_pulled_is_noticed_at_both_ends() {
     let Some(namespace) = Namespace::make(3) else { return };
-    let Some(server) = Server::start_in(namespace.name(), &namespace.address()) else { return };
+    let Some(server) = SshServer::start_in(namespace.name(), &namespace.address()) else { return };
     within(LIMIT * 2, "both ends to notice", move || {
         let group = group([exec(), server.spec().with_heartbeat(HEARTBEAT)]);
         let channel = State::Computes.enter(&group[1]);

@@ -6,7 +6,7 @@ use std::fs;
 
 use rustix::process::Signal;
 use sandgate::{Pool, PoolBuilder, Spec};
-use sandgate_tests::{LIMIT, Watched, builder, cache_dir, feed, guest, module, popen, within, worker};
+use sandgate_tests::{LIMIT, Watched, builder, cache_dir, eventually, feed, guest, module, popen, within, worker};
 
 use crate::places::{HEARTBEAT, Script, parent_of};
 
@@ -33,7 +33,7 @@ fn each_machine_gets_a_gateway_for_each_of_its_cores() {
     let machines = machines();
     let pool = pool("double").machines(specs(&machines).into_iter().chain([popen()])).build().unwrap();
     let cores = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(pool.gateways(), 4 * cores);
+    eventually(LIMIT, "a gateway for each core", || pool.gateways() == 4 * cores);
     let values: Vec<u64> = pool.map(0..1000_u64).map(|result| result.value.unwrap()).collect();
     assert_eq!(values, (0..1000).map(|x| x * 2).collect::<Vec<u64>>());
 }
@@ -44,7 +44,8 @@ fn every_input_has_one_result_while_machines_are_killed_and_frozen() {
         let machines = machines();
         // So that the results that are not taken yet are few, and machines fail in the middle of it.
         let pool = pool("slowly").machines(specs(&machines)).window(64).build().unwrap();
-        let last = pool.gateways() - 1;
+        let cores = std::thread::available_parallelism().unwrap().get();
+        eventually(LIMIT, "a gateway for each core", || pool.gateways() == 3 * cores);
         let mut results: BTreeMap<u64, u64> = BTreeMap::new();
         let (mut count, mut failed) = (0, 0);
         for result in pool.map_unordered::<_, u64>((0..2000_u64).map(|x| (x, 4_u64))) {
@@ -53,7 +54,7 @@ fn every_input_has_one_result_while_machines_are_killed_and_frozen() {
             count += 1;
             let (position, signal) = match count {
                 300 | 900 => (0, Signal::KILL),
-                600 | 1200 => (last, Signal::STOP),
+                600 | 1200 => (2, Signal::STOP),
                 _ => continue,
             };
             if let Some(agent) = agent_behind(&pool, position) {

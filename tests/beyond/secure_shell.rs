@@ -5,11 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::process::Signal;
 use sandgate::{GatewayError, LinkProblem, LossCause, Outcome, ReachError, Spec, WaitError};
-use sandgate_tests::{LIMIT, State, Watched, builder, children_of, popen, within, worker};
+use sandgate_tests::{LIMIT, SshServer, State, Watched, builder, children_of, popen, within, worker};
 
 use crate::agents::task_processors;
 use crate::places::{agent_of, all_go, assert_echoes, exec, family, group};
-use crate::server::Server;
 
 #[track_caller]
 fn failure(spec: Spec) -> ReachError {
@@ -21,7 +20,7 @@ fn failure(spec: Spec) -> ReachError {
 
 #[test]
 fn task_processors_over_every_kind_of_gateway_in_one_group() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     let behind = server.spec().id("behind").via("launched");
     let beside = Spec::popen().id("beside").via("reached");
     task_processors(vec![popen(), exec().id("launched"), server.spec().id("reached"), behind, beside]);
@@ -29,7 +28,7 @@ fn task_processors_over_every_kind_of_gateway_in_one_group() {
 
 #[test]
 fn the_binary_is_copied_once_and_named_by_its_hash() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     assert!(server.copied().is_empty());
     let first = group([server.spec()]);
     assert_echoes(&first[0]);
@@ -53,14 +52,14 @@ fn the_binary_is_copied_once_and_named_by_its_hash() {
 fn an_installed_agent_of_the_same_version_is_used() {
     let installed = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(worker(), installed.path().join("sandgate")).unwrap();
-    let Some(server) = Server::start(&format!("PATH={}:/usr/bin:/bin", installed.path().display())) else { return };
+    let Some(server) = SshServer::start(&format!("PATH={}:/usr/bin:/bin", installed.path().display())) else { return };
     assert_echoes(&group([server.spec()])[0]);
     assert!(server.copied().is_empty());
 }
 
 #[test]
 fn each_failure_says_which_it_is_in_the_words_of_ssh() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     let check = |error: ReachError, fits: fn(&ReachError) -> bool, words: &str| {
         let text = error.to_string();
         assert!(fits(&error) && text.contains(words), "{error:?}");
@@ -85,7 +84,7 @@ fn each_failure_says_which_it_is_in_the_words_of_ssh() {
 
 #[test]
 fn a_client_that_is_killed_ends_everything_behind_it() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     within(LIMIT * 2, "an end", move || {
         let group = group([server.spec(), server.spec(), popen()]);
         let channel = State::Computes.enter(&group[0]);
@@ -111,7 +110,7 @@ fn what_keeps_a_binary_from_being_there_is_said() {
     let odd = tempfile::tempdir().unwrap();
     fs::write(odd.path().join("uname"), "#!/bin/sh\necho Plan9\n").unwrap();
     fs::set_permissions(odd.path().join("uname"), fs::Permissions::from_mode(0o755)).unwrap();
-    let Some(server) = Server::start(&format!("PATH={}:/usr/bin:/bin", odd.path().display())) else { return };
+    let Some(server) = SshServer::start(&format!("PATH={}:/usr/bin:/bin", odd.path().display())) else { return };
     let platform = failure(server.spec_without_a_binary());
     assert!(matches!(&platform, ReachError::Platform { theirs, .. } if theirs.contains("plan9")), "{platform:?}");
     assert!(platform.to_string().contains("install `sandgate`"), "{platform}");

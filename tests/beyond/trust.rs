@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use sandgate::isolation::Demand;
 use sandgate::{GatewayError, Spec};
-use sandgate_tests::{LIMIT, builder, children_of, eventually, popen, worker};
+use sandgate_tests::{LIMIT, SshServer, builder, children_of, eventually, popen, worker};
 
 use crate::places::{Script, agent_of, assert_echoes, exec, group, worker_of};
-use crate::server::Server;
 
 /// A gateway behind an agent with these arguments.
 fn agent(arguments: &[&str]) -> Spec {
@@ -54,7 +53,7 @@ fn an_agent_has_as_many_processes_as_it_may() {
 
 #[test]
 fn a_key_can_be_good_for_guests_alone() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     server.force_command(&format!("{} agent --confined", worker().display()));
     assert_echoes(&group([server.spec()])[0]);
     assert!(server.copied().is_empty(), "nothing but the command runs");
@@ -107,7 +106,7 @@ fn arguments_of_launchers_are_in_no_error() {
 
 #[test]
 fn agents_of_old_versions_are_cleared_away() {
-    let Some(server) = Server::start("") else { return };
+    let Some(server) = SshServer::start("") else { return };
     let day = Duration::from_secs(24 * 60 * 60);
     fs::create_dir_all(server.agents()).unwrap();
     let old: Vec<_> = (0..6_u32).map(|digit| server.agents().join(format!("{digit:064x}"))).collect();

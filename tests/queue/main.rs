@@ -10,6 +10,7 @@ mod cluster;
 mod commands;
 mod credentials;
 mod hostile;
+mod hosts;
 mod kinds;
 mod losses;
 mod marathon;

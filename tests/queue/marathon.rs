@@ -83,6 +83,6 @@ fn every_result_is_there_once_whatever_happens() {
 }
 
 #[expect(clippy::print_stderr, reason = "figures, for who asks for them")]
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     eprintln!("{text}");
 }

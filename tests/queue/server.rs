@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sandgate_tests::{Running, Watched, comes_true, output, start};
+use sandgate_tests::{Running, Watched, comes_true, output, skip, start};
 
 /// Where the server is: `SANDGATE_TEST_NATS` if that is set, and then it has to be there.
 const VARIABLE: &str = "SANDGATE_TEST_NATS";
@@ -23,6 +23,11 @@ impl Server {
     /// Starts a server with these lines more in its configuration; `@` stands for the directory with [`certificates`], if they
     /// are asked for. `None`, and a word about it, where none is installed.
     pub(crate) fn start(more: &str) -> Option<Server> {
+        Server::start_on("127.0.0.1", more)
+    }
+
+    /// The same at another address, or at all of them.
+    pub(crate) fn start_on(address: &str, more: &str) -> Option<Server> {
         let named = std::env::var_os(VARIABLE).map(PathBuf::from);
         let program = named.clone().unwrap_or_else(|| USUAL.into());
         if !program.exists() {
@@ -31,10 +36,10 @@ impl Server {
             return None;
         }
         // Between the look for a free port and its use another process may take it.
-        (0..5).find_map(|_| Server::try_start(&program, more)).or_else(|| panic!("no NATS server starts"))
+        (0..5).find_map(|_| Server::try_start(&program, address, more)).or_else(|| panic!("no NATS server starts"))
     }
 
-    fn try_start(program: &Path, more: &str) -> Option<Server> {
+    fn try_start(program: &Path, address: &str, more: &str) -> Option<Server> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path().to_str().unwrap().to_owned();
@@ -42,7 +47,7 @@ impl Server {
             certificates(directory.path());
         }
         let config = format!(
-            "listen: 127.0.0.1:{port}\njetstream {{ store_dir: \"{at}/store\" }}\n{}\n",
+            "listen: {address}:{port}\njetstream {{ store_dir: \"{at}/store\" }}\n{}\n",
             more.replace('@', &at)
         );
         fs::write(directory.path().join("nats.conf"), config).unwrap();
@@ -109,9 +114,4 @@ fn certificates(directory: &Path) {
             "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2 -extfile names"
         ));
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
-fn skip(why: &str) {
-    eprintln!("skipped: {why}");
 }

@@ -3,8 +3,9 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub fn feed(
 ) -> Output {
     let mut running = start(program, args, variables);
     running.send(input.to_vec());
-    let (stdout, mut stderr) = (Arc::clone(&running.stdout), running.child.stderr.take().expect("is taken once"));
+    let (stdout, stderr) = (Arc::clone(&running.stdout), Arc::clone(&running.stderr));
     let out = thread("a reader of stdout", move || {
         let mut bytes = Vec::new();
         stdout.lock().expect("nobody else reads").read_to_end(&mut bytes).expect("a pipe that can be read");
@@ -48,7 +49,7 @@ pub fn feed(
     });
     let err = thread("a reader of stderr", move || {
         let mut bytes = Vec::new();
-        stderr.read_to_end(&mut bytes).expect("a pipe that can be read");
+        stderr.lock().expect("nobody else reads").read_to_end(&mut bytes).expect("a pipe that can be read");
         bytes
     });
     let mut status = None;
@@ -69,6 +70,7 @@ fn thread<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'stat
 pub struct Running {
     child: Child,
     stdout: Arc<Mutex<BufReader<ChildStdout>>>,
+    stderr: Arc<Mutex<BufReader<ChildStderr>>>,
 }
 
 /// Starts `program` with pipes, and with nothing in its environment but `variables`.
@@ -86,7 +88,9 @@ pub fn start(program: impl AsRef<OsStr>, args: &[&str], variables: &[(&str, &OsS
         Err(error) => panic!("cannot start `{}`: {error}", program.as_ref().display()),
     };
     let stdout = child.stdout.take().expect("a pipe");
-    Running { child, stdout: Arc::new(Mutex::new(BufReader::new(stdout))) }
+    let stderr = child.stderr.take().expect("a pipe");
+    let (stdout, stderr) = (Mutex::new(BufReader::new(stdout)), Mutex::new(BufReader::new(stderr)));
+    Running { child, stdout: Arc::new(stdout), stderr: Arc::new(stderr) }
 }
 
 impl Running {
@@ -101,12 +105,16 @@ impl Running {
     ///
     /// When none comes within `limit`.
     pub fn line(&self, limit: Duration) -> String {
-        let stdout = Arc::clone(&self.stdout);
-        within(limit, "a line of the process", move || {
-            let mut line = String::new();
-            stdout.lock().expect("nobody else reads").read_line(&mut line).expect("a pipe that can be read");
-            line.trim_end().to_owned()
-        })
+        next_line(&self.stdout, limit)
+    }
+
+    /// The next line that it writes to its stderr, as [`line`](Self::line).
+    ///
+    /// # Panics
+    ///
+    /// When none comes within `limit`.
+    pub fn complaint(&self, limit: Duration) -> String {
+        next_line(&self.stderr, limit)
     }
 
     /// Gives it this on its stdin, and then the end, from a thread that ends when all was read or nobody reads.
@@ -129,16 +137,30 @@ impl Running {
         self.child.stdin.as_mut().expect("is open").write_all(input).expect("somebody who reads");
     }
 
+    /// The pipes from its stdout and to its stdin, for who speaks with it in its own way.
+    ///
+    /// # Panics
+    ///
+    /// When one was closed or used up before, or a read is under way.
+    pub fn pipes(&mut self) -> (OwnedFd, OwnedFd) {
+        let stdout = Arc::into_inner(self.replace_stdout()).expect("nobody reads");
+        let stdout = stdout.into_inner().expect("nobody has panicked").into_inner();
+        (stdout.into(), self.child.stdin.take().expect("is open").into())
+    }
+
     /// Closes the pipe from its stdout.
     ///
     /// # Panics
     ///
     /// When a read of it is under way.
     pub fn close_stdout(&mut self) {
+        assert_eq!(Arc::strong_count(&self.replace_stdout()), 1, "somebody reads");
+    }
+
+    fn replace_stdout(&mut self) -> Arc<Mutex<BufReader<ChildStdout>>> {
         let (nobody, _) = std::io::pipe().expect("a pipe");
-        let nobody = ChildStdout::from(std::os::fd::OwnedFd::from(nobody));
-        let before = std::mem::replace(&mut self.stdout, Arc::new(Mutex::new(BufReader::new(nobody))));
-        assert_eq!(Arc::strong_count(&before), 1, "somebody reads");
+        let nobody = ChildStdout::from(OwnedFd::from(nobody));
+        std::mem::replace(&mut self.stdout, Arc::new(Mutex::new(BufReader::new(nobody))))
     }
 
     /// Lets it read the end of its stdin.
@@ -155,7 +177,7 @@ impl Running {
         self.child.kill().expect("a child can be killed");
     }
 
-    /// Waits for its end and gives back its status and what it wrote to stderr.
+    /// Waits for its end and gives back its status and what it wrote to stderr and nobody has read.
     ///
     /// # Panics
     ///
@@ -168,9 +190,18 @@ impl Running {
             status.is_some()
         });
         let mut stderr = String::new();
-        self.child.stderr.take().expect("is asked once").read_to_string(&mut stderr).expect("text");
+        self.stderr.lock().expect("nobody else reads").read_to_string(&mut stderr).expect("text");
         (status.expect("it has ended"), stderr)
     }
+}
+
+fn next_line<R: Read + Send + 'static>(from: &Arc<Mutex<BufReader<R>>>, limit: Duration) -> String {
+    let from = Arc::clone(from);
+    within(limit, "a line of the process", move || {
+        let mut line = String::new();
+        from.lock().expect("nobody else reads").read_line(&mut line).expect("a pipe that can be read");
+        line.trim_end().to_owned()
+    })
 }
 
 impl Drop for Running {

@@ -72,7 +72,8 @@ fn words_of(words: &[&str]) -> Vec<String> {
     words.iter().map(word).collect()
 }
 
-fn variables() -> [(&'static str, &'static OsStr); 1] {
+/// Its environment.
+pub(crate) fn variables() -> [(&'static str, &'static OsStr); 1] {
     static CACHE: OnceLock<OsString> = OnceLock::new();
     [(sandgate::CACHE_VARIABLE, CACHE.get_or_init(|| cache_dir().into_os_string()))]
 }

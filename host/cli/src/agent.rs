@@ -5,6 +5,7 @@ use clap::Args;
 use sandgate::agent::Bounds;
 
 use crate::exit::Exit;
+use crate::print;
 
 /// Serve a host over standard input and output: what `exec=` in a gateway's spec has to start
 #[derive(Debug, Args)]
@@ -18,7 +19,10 @@ Examples, as specs of gateways elsewhere:
 For hosts that are to have guests here and nothing else, in ~/.ssh/authorized_keys of an account made for it:
   restrict,command=\"sandgate agent --confined\" ssh-ed25519 AAAA… somebody
 
-Exit codes: 0 when the host has closed the link, 1 if there was none.")]
+Exit codes:
+  0    the host has closed the link, or is gone
+  1    there was no link, or it was lost, as standard error says
+  2    the command line is wrong")]
 pub(crate) struct Arguments {
     /// Gives the host guests and nothing else: no other programs, no directories, no sandbox with less than this machine has
     #[arg(long)]
@@ -31,6 +35,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let mut bounds = if arguments.confined { Bounds::confined() } else { Bounds::default() };
     bounds.processes = arguments.max_processes;
-    sandgate::agent::run(bounds)?;
-    Ok(Exit::Success)
+    match sandgate::agent::run(bounds) {
+        Ok(()) => Ok(Exit::Success),
+        Err(error) => {
+            print::complain(&format!("{:#}", anyhow::Error::from(error)));
+            Ok(Exit::No)
+        }
+    }
 }

@@ -9,7 +9,7 @@ pub(crate) const TABLE: &str = "\
 Exit codes:
   0    all went well; a pipe that is closed by its reader counts as well
   1    what was asked for was done, and the answer is no: a check that failed
-  2    the command line is wrong
+  2    the command line is wrong, or a file of machines that it names (`--hosts`)
   3    the command could not do what it was asked to, as standard error says
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
 `sandgate run` has those of the program that it runs, and a table of its own: see `sandgate run --help`.";
@@ -63,7 +63,7 @@ pub(crate) fn code(result: anyhow::Result<Exit>) -> Exit {
         Err(error) if is_broken_pipe(&error) => Exit::Success,
         Err(error) => {
             print::complain(&format!("{error:#}"));
-            if error.is::<WrongUsage>() { Exit::Usage } else { Exit::Failure }
+            if error.chain().any(|cause| cause.is::<WrongUsage>()) { Exit::Usage } else { Exit::Failure }
         }
     }
 }

@@ -9,6 +9,7 @@ mod cache;
 mod check;
 mod doctor;
 mod exit;
+mod hosts;
 mod interrupt;
 mod map;
 mod new;

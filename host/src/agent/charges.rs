@@ -64,7 +64,7 @@ struct Charge {
 enum State {
     #[default]
     Starting,
-    Started(Arc<Process>),
+    Started(Arc<dyn Charged>),
     Killed,
 }
 
@@ -73,11 +73,47 @@ pub(super) type Starter = fn(Start, &Bounds) -> Result<Started, LaunchError>;
 
 /// A process that was just started, and its local transport.
 pub(super) struct Started {
-    process: Process,
-    send: Box<dyn SendHalf>,
-    receive: Box<dyn ReceiveHalf>,
+    pub(super) process: Arc<dyn Charged>,
+    pub(super) send: Box<dyn SendHalf>,
+    pub(super) receive: Box<dyn ReceiveHalf>,
     /// Readable when `receive` would not wait.
-    ready: OwnedFd,
+    pub(super) ready: OwnedFd,
+}
+
+/// What there is to do with a process besides what it says and is sent.
+pub(super) trait Charged: Send + Sync + std::fmt::Debug {
+    fn pid(&self) -> u32;
+    fn pidfd(&self) -> Option<Arc<OwnedFd>>;
+    fn kill(&self);
+    fn reap(&self, patience: Duration) -> LossCause;
+    fn take_stderr_tail(&self) -> String;
+    fn resident_bytes(&self) -> Option<u64>;
+}
+
+impl Charged for Process {
+    fn pid(&self) -> u32 {
+        Process::pid(self)
+    }
+
+    fn pidfd(&self) -> Option<Arc<OwnedFd>> {
+        Process::pidfd(self)
+    }
+
+    fn kill(&self) {
+        Process::kill(self);
+    }
+
+    fn reap(&self, patience: Duration) -> LossCause {
+        Process::reap(self, patience).clone()
+    }
+
+    fn take_stderr_tail(&self) -> String {
+        Process::take_stderr_tail(self)
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        Process::resident_bytes(self)
+    }
 }
 
 impl Charges {
@@ -144,7 +180,7 @@ impl Charges {
 
     fn serve(&self, charge: &Charge, stream: &Arc<StreamSend>, receive: StreamReceive, started: Started) -> Exited {
         let Started { process, send, receive: mut from, ready } = started;
-        let (process, send) = (Arc::new(process), Arc::<dyn SendHalf>::from(send));
+        let send = Arc::<dyn SendHalf>::from(send);
         charge.has_started(&process);
         self.link.push(FromAgent::Started(stream.id(), process.pid()).encode());
         let down = Down {
@@ -156,10 +192,10 @@ impl Charges {
         };
         let serves = spawn("down", move || down.run());
         if serves.is_ok() {
-            up(stream, from.as_mut(), &ready, &process);
+            up(stream, from.as_mut(), &ready, &*process);
         }
         send.shutdown();
-        let cause = process.reap(END_PATIENCE).clone();
+        let cause = process.reap(END_PATIENCE);
         Exited { cause, stderr_tail: process.take_stderr_tail() }
     }
 }
@@ -173,7 +209,7 @@ impl Charge {
         *state = State::Killed;
     }
 
-    fn has_started(&self, process: &Arc<Process>) {
+    fn has_started(&self, process: &Arc<dyn Charged>) {
         let mut state = self.state.lock();
         match &*state {
             State::Killed => process.kill(),
@@ -181,7 +217,7 @@ impl Charge {
         }
     }
 
-    fn process(&self) -> Option<Arc<Process>> {
+    fn process(&self) -> Option<Arc<dyn Charged>> {
         match &*self.state.lock() {
             State::Started(process) => Some(Arc::clone(process)),
             _ => None,
@@ -213,7 +249,7 @@ fn begin_worker(
     let arguments = if is_confined { vec![WORKER_ARGUMENT, CONFINED_ARGUMENT] } else { vec![WORKER_ARGUMENT] };
     let process = launch(Launch { program, arguments, directory }, theirs)?;
     let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-    Ok(Started { process, send: Box::new(send), receive: Box::new(receive), ready })
+    Ok(Started { process: Arc::new(process), send: Box::new(send), receive: Box::new(receive), ready })
 }
 
 fn begin_launcher(command: Vec<String>) -> Result<Started, LaunchError> {
@@ -226,7 +262,7 @@ fn begin_launcher(command: Vec<String>) -> Result<Started, LaunchError> {
     let process = launch_program(program, their_stdin, their_stdout)?;
     let ready = from.try_clone().map_err(LaunchError::Resources)?;
     let (send, receive) = pipes(from, to).map_err(LaunchError::Resources)?;
-    Ok(Started { process, send: Box::new(send), receive: Box::new(receive), ready })
+    Ok(Started { process: Arc::new(process), send: Box::new(send), receive: Box::new(receive), ready })
 }
 
 fn not_started(error: &LaunchError) -> Exited {
@@ -241,7 +277,7 @@ fn not_started(error: &LaunchError) -> Exited {
 }
 
 /// Copies what a process says, until it has ended or nobody listens any more.
-fn up(stream: &StreamSend, from: &mut dyn ReceiveHalf, ready: &OwnedFd, process: &Process) {
+fn up(stream: &StreamSend, from: &mut dyn ReceiveHalf, ready: &OwnedFd, process: &dyn Charged) {
     let Some(ended) = process.pidfd() else { return };
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -272,7 +308,7 @@ struct Down {
     stream: Arc<StreamSend>,
     receive: StreamReceive,
     send: Arc<dyn SendHalf>,
-    process: Arc<Process>,
+    process: Arc<dyn Charged>,
 }
 
 impl Down {

@@ -2,24 +2,33 @@
 //!
 //! What it promises: whatever a host says, the agent neither panics nor waits on the thread that reads; it has no more processes,
 //! streams and modules than its bounds say; what it writes are messages; and when the link is over, nothing of it is left. No
-//! process is started: that much of the agent is replaced.
+//! process is started, that much of the agent is replaced: a worker is a pipe that gives back what it is sent, so what comes on
+//! its stream is the beginning of what went there.
 
+use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 use sandgate_wire::isolation::{Demand, Policy};
 use sandgate_wire::link::Link;
 use sandgate_wire::link::core::End;
 use sandgate_wire::link::frame::{FrameEncoder, LinkReader};
 use sandgate_wire::link::message::{FromAgent, RemoteCompile, Start, ToAgent, kind};
+use sandgate_wire::link::pipes::pipes;
 use sandgate_wire::message::Codegen;
 use sandgate_wire::module_limits::ModuleLimits;
+use sandgate_wire::outcome::LossCause;
 use sandgate_wire::profile::Profile;
 use sandgate_wire::{ModuleId, link::message::LinkEncoded};
 
 use super::bounds::Bounds;
+use super::charges::{Charged, Started};
 use super::{Ability, Work};
 use crate::artefact::{ArtefactStore, Wanted};
 use crate::error::{CompileError, LaunchError};
@@ -39,6 +48,53 @@ struct Script {
     at: usize,
     frames: Frames,
     modules: [Module; 2],
+    sent: Sent,
+}
+
+/// The data that went to each stream.
+type Sent = Arc<Mutex<HashMap<u64, Vec<u8>>>>;
+
+/// A worker without a process: what it is sent it says.
+#[derive(Debug)]
+struct Echo {
+    /// Readable once it was killed.
+    ended: Arc<OwnedFd>,
+}
+
+impl Charged for Echo {
+    fn pid(&self) -> u32 {
+        7
+    }
+
+    fn pidfd(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.ended))
+    }
+
+    fn kill(&self) {
+        rustix::io::write(&self.ended, &1_u64.to_ne_bytes()).expect("its counter does not overflow");
+    }
+
+    fn reap(&self, _patience: Duration) -> LossCause {
+        LossCause::Exited { code: 0 }
+    }
+
+    fn take_stderr_tail(&self) -> String {
+        String::new()
+    }
+
+    fn resident_bytes(&self) -> Option<u64> {
+        Some(1)
+    }
+}
+
+fn echo() -> std::result::Result<Started, LaunchError> {
+    let system = |error: rustix::io::Errno| LaunchError::Resources(error.into());
+    let (from, to) = pipe_with(PipeFlags::CLOEXEC).map_err(system)?;
+    let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(system)?;
+    let ready = from.try_clone().map_err(LaunchError::Resources)?;
+    let (send, receive) = pipes(from, to).map_err(LaunchError::Resources)?;
+    let process = Arc::new(Echo { ended: Arc::new(ended) });
+    Ok(Started { process, send: Box::new(send), receive: Box::new(receive), ready })
 }
 
 /// Plays a script of a host.
@@ -55,14 +111,18 @@ pub fn link_host(input: &[u8]) {
     let modules = [module(b"known"), module(b"uploaded")];
     let store = ArtefactStore::holding(&modules[0], ENGINE);
     let ability = Ability {
-        start: |start, _| Err(not_started(start)),
+        start: |start, _| match start {
+            Start::Worker { program: None, directory: None } => echo(),
+            start => Err(not_started(start)),
+        },
         compile: |wanted: &Wanted<'_>| Err(wanted.failed(CompileError::Memory(io::Error::other("nothing compiles")))),
     };
     let work = Work::new(&link, store, None, bounds.clone(), ability);
     let writing = Arc::clone(&link);
     let writer = std::thread::Builder::new().name("link-writer".to_owned());
     let writer = writer.spawn(move || writing.run_writer(FrameEncoder::default())).expect("threads can be started");
-    let script = Script { input: input.to_vec(), at: 0, frames: Frames::default(), modules };
+    let sent = Sent::default();
+    let script = Script { input: input.to_vec(), at: 0, frames: Frames::default(), modules, sent: Arc::clone(&sent) };
     let plays = Plays { script, left: Vec::new() };
     link.run_reader(LinkReader::new(Box::new(plays), &[]), |frame| {
         let taken = work.take(frame);
@@ -77,7 +137,18 @@ pub fn link_host(input: &[u8]) {
         std::thread::yield_now();
     }
     assert_eq!(link.streams(), 0, "a link that is over has streams");
-    written.check(|frame| FromAgent::decode(frame).is_ok());
+    let mut came: HashMap<u64, usize> = HashMap::new();
+    let sent = sent.lock();
+    written.check_with(|frame| match frame.kind {
+        kind::DATA => {
+            let (sent, at) = (sent.get(&frame.stream), came.entry(frame.stream).or_default());
+            let expected = sent.and_then(|sent| sent.get(*at..*at + frame.payload.len()));
+            assert_eq!(expected, Some(frame.payload), "what comes on a stream is what went there");
+            *at += frame.payload.len();
+            true
+        }
+        _ => FromAgent::decode(frame).is_ok(),
+    });
 }
 
 impl Play for Script {
@@ -97,7 +168,11 @@ impl Script {
     fn step(&mut self, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
         let step = input.arbitrary::<u8>()? % 14;
         let message = match step {
-            0..=5 => return self.frames.common(step, input),
+            0..=5 => {
+                let bytes = self.frames.common(step, input)?;
+                self.keep(&bytes);
+                return Ok(bytes);
+            }
             6 => ToAgent::Start(number(input)?, start(input)?).encode(),
             7 => ToAgent::Kill(number(input)?).encode(),
             8 => ToAgent::Resident(number(input)?).encode(),
@@ -123,10 +198,18 @@ impl Script {
                 let announced = ToAgent::Upload(stream, module.id(), length).encode();
                 let data = LinkEncoded { kind: kind::DATA, stream, body: module.bytes().to_vec() };
                 let (first, second) = (self.frames.message(&announced), self.frames.message(&data));
+                self.keep(&second);
                 return Ok([first, second].concat());
             }
         };
         Ok(self.frames.message(&message))
+    }
+
+    /// Keeps the data of a frame, if it is one. Whether it is taken is for the link to say.
+    fn keep(&self, bytes: &[u8]) {
+        if let Some((stream, payload)) = Frames::data_of(bytes) {
+            self.sent.lock().entry(stream).or_default().extend_from_slice(payload);
+        }
     }
 
     fn module(&self, input: &mut Unstructured<'_>) -> Result<ModuleId> {
@@ -189,6 +272,11 @@ pub fn link_host_seeds() -> Vec<(String, Vec<u8>)> {
         seed("nothing", &[]),
         seed("noise", &[&[0, 3, 1, 2, 3]]),
         seed("worker", &[&worker(1), &[8, 1], &[1, 1, 0, 0, 2, 1, 2], &[7, 1], &[3, 1]]),
+        seed(
+            "echoes",
+            &[&worker(1), &[1, 1, 127, 0, 3, 7, 8, 9], &worker(2), &[1, 2, 1, 0, 2, 1, 2], &[3, 1], &[3, 2]],
+        ),
+        seed("killed-in-between", &[&worker(1), &[1, 1, 127, 0, 3, 7, 8, 9], &[7, 1], &[1, 1, 127, 0, 3, 7, 8, 9]]),
         seed("many-workers", &[&worker(1), &worker(2), &worker(3), &worker(4), &worker(5), &worker(6)]),
         seed("a-number-twice", &[&worker(2), &worker(1)]),
         seed("launcher", &[&[6, 1, 0x31, 0, 2, b's', b'h']]),

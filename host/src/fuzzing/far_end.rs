@@ -2,7 +2,8 @@
 //!
 //! What it promises: whatever an agent says, in whatever order, while the host starts workers, talks to them and drops them, the
 //! host neither panics nor waits; a stream holds at most its window; what the host writes are messages; texts of the agent come
-//! out bounded and escaped; and at the end everybody is told, and nothing of the link is left.
+//! out bounded and escaped; and at the end everybody is told, and nothing of the link is left. An input that begins with
+//! [`FIRST_WORDS`] is what a host hears before there is a link: see `first_words`.
 
 use std::io::IoSlice;
 use std::sync::{Arc, Weak};
@@ -15,6 +16,7 @@ use sandgate_wire::link::{StreamReceive, StreamSend};
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
+use super::first_words;
 use super::link_script::{Frames, Play, Plays, Writes, Written, bytes, number, text};
 use crate::deadline::Deadline;
 use crate::remote::{Answer, RemoteHost, RemoteWorker};
@@ -23,6 +25,9 @@ use crate::remote::{Answer, RemoteHost, RemoteWorker};
 const MAX_WORKERS: usize = 8;
 /// The longest text of an agent that is kept, escaped.
 const MAX_WORDS_BYTES: usize = 16 * 1024 * 8;
+
+/// The beginning of inputs that are no script.
+const FIRST_WORDS: u8 = 255;
 
 type Worker = (StreamSend, StreamReceive, RemoteWorker);
 
@@ -43,6 +48,9 @@ struct Script {
 /// # Panics
 /// When something does not hold.
 pub fn link_agent(input: &[u8]) {
+    if let Some((&FIRST_WORDS, words)) = input.split_first() {
+        return first_words::first_words(words);
+    }
     let written = Arc::new(Written::default());
     let hello = AgentHello::of_this_process(env!("CARGO_PKG_VERSION"));
     let send = Box::new(Writes(Arc::clone(&written)));
@@ -92,7 +100,7 @@ pub fn link_agent(input: &[u8]) {
 }
 
 #[track_caller]
-fn check_text(text: &str) {
+pub(super) fn check_text(text: &str) {
     assert!(text.len() <= MAX_WORDS_BYTES, "a text of {} bytes", text.len());
     assert!(
         text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'),
@@ -233,7 +241,9 @@ pub fn link_agent_seeds() -> Vec<(String, Vec<u8>)> {
     const START: &[u8] = &[11, 0];
     let seed = |name: &str, steps: &[&[u8]]| (name.to_owned(), steps.concat());
     let data = |stream: u8, repeats: u8| vec![1, stream, repeats, 0, 4, 1, 2, 3, 4];
-    vec![
+    let first_words = first_words::seeds().into_iter();
+    let first_words = first_words.map(|(name, words)| (name, [&[FIRST_WORDS], &words[..]].concat()));
+    let mut seeds = vec![
         seed("nothing", &[]),
         seed("noise", &[&[0, 3, 1, 2, 3]]),
         seed(
@@ -257,7 +267,9 @@ pub fn link_agent_seeds() -> Vec<(String, Vec<u8>)> {
         seed("unasked-answer", &[&[9, 3]]),
         seed("beats", &[&[4, 1], &[1; 8], &[4, 0], &[255; 8]]),
         seed("hello-again", &[&[5, 1, 1, 0, 3, 1, 2, 3]]),
-    ]
+    ];
+    seeds.extend(first_words);
+    seeds
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use arbitrary::{Result, Unstructured};
 use parking_lot::Mutex;
-use sandgate_wire::link::frame::{FrameEncoder, LinkFrame, LinkReader, MAX_PAYLOAD_BYTES};
+use sandgate_wire::link::frame::{FrameEncoder, HEADER_BYTES, LinkFrame, LinkReader, MAX_PAYLOAD_BYTES};
 use sandgate_wire::link::message::{LinkEncoded, kind};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
@@ -14,6 +14,9 @@ use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 const MAX_REPEATS: u16 = 128;
 /// Streams and requests have small numbers, so that they meet.
 const NUMBERS: u8 = 12;
+/// Where a frame's header has these.
+const KIND_AT: usize = 4;
+const STREAM_AT: usize = 8;
 /// Bytes written by the checked end that are looked at.
 const MAX_WRITTEN_BYTES: usize = 4 << 20;
 
@@ -28,12 +31,27 @@ impl Frames {
         self.frame(message.kind, message.stream, &message.body)
     }
 
+    pub(crate) fn data(&mut self, stream: u64, payload: &[u8]) -> Vec<u8> {
+        self.frame(kind::DATA, stream, payload)
+    }
+
+    pub(crate) fn end(&mut self, stream: u64) -> Vec<u8> {
+        self.frame(kind::END, stream, &[])
+    }
+
     /// A frame, cut to what frames may have.
     fn frame(&mut self, kind: u8, stream: u64, payload: &[u8]) -> Vec<u8> {
         let payload = &payload[..payload.len().min(MAX_PAYLOAD_BYTES)];
         let mut bytes = Vec::new();
         self.encoder.append(LinkFrame { kind, stream, payload }, &mut bytes);
         bytes
+    }
+
+    /// Stream and payload of bytes that are one frame of data.
+    pub(crate) fn data_of(bytes: &[u8]) -> Option<(u64, &[u8])> {
+        let (header, payload) = bytes.split_at_checked(HEADER_BYTES)?;
+        let stream = u64::from_le_bytes(header[STREAM_AT..STREAM_AT + 8].try_into().ok()?);
+        (header[KIND_AT] == kind::DATA).then_some((stream, payload))
     }
 
     /// What either end may say: by the first byte of what the input has left.
@@ -100,16 +118,19 @@ pub(crate) struct Written {
 impl Written {
     /// Whatever the other end does, this one writes frames, and messages of its direction.
     pub(crate) fn check(&self, mut is_message: impl FnMut(LinkFrame<'_>) -> bool) {
+        self.check_with(|frame| frame.kind == kind::DATA || is_message(frame));
+    }
+
+    /// The same, and a look at the data.
+    pub(crate) fn check_with(&self, mut is_message: impl FnMut(LinkFrame<'_>) -> bool) {
         let (_, bytes) = std::mem::take(&mut *self.state.lock());
         let is_whole = bytes.len() < MAX_WRITTEN_BYTES;
         let mut reader = LinkReader::new(Box::new(Nothing), &bytes);
         loop {
             match reader.next_frame() {
                 Ok(Some(frame)) => {
-                    let is_link = matches!(
-                        frame.kind,
-                        kind::BEAT | kind::ECHO | kind::DATA | kind::CREDIT | kind::ATTACH | kind::END
-                    );
+                    let is_link =
+                        matches!(frame.kind, kind::BEAT | kind::ECHO | kind::CREDIT | kind::ATTACH | kind::END);
                     assert!(is_link || is_message(frame), "what was written is no message: kind {}", frame.kind);
                 }
                 Ok(None) => break,

@@ -1,45 +1,40 @@
 //! [`Pool`] and what it is built from.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
-use parking_lot::Mutex;
 use sandgate_wire::Limits;
 use sandgate_wire::grants::ExecutionGrants;
-use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::core::{Core, Rules, TaskId};
-use super::driver::{Driver, Life, Note};
+use super::core::TaskId;
+use super::driver::{Note, Shown};
 use super::event::EventSink;
-use super::ground::{Ground, Maker};
 use super::handle::{CancelToken, TaskHandle};
+use super::machines::Machines;
 use super::mailbox::mailbox;
-use super::maker::GroupMaker;
 use super::map::Map;
-use super::result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError};
-use super::seat::{Seat, Told};
+use super::result::{OutcomeKind, ProgramOutput, RetryOn, TaskError};
+use super::seat::Told;
 use super::stats::{GatewayStats, PoolStats};
 use super::work::{self, Codec, RawValue, Work};
 use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
-use crate::recycle::Recycle;
-use crate::remote::{Hosts, ways};
 use crate::spec::Spec;
 
+mod building;
 pub(super) mod machines;
 mod starting;
 
-use machines::Absent;
+#[cfg(test)]
+pub(crate) use starting::Begin;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 4 ms of work, and one task more than the one that runs at least.
@@ -71,12 +66,9 @@ pub struct PoolBuilder {
     reuse: bool,
     gateways: Option<usize>,
     specs: Vec<Spec>,
-    /// Specs of which each machine gets as many as it has cores.
+    /// Specs of which each machine gets as many as it has cores; or a list of them that may change.
     machines: Vec<Spec>,
-    /// Those that were not reached.
-    absent: Vec<Absent>,
-    /// What has reached the others.
-    hosts: Option<Arc<Hosts>>,
+    list: Option<Machines>,
     spec: Spec,
     group: GroupBuilder,
     limits: Option<Limits>,
@@ -123,9 +115,8 @@ pub struct Pool {
     pub(crate) next_task: Arc<AtomicU64>,
     next_owner: AtomicU64,
     epoch: Instant,
-    lanes: Arc<AtomicUsize>,
-    /// Tasks under way that keep every gateway busy.
-    pub(crate) enough: usize,
+    machines: Machines,
+    pub(crate) shown: Arc<Shown>,
     pub(crate) window: usize,
     pub(crate) buffer_bytes: usize,
 }
@@ -303,128 +294,6 @@ impl PoolBuilder {
         self.events = Some(sink);
         self
     }
-
-    /// Starts the gateways, all at once, and has the module compiled. Blocks until all of them are ready, or their machines were
-    /// not reached.
-    ///
-    /// # Errors
-    /// [`PoolError`] of the first that is not ready, or of one that was not reached if none was; nothing is left running then.
-    pub fn build(self) -> Result<Pool, PoolError> {
-        let reached = self.reach_machines()?;
-        let specs = reached.all_specs(reached.specs.clone());
-        let (group, module, call) = (reached.group.clone(), reached.module.clone(), reached.call_of(&specs));
-        let hosts = reached.hosts.clone().unwrap_or_else(|| group.common_hosts());
-        let mut specs = specs;
-        ways::find(&mut specs, HashMap::new()).map_err(PoolError::Gateway)?;
-        let unmeasured = reached.absent.iter().map(|absent| absent.lane).collect();
-        let (unmeasured, of_lanes) = (Mutex::new(unmeasured), Mutex::new(specs.clone()));
-        let maker = GroupMaker { hosts, group, specs: of_lanes, unmeasured, module, call };
-        reached.build_over(specs, Arc::new(maker))
-    }
-
-    fn all_specs(&self, specs: Vec<Spec>) -> Vec<Spec> {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let specs = match specs.is_empty() {
-            true => vec![Spec::popen(); self.gateways.unwrap_or_else(cores)],
-            false => specs,
-        };
-        let (common, _, has_tenant) = self.group.settings();
-        let recycle = if has_tenant { Recycle::for_tenant() } else { Recycle::default() };
-        let least = Spec::popen().executions(1).timeout(DEFAULT_TASK_WALL_TIME).recycle(recycle);
-        let named = specs.into_iter().enumerate().map(|(lane, spec)| {
-            let spec = spec.or(&self.spec).or(common).or(&least);
-            // Workers have room for what they were told when they started.
-            let spec = self.limits.iter().fold(spec, |spec, limits| spec.with_limits(limits.clone()));
-            // A worker that is lost is the pool's to replace; one that has served its time the gateway's.
-            let recycle = Recycle { after_loss: false, ..spec.recycling() };
-            let spec = spec.recycle(recycle);
-            if spec.given_id().is_some() { spec } else { spec.id(format!("gw{lane}")) }
-        });
-        named.collect()
-    }
-
-    fn call_of(&self, specs: &[Spec]) -> Call {
-        let mut call = self.call.clone();
-        let mut limits = self.limits_of(specs);
-        if self.reuse {
-            // The host watches each task, for the worker knows of one execution alone.
-            limits.wall_time = None;
-        }
-        call.limits = Some(limits);
-        call
-    }
-
-    fn limits_of(&self, specs: &[Spec]) -> Limits {
-        let given = || specs.first().map_or_else(Limits::for_tasks, |spec| spec.limits().clone());
-        let mut limits = self.limits.clone().unwrap_or_else(given);
-        limits.wall_time = self.deadline.or(limits.wall_time);
-        limits
-    }
-
-    pub(crate) fn build_over(self, specs: Vec<Spec>, maker: Arc<dyn Maker>) -> Result<Pool, PoolError> {
-        let lanes = specs.len();
-        let wall_time = self.limits_of(&specs).wall_time;
-        let grace = specs.iter().map(Spec::grace).max().unwrap_or_default();
-        let (notes, inbox) = mailbox();
-        let seat = Seat::new(inbox);
-        let told = Told { notes, seat: Arc::downgrade(&seat) };
-        let epoch = Instant::now();
-        let rules = Rules {
-            max_losses: self.max_losses,
-            max_in_flight: self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
-            max_far_in_flight: self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
-            retries: self.retries,
-            retry_on: self.retry_on,
-            start_attempts: START_ATTEMPTS,
-            reach_attempts: REACH_ATTEMPTS,
-            patience: wall_time.and_then(|wall_time| wall_time.checked_add(grace + HUNG_AFTER)),
-            grace,
-            sessions: self.reuse,
-            watched_deadline: wall_time.filter(|_| self.reuse),
-            executions: match self.reuse {
-                true => 1,
-                false => specs.iter().map(Spec::max_executions).max().map_or(1, |most| most as usize),
-            },
-        };
-        let unnamed = |spec: &Spec| spec.clone().id("spare");
-        let are_alike = specs.windows(2).all(|pair| unnamed(&pair[0]) == unnamed(&pair[1]));
-        let spares = if are_alike { self.spares } else { 0 };
-        let call = self.call_of(&specs);
-        let enough = self.enough(&specs);
-        let lanes_shown = Arc::new(AtomicUsize::new(lanes));
-        let mut driver = Driver {
-            core: Core::new(rules, lanes, epoch, self.events.is_some()),
-            ground: Ground::new(lanes, maker, self.module, call, self.reuse, told.clone(), spares),
-            own: told.notes.clone(),
-            events: self.events,
-            epoch,
-            lanes,
-            lanes_shown: Arc::clone(&lanes_shown),
-            names: vec![None; lanes],
-            drop_timeout: self.group.settings().1,
-            state: Life::Open,
-            told_until: Duration::ZERO,
-            batch: Vec::new(),
-            spares_from: None,
-        };
-        driver.start_all(seat.notes(), &self.absent)?;
-        driver.spares_from = (spares > 0).then(|| Instant::now() + SPARES_AFTER);
-        seat.begin(driver);
-        let seat_of_thread = Arc::clone(&seat);
-        let thread = std::thread::Builder::new().name("sandgate-pool".to_owned()).spawn(move || seat_of_thread.run());
-        Ok(Pool {
-            told,
-            thread: Some(thread.map_err(PoolError::Thread)?),
-            cancelled: Arc::default(),
-            next_task: Arc::default(),
-            next_owner: AtomicU64::new(0),
-            epoch,
-            lanes: lanes_shown,
-            enough,
-            window: self.window,
-            buffer_bytes: self.buffer_bytes,
-        })
-    }
 }
 
 impl Pool {
@@ -437,8 +306,7 @@ impl Pool {
             gateways: None,
             specs: Vec::new(),
             machines: Vec::new(),
-            absent: Vec::new(),
-            hosts: None,
+            list: None,
             spec: Spec::popen(),
             group: Group::builder(),
             limits: None,
@@ -521,9 +389,21 @@ impl Pool {
         CancelToken { cancelled: Arc::clone(&self.cancelled), notes: self.told.notes.clone() }
     }
 
-    /// How many gateways it has. They become more when a machine joins that was not there when the pool was built.
+    /// How many gateways it has, those that are being started included. They become more when a [machine](Self::machines) is
+    /// reached, which until then has one, and when one joins; fewer when one leaves.
     pub fn gateways(&self) -> usize {
-        self.lanes.load(Ordering::Acquire)
+        self.shown.lanes.load(Ordering::Acquire)
+    }
+
+    /// Tasks under way that keep every gateway busy.
+    pub(crate) fn enough(&self) -> usize {
+        self.shown.enough.load(Ordering::Acquire)
+    }
+
+    /// The machines that it runs on besides gateways that were named or counted, to be changed while it runs. Clones of it, and
+    /// other pools of the same list, have the same.
+    pub fn machines(&self) -> Machines {
+        self.machines.clone()
     }
 
     /// What the pool has done and is doing. Blocks until its thread has looked, that is for microseconds.

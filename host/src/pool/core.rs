@@ -32,6 +32,7 @@ use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
 
 mod dispatching;
+mod leaving;
 
 /// Runs that a worker may have ended without the host having heard of it: workers gather what they send for 100 µs. What is
 /// further behind the one that a lost worker was at, as far as is known, has not begun. Were it otherwise, each further loss
@@ -84,6 +85,8 @@ pub(crate) enum Action {
     KillWorker { lane: usize },
     /// Start a gateway, in place of the one before.
     Start { lane: usize },
+    /// End a gateway, for there will be no other one in its place.
+    End { lane: usize },
 }
 
 /// How a run ended.
@@ -268,8 +271,16 @@ impl<P, V> Core<P, V> {
         self.lanes[lane].is_away(way);
     }
 
-    /// There are more lanes, behind all others, whose gateways are being started.
+    /// Most runs on a lane that is on another machine, or here.
+    pub(crate) fn most_on(&self, is_far: bool) -> usize {
+        if is_far { self.rules.max_far_in_flight } else { self.rules.max_in_flight }
+    }
+
+    /// There are more lanes, behind all others, whose gateways are being started. So there is hope again.
     pub(crate) fn grow(&mut self, more: usize, now: Instant) {
+        if more > 0 {
+            self.broken = None;
+        }
         for lane in self.lanes.len()..self.lanes.len() + more {
             self.lanes.push(Lane::new(now));
             self.actions.push(Action::Start { lane });
@@ -288,10 +299,14 @@ impl<P, V> Core<P, V> {
             false => delay(it.failed_starts + FREE_RESTARTS),
         };
         it.state = State::Down { until: now + delay };
+        if it.is_leaving {
+            return self.has_left(lane, now);
+        }
         let text = error.with_causes();
         self.tell(now, || PoolEvent::GatewayFailed { gateway: lane, error: text, again_in: delay });
         let hopeless = |lane: &Lane| lane.is_hopeless && matches!(lane.state, State::Down { .. });
-        if self.lanes.iter().all(hopeless) && self.broken.is_none() {
+        let mut lanes = self.lanes.iter().filter(|lane| !lane.is_leaving);
+        if lanes.all(hopeless) && self.broken.is_none() {
             let error = Arc::new(error);
             self.broken = Some(Arc::clone(&error));
             let all: Vec<TaskId> = self.tasks.keys().copied().collect();
@@ -410,7 +425,10 @@ impl<P, V> Core<P, V> {
         (it.alone, it.draining, it.stops) = (false, false, 0);
         it.losses_in_a_row += 1;
         let delay = delay(it.losses_in_a_row);
-        if delay.is_zero() {
+        if it.is_leaving {
+            // Nothing is started in its place.
+            it.state = State::Down { until: now };
+        } else if delay.is_zero() {
             it.state = State::Starting;
             self.actions.push(Action::Start { lane });
         } else {

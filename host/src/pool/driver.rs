@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::core::{Action, Core, TaskId, Verdict};
 use super::event::{EventSink, PoolEvent, TimedEvent};
 use super::ground::{Came, Ground, Made, NotBegun};
+use super::machines::Machine;
 use super::mailbox::{Receiver, Sender};
 use super::result::PoolError;
 use super::stats::Counts;
@@ -39,6 +40,8 @@ pub(crate) enum Note {
     Spare(Result<Box<Made>, PoolError>),
     /// A gateway that was replaced is gone for good.
     Buried,
+    /// These are the machines from now on.
+    Machines(Arc<[Machine]>),
     /// A gateway takes no more runs. Behind all that its runs have told.
     Gone { lane: usize, generation: u64 },
     /// Nobody wants this task any more.
@@ -51,6 +54,15 @@ pub(crate) enum Note {
     Stats(crossbeam_channel::Sender<Snapshot>),
     /// The pool is being dropped.
     Shutdown,
+}
+
+/// What whoever asks can see at once.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// Gateways, without those that are leaving.
+    pub(crate) lanes: AtomicUsize,
+    /// Tasks under way that keep all of them busy.
+    pub(crate) enough: AtomicUsize,
 }
 
 /// The scheduler's part of a [`PoolStats`](super::PoolStats).
@@ -71,8 +83,7 @@ pub(crate) struct Driver {
     pub(crate) events: Option<EventSink>,
     pub(crate) epoch: Instant,
     pub(crate) lanes: usize,
-    /// The same, for whoever asks.
-    pub(crate) lanes_shown: Arc<AtomicUsize>,
+    pub(crate) shown: Arc<Shown>,
     pub(crate) names: Vec<Option<Arc<str>>>,
     pub(crate) drop_timeout: Duration,
     pub(crate) state: Life,
@@ -144,6 +155,7 @@ impl Driver {
             Note::Started { lane, result } => self.started(lane, result, now),
             Note::Spare(result) => self.ground.spare_started(result),
             Note::Buried => self.ground.buried(),
+            Note::Machines(machines) => self.machines_are(&machines, now),
             Note::Gone { lane, generation } if generation == self.core.generation(lane) => {
                 self.core.lane_gone(lane, self.ground.loss(lane), now);
             }
@@ -216,8 +228,9 @@ impl Driver {
         if self.spares_from.is_none() && self.state != Life::Ending {
             self.ground.start_spares();
         }
-        if more > 0 && self.state != Life::Ending {
-            self.grow(lane, more, now);
+        if more > 0 && self.state != Life::Ending && !self.core.is_leaving(lane) {
+            self.ground.grow(lane, more);
+            self.grow(more, now);
         }
         let workers = self.core.generation(lane);
         if let Some(events) = &mut self.core.events {
@@ -231,13 +244,29 @@ impl Driver {
         }
     }
 
-    /// A machine is there that was not when the pool was made, and has more cores than one.
-    fn grow(&mut self, lane: usize, more: usize, now: Instant) {
-        self.ground.grow(lane, more);
+    /// There are more lanes, for which the ground has room.
+    fn grow(&mut self, more: usize, now: Instant) {
         self.core.grow(more, now);
         self.names.resize(self.names.len() + more, None);
         self.lanes += more;
-        self.lanes_shown.store(self.lanes, Ordering::Release);
+        self.recount();
+    }
+
+    fn machines_are(&mut self, machines: &[Machine], now: Instant) {
+        if self.state == Life::Ending {
+            return;
+        }
+        let change = self.ground.change(machines);
+        change.leave.into_iter().for_each(|lane| self.core.leave(lane));
+        self.grow(change.join, now);
+    }
+
+    /// Counts what is shown.
+    pub(crate) fn recount(&self) {
+        let lanes: Vec<usize> = (0..self.lanes).filter(|lane| !self.core.is_leaving(*lane)).collect();
+        let most = |lane: &usize| self.core.most_on(self.ground.is_far(*lane));
+        self.shown.enough.store(lanes.iter().map(most).sum(), Ordering::Release);
+        self.shown.lanes.store(lanes.len(), Ordering::Release);
     }
 
     /// Does what follows from the notes.
@@ -259,6 +288,7 @@ impl Driver {
                 Action::KillWorker { lane } => self.ground.kill_worker(lane),
                 Action::Start { lane } if self.state == Life::Ending => self.core.lane_stays_down(lane),
                 Action::Start { lane } => self.ground.start(lane),
+                Action::End { lane } => self.ground.leave(lane),
             }
         }
         let mut finished = std::mem::take(&mut self.core.finished).into_iter().peekable();

@@ -75,6 +75,11 @@ pub enum PoolEvent {
         /// Its worker's process id.
         pid: Option<u32>,
     },
+    /// A gateway has left the pool, for its machine was taken away: see [`Machines`](super::Machines).
+    GatewayLeft {
+        /// Its position, which no other one ever has.
+        gateway: usize,
+    },
     /// A gateway's worker is gone, though nobody asked it to go.
     GatewayLost {
         /// Its position.

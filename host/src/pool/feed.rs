@@ -11,7 +11,7 @@ use crossbeam_channel::RecvTimeoutError;
 
 use super::builder::Pool;
 use super::core::TaskId;
-use super::driver::Note;
+use super::driver::{Note, Shown};
 use super::mailbox::{Receiver, Sender, mailbox};
 use super::result::{ProgramOutput, TaskError, TaskResult};
 use super::seat::Told;
@@ -25,6 +25,7 @@ const MAX_BATCH: usize = 64;
 /// Dropping it flushes it; the results end once all of them were given out.
 pub struct TaskFeed {
     told: Told,
+    shown: Arc<Shown>,
     next_task: Arc<AtomicU64>,
     owner: u64,
     epoch: Instant,
@@ -60,8 +61,8 @@ impl Pool {
         let (owner, notes) = (self.next_owner(), self.told.notes.clone());
         let next_task = Arc::clone(&self.next_task);
         let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
-        let feed =
-            TaskFeed { told: self.told.clone(), next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
+        let (told, shown) = (self.told.clone(), Arc::clone(&self.shown));
+        let feed = TaskFeed { told, shown, next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
         (feed, TaskResults { results, notes, owner, decode })
     }
 }
@@ -94,6 +95,11 @@ impl TaskFeed {
         let (id, index) = self.take_numbers();
         let _ = self.results.send(RawResult::cancelled(index, id, self.epoch.elapsed()));
         index
+    }
+
+    /// How many gateways the pool has now, as [`Pool::gateways`] has it.
+    pub fn gateways(&self) -> usize {
+        self.shown.lanes.load(Ordering::Acquire)
     }
 
     /// Hands to the pool what was gathered. Due before whatever may take time.

@@ -13,6 +13,7 @@ use sandgate_wire::{Message, Outcome};
 
 use super::core::{TaskId, Verdict};
 use super::driver::Note;
+use super::machines::Machine;
 use super::mailbox::Sender;
 use super::result::{PoolError, ProgramOutput, TaskError};
 use super::seat::Told;
@@ -44,8 +45,27 @@ pub(crate) trait Maker: Send + Sync {
     fn make_spare(&self, number: u64) -> Result<Made, PoolError>;
     /// There are so many lanes more, behind all others, on the machine of this one.
     fn grow(&self, lane: usize, more: usize);
+    /// These are the machines from now on. What is to join has its lanes behind all others.
+    fn change(&self, _machines: &[Machine]) -> Change {
+        Change::default()
+    }
+    /// The gateway of a lane that has left is gone. Blocks while a link ends that nobody needs any more.
+    fn left(&self, _lane: usize) {}
+    /// Whether a lane is on another machine.
+    fn is_far(&self, _lane: usize) -> bool {
+        false
+    }
     /// Nothing that is being made is wanted any more. Does not block; what can be ended at once ends.
     fn give_up(&self) {}
+}
+
+/// What follows from a change of machines.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Lanes that are to leave.
+    pub(crate) leave: Vec<usize>,
+    /// How many lanes there are more.
+    pub(crate) join: usize,
 }
 
 /// Why a run has not begun.
@@ -154,23 +174,48 @@ impl Ground {
             }));
         };
         let _ = notes.send(Note::Started { lane, result: Ok(Box::new(spare)) });
-        self.bury((before, dead));
-    }
-
-    /// Drops what is left of gateways on another thread, which may take until their processes are reaped.
-    fn bury(&mut self, dead: impl Send + 'static) {
-        let notes = self.notes.clone();
-        self.spares.burying += 1;
-        callback::run_soon(Box::new(move || {
-            drop(dead);
-            let _ = notes.send(Note::Buried);
-        }));
+        self.bury((before, dead), |_| {});
     }
 
     /// Makes room for so many lanes more, on the machine of this one.
     pub(crate) fn grow(&mut self, lane: usize, more: usize) {
         self.maker.grow(lane, more);
         self.places.resize_with(self.places.len() + more, Place::default);
+    }
+
+    /// These are the machines from now on. There is room for what joins, and no spare for gateways that are not all alike.
+    pub(crate) fn change(&mut self, machines: &[Machine]) -> Change {
+        let change = self.maker.change(machines);
+        self.places.resize_with(self.places.len() + change.join, Place::default);
+        if change.join > 0 || !change.leave.is_empty() {
+            self.spares.wanted = 0;
+            let spares = std::mem::take(&mut self.spares.ready);
+            self.bury(spares, |_| {});
+        }
+        change
+    }
+
+    /// Whether a lane is on another machine.
+    pub(crate) fn is_far(&self, lane: usize) -> bool {
+        self.maker.is_far(lane)
+    }
+
+    /// Ends a lane's gateway, in whose place there will be no other one.
+    pub(crate) fn leave(&mut self, lane: usize) {
+        let place = std::mem::take(&mut self.places[lane]);
+        self.bury((place.runs, place.session, place.made), move |maker| maker.left(lane));
+    }
+
+    /// Drops what may take a while on another thread.
+    fn bury<T: Send + 'static>(&mut self, dead: T, then: impl FnOnce(&dyn Maker) + Send + 'static) {
+        let (maker, notes) = (Arc::clone(&self.maker), self.notes.clone());
+        self.spares.burying += 1;
+        callback::run_soon(Box::new(move || {
+            drop(dead);
+            then(&*maker);
+            drop(maker);
+            let _ = notes.send(Note::Buried);
+        }));
     }
 
     /// Ends what can be ended of what is being started.
@@ -190,7 +235,7 @@ impl Ground {
     pub(crate) fn start_spares(&mut self) {
         let dead = self.spares.dead();
         if !dead.is_empty() {
-            self.bury(dead);
+            self.bury(dead, |_| {});
         }
         let spares = &mut self.spares;
         while spares.ready.len() + spares.starting < spares.wanted {
@@ -205,7 +250,8 @@ impl Ground {
     pub(crate) fn spare_started(&mut self, result: Result<Box<Made>, PoolError>) {
         self.spares.starting -= 1;
         match result {
-            Ok(made) => self.spares.ready.push(*made),
+            Ok(made) if self.spares.wanted > 0 => self.spares.ready.push(*made),
+            Ok(late) => self.bury(late, |_| {}),
             Err(error) => tracing::warn!("spare gateway of a pool did not start: {error}"),
         }
     }

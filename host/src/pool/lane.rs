@@ -44,6 +44,8 @@ pub(super) enum State {
     Down {
         until: Instant,
     },
+    /// It has left the pool for good.
+    Gone,
 }
 
 /// One place for a gateway.
@@ -53,6 +55,8 @@ pub(super) struct Lane {
     pub(super) flights: VecDeque<Flight>,
     /// A suspect flies on it, and nothing else may.
     pub(super) alone: bool,
+    /// It is to leave the pool: it takes nothing more, and is gone once it is empty.
+    pub(super) is_leaving: bool,
     /// It takes nothing more until it is empty and a suspect can have it.
     pub(super) draining: bool,
     /// Losses since a run ended well, and failures to start since a start.
@@ -103,6 +107,7 @@ impl Lane {
             state: State::Starting,
             flights: VecDeque::new(),
             alone: false,
+            is_leaving: false,
             draining: false,
             losses_in_a_row: 0,
             failed_starts: 0,

@@ -93,7 +93,7 @@ where
     }
 
     fn may_pull(&self) -> bool {
-        let ahead = self.under_way() < 2 * self.pool.enough && self.outstanding < self.pool.window;
+        let ahead = self.under_way() < 2 * self.pool.enough() && self.outstanding < self.pool.window;
         let fits = self.bytes < self.pool.buffer_bytes || self.under_way() < 2 * self.pool.gateways();
         self.inputs.is_some() && ahead && fits
     }
@@ -167,7 +167,7 @@ where
         loop {
             let ready = self.is_ready();
             // Inputs that come slowly do not keep back a result that is there.
-            let lacking = self.batch > 1 && self.under_way() < self.pool.enough;
+            let lacking = self.batch > 1 && self.under_way() < self.pool.enough();
             if (!ready || lacking) && self.may_pull() {
                 self.pull();
                 continue;

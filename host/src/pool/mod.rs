@@ -10,6 +10,7 @@
 //! | `driver`, `seat` | the work between notes and gateways; which thread does it |
 //! | `mailbox` | queues of notes and of results |
 //! | `ground`, `maker` | the gateways: starting them, keeping spares, giving them tasks |
+//! | `machines` | on which machines they are, while that changes |
 //! | `event`, `stats` | what can be seen of it |
 
 mod builder;
@@ -20,6 +21,7 @@ mod feed;
 mod ground;
 mod handle;
 mod lane;
+mod machines;
 mod mailbox;
 mod maker;
 mod map;
@@ -36,6 +38,7 @@ pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
 pub use feed::{FeedEnded, TaskFeed, TaskResults};
 pub use handle::{CancelToken, TaskHandle};
+pub use machines::{BadMachine, Machines};
 pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
 pub(crate) use seat::{Told, see_to_pools, sees_to_pools};
@@ -43,4 +46,7 @@ pub use stats::{GatewayStats, Histogram, PoolStats};
 
 pub(crate) use self::core::{Action, Core, Rules, Verdict};
 #[cfg(test)]
-pub(crate) use self::ground::{Made, Maker};
+pub(crate) use self::{
+    builder::Begin,
+    ground::{Made, Maker},
+};

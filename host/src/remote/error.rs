@@ -123,7 +123,8 @@ impl ReachError {
     }
 }
 
-fn said(words: &str) -> String {
+/// What a launcher said last, as it is told behind something else.
+pub(super) fn said(words: &str) -> String {
     match words.trim() {
         "" => String::new(),
         words => format!("; its words: {}", printable(words)),

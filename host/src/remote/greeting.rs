@@ -50,6 +50,25 @@ pub(super) fn greet(
     say_hello(launched, &before, greeting, patience)
 }
 
+/// For who plays the far end: greets what a launcher connects to that `base` has started, by ssh if a binary is named. `begin`
+/// is called once the launcher was started, before anything is read of it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn greet_over<T>(
+    base: &Arc<super::RemoteHost>,
+    named: Option<&std::path::Path>,
+    greeting: &HostGreeting,
+    patience: Duration,
+    begin: impl FnOnce() -> T,
+) -> (Result<AgentHello, ReachError>, T) {
+    let launched = super::launcher::start(&["launcher".to_owned()], Some(base), named.is_some());
+    let begun = begin();
+    let greeted = launched.and_then(|launched| {
+        let binary = named.map(|path| Binary::find(Some(path))).transpose()?;
+        greet(launched, binary.as_ref(), greeting, patience)
+    });
+    (greeted.map(|greeted| greeted.hello), begun)
+}
+
 /// Reads up to the preamble, and returns what came after it.
 fn find_preamble(launched: &mut Launched, binary: Option<&Binary>, patience: Duration) -> Result<Vec<u8>, ReachError> {
     let mut seen = Vec::new();

@@ -23,7 +23,7 @@ use sandgate_wire::transport::SendHalf;
 
 use super::artefacts::Tickets;
 use super::attempts::Attempts;
-use super::error::ReachError;
+use super::error::{ReachError, said};
 use super::greeting::{Greeted, greet};
 use super::launcher;
 use super::requests::Requests;
@@ -238,9 +238,7 @@ impl RemoteHost {
             _ => {}
         }
         let words = self.launcher.as_ref().map_or_else(String::new, |launcher| launcher.take_stderr_tail());
-        if !words.trim().is_empty() {
-            message.push_str(&format!("; its words: {}", words.trim()));
-        }
+        message.push_str(&said(&words));
         if end != LinkEnd::Closed {
             tracing::warn!("link to {message}: {end}");
         }

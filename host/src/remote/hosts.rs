@@ -122,6 +122,16 @@ impl Hosts {
         })
     }
 
+    /// Ends the links that nobody needs any more, the longest routes first, and waits until their launchers are gone; or until
+    /// an attempt to reach one has ended.
+    pub(crate) fn keep(&self, is_needed: impl Fn(&[Step], Duration) -> bool) {
+        let mut places: Vec<_> = {
+            let mut by_route = self.by_route.lock();
+            by_route.extract_if(|(route, heartbeat), _| !is_needed(route, *heartbeat)).collect()
+        };
+        close(&mut places);
+    }
+
     /// Ends what is under way to a machine that is not reached yet, and makes no more links. Never blocks.
     pub(crate) fn give_up(&self) {
         self.attempts.end_for_good();
@@ -132,18 +142,23 @@ impl Hosts {
     pub(crate) fn close(&self) {
         self.attempts.end();
         let mut places: Vec<_> = self.by_route.lock().drain().collect();
-        places.sort_by_key(|((route, _), _)| std::cmp::Reverse(route.len()));
-        for (_, place) in places {
-            if let Some(host) = place.lock().host.take() {
-                host.close();
-            }
-        }
+        close(&mut places);
     }
 
     /// Ends all links, and makes no more.
     pub(crate) fn close_for_good(&self) {
         self.give_up();
         self.close();
+    }
+}
+
+/// The longest routes first.
+fn close(places: &mut [(Route, Arc<Place>)]) {
+    places.sort_by_key(|((route, _), _)| std::cmp::Reverse(route.len()));
+    for (_, place) in places {
+        if let Some(host) = place.lock().host.take() {
+            host.close();
+        }
     }
 }
 

@@ -360,6 +360,41 @@ fn what_waits_behind_a_long_run_is_moved_to_an_idle_lane() {
 }
 
 #[test]
+fn a_lane_that_leaves_ends_what_runs_and_gives_back_the_rest() {
+    let mut table = Table::new(rules(), 2);
+    table.submit(0..6);
+    let runs = table.runs();
+    let on = |lane: usize| runs.iter().filter(|run| run.0 == lane).map(|run| run.2).collect::<Vec<u64>>();
+    let (first, behind) = (on(0)[0], on(0)[1]);
+    table.core.leave(0);
+    assert_eq!(table.actions(), [Action::Recall { lane: 0, run: behind }], "it gets nothing more, and is not gone yet");
+    table.ended(0, behind, Verdict::Stopped);
+    table.ended(0, first, Verdict::Value(0));
+    assert_eq!(table.actions(), [Action::End { lane: 0 }]);
+    assert_eq!(table.finished(), [(0, OutcomeKind::Returned, 1)]);
+    for run in on(1) {
+        table.ended(1, run, Verdict::Value(0));
+    }
+    // What was taken back is the next.
+    assert_eq!(table.runs().first().map(|run| (run.0, run.1)), Some((1, 2)));
+    // One whose worker is lost meanwhile, or that is being started again, is gone as well, and nothing is started for it.
+    let mut table = Table::new(rules(), 2);
+    table.submit(0..2);
+    let runs = table.runs();
+    table.core.leave(0);
+    table.ended(0, runs[0].2, Verdict::Lost(loss()));
+    assert_eq!(table.actions().last(), Some(&Action::End { lane: 0 }));
+    table.core.leave(1);
+    table.ended(1, runs[1].2, Verdict::Lost(loss()));
+    assert_eq!(table.actions(), [Action::End { lane: 1 }]);
+    // Tasks wait for a machine that joins, and begin when it has.
+    table.core.grow(1, table.now);
+    assert_eq!(table.actions(), [Action::Start { lane: 2 }]);
+    table.core.lane_up(2, table.now);
+    assert_eq!(table.runs().first().map(|run| (run.0, run.1)), Some((2, 0)));
+}
+
+#[test]
 fn what_has_begun_before_it_could_be_taken_back_goes_on() {
     let (mut table, long, waits) = straggler();
     table.now += SECOND;

@@ -8,7 +8,7 @@ use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Outcome, ToWorker};
 
 use crate::fake_worker::{PATIENCE, Stage, done, eventually, module};
-use crate::pool::{Made, Maker, OutcomeKind, Pool, PoolError, TaskError, TaskHandle};
+use crate::pool::{Begin, Machines, Made, Maker, OutcomeKind, Pool, PoolError, TaskError, TaskHandle};
 use crate::spec::Spec;
 
 /// Makes gateways to scripted workers, and gives the workers to the test.
@@ -41,7 +41,9 @@ fn pool(max_losses: u32) -> (Pool, Stage, Receiver<Stage>) {
 fn pool_with_spares(max_losses: u32, spares: usize) -> (Pool, Stage, Receiver<Stage>) {
     let (stages, workers) = unbounded();
     let builder = Pool::builder(&module()).max_losses(max_losses).spares(spares);
-    let pool = builder.build_over(vec![Spec::popen()], Arc::new(Scripted { stages })).unwrap();
+    let pool = builder
+        .build_over(vec![Spec::popen()], Arc::new(Scripted { stages }), &Machines::after(1), Begin::WithAll)
+        .unwrap();
     let first = next(&workers);
     (pool, first, workers)
 }
@@ -165,7 +167,8 @@ fn a_run_that_does_not_end_when_it_is_told_costs_its_worker() {
     let (stages, workers) = unbounded();
     let spec = Spec::popen().with_grace(Duration::from_millis(20));
     let builder = Pool::builder(&module()).spares(0);
-    let pool = builder.build_over(vec![spec], Arc::new(Scripted { stages })).unwrap();
+    let pool =
+        builder.build_over(vec![spec], Arc::new(Scripted { stages }), &Machines::after(1), Begin::WithAll).unwrap();
     let mut first = next(&workers);
     let (deaf, waiting) = (pool.submit::<u8>(&1_u8), pool.submit::<u8>(&2_u8));
     first.begins();

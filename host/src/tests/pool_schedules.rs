@@ -25,8 +25,10 @@ enum Step {
     Start(u8, u8, bool),
     /// The way to a gateway takes that long now.
     Way(u8, u8),
-    /// A machine has turned up that has more cores than one.
+    /// A machine has turned up that has more cores than one, or joins.
     Grow,
+    /// A machine is taken away.
+    Leave(u8),
     Cancel(u8),
     /// A worker says of a run that was asked for whether it had begun.
     Answer(u8),
@@ -43,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any::<u8>(), away(), prop::bool::weighted(0.8)).prop_map(|(lane, way, well)| Step::Start(lane, way, well)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(lane, way)| Step::Way(lane, way)),
         1 => Just(Step::Grow),
+        1 => any::<u8>().prop_map(Step::Leave),
         1 => any::<u8>().prop_map(Step::Cancel),
         6 => any::<u8>().prop_map(Step::Answer),
         3 => prop_oneof![0..10_u16, 0..2000_u16].prop_map(Step::Pass),
@@ -63,6 +66,8 @@ struct World {
     flying: Vec<Vec<u64>>,
     past: Vec<(usize, u64)>,
     starting: Vec<bool>,
+    /// Lanes that are gone.
+    gone: Vec<usize>,
     /// Runs that were asked for, and have not been answered.
     recalled: Vec<(usize, u64)>,
     moved: u64,
@@ -77,6 +82,7 @@ impl World {
             flying: vec![Vec::new(); lanes],
             past: Vec::new(),
             starting: vec![false; lanes],
+            gone: Vec::new(),
             recalled: Vec::new(),
             moved: 0,
             submitted: 0,
@@ -87,8 +93,17 @@ impl World {
     fn settle(&mut self) {
         for action in self.table.actions() {
             match action {
-                Action::Run { lane, run, .. } => self.flying[lane].push(run),
+                Action::Run { lane, run, .. } => {
+                    assert!(!self.table.core.is_leaving(lane), "what leaves gets nothing more");
+                    self.flying[lane].push(run);
+                }
+                Action::End { lane } => {
+                    assert!(self.flying[lane].is_empty() && !self.starting[lane], "it has nothing to do any more");
+                    assert!(self.table.core.is_leaving(lane) && !self.gone.contains(&lane), "it leaves, and once");
+                    self.gone.push(lane);
+                }
                 Action::Start { lane } => {
+                    assert!(!self.gone.contains(&lane), "what is gone does not come back");
                     assert!(!self.starting[lane], "a lane is started once");
                     assert!(self.flying[lane].is_empty(), "nothing flies on a lane that starts");
                     self.starting[lane] = true;
@@ -179,6 +194,12 @@ impl World {
                 self.starting.push(false);
             }
             Step::Grow => {}
+            Step::Leave(lane) => {
+                // Somebody stays.
+                if (0..lanes).filter(|lane| !self.table.core.is_leaving(*lane)).count() > 1 {
+                    self.table.core.leave(lane_of(lane));
+                }
+            }
             Step::Cancel(which) => {
                 if self.submitted > 0 {
                     self.table.core.cancel(u64::from(which) % self.submitted, self.table.now);
@@ -219,8 +240,8 @@ proptest! {
         let mut world = World::new(table, lanes);
         steps.iter().for_each(|step| world.step(step));
         // From here on all goes well, and all must come to its end.
-        for _ in 0..10_000 {
-            if world.table.core.unfinished() == 0 {
+        for round in 0..10_000 {
+            if world.table.core.unfinished() == 0 && round > 2 {
                 break;
             }
             world.step(&Step::Pass(1000));
@@ -233,6 +254,10 @@ proptest! {
         }
         prop_assert_eq!(world.table.core.unfinished(), 0);
         prop_assert_eq!(world.results.len() as u64, world.submitted);
+        let mut gone = std::mem::take(&mut world.gone);
+        gone.sort_unstable();
+        let leaving: Vec<usize> = (0..world.flying.len()).filter(|lane| world.table.core.is_leaving(*lane)).collect();
+        prop_assert_eq!(gone, leaving, "whoever is to leave has left");
     }
 }
 

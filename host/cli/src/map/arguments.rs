@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
+use crate::hosts::machine;
 use crate::options::{Sandbox, setting};
 
 /// Run a task for each input, on all cores, each in a sandbox of its own
@@ -39,7 +40,7 @@ With --journal, a result is in the journal before it is printed. A run that was 
 Exit codes:
   0    every input has its result; a pipe that is closed by its reader counts as well
   1    some inputs failed
-  2    the command line is wrong
+  2    the command line, or the file of --hosts, is wrong
   3    it could not be run, or its results could not be written, as standard error says
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
@@ -76,7 +77,8 @@ pub(crate) struct Arguments {
     /// others; can be given again. A spec says what else a gateway is, as in `ssh=me@host//heartbeat=5s`
     #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
     pub(crate) gateway: Vec<sandgate::Spec>,
-    /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment
+    /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment. It is looked at every 2 seconds while
+    /// this runs: machines on new lines join, those whose lines are gone leave once what runs there is done
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
     pub(crate) hosts: Option<PathBuf>,
     /// Time for each task, as in 10s, or `off` [default: 60s]
@@ -166,39 +168,9 @@ impl Template {
     }
 }
 
-pub(crate) fn machine(text: &str) -> Result<sandgate::Spec, String> {
-    text.parse().map_err(|error: sandgate::SpecError| error.to_string())
-}
-
-/// The specs of a hosts file.
-pub(crate) fn machines_of(text: &str) -> Result<Vec<sandgate::Spec>, String> {
-    // A comment begins a line or stands after a space, so that a command can have a `#` in it.
-    let without_comment = |line: &str| match line.find(" #") {
-        _ if line.starts_with('#') => String::new(),
-        Some(at) => line[..at].trim().to_owned(),
-        None => line.trim().to_owned(),
-    };
-    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, without_comment(line)));
-    let specs = lines.filter(|(_, line)| !line.is_empty());
-    specs.map(|(at, line)| machine(&line).map_err(|error| format!("line {at}: {error}"))).collect()
-}
-
 pub(crate) fn jobs(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(jobs @ 1..=1024) => Ok(jobs),
         _ => Err("is not a number from 1 to 1024".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hosts_file_has_a_machine_on_each_line() {
-        let text = "# ours\npopen\n\n  ssh=me@big//heartbeat=5s # the big one\nexec=run '#1' agent\n";
-        let expected = ["popen", "ssh=me@big//heartbeat=5s", "exec=run '#1' agent"];
-        assert_eq!(machines_of(text), Ok(expected.map(|spec| machine(spec).unwrap()).to_vec()));
-        assert!(machines_of("popen\nssh=-x\n").unwrap_err().starts_with("line 2: "));
     }
 }

@@ -55,6 +55,7 @@ impl Feeder<'_> {
     fn run(&mut self) -> Result<()> {
         let mut index = 0;
         loop {
+            self.ledger.lanes_are(self.feed.gateways());
             if !self.inputs.is_at_hand() || !self.ledger.has_room() {
                 self.feed.flush();
             }

@@ -72,13 +72,13 @@ impl Meta {
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    lanes: usize,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    lanes: usize,
     metas: HashMap<u64, Meta>,
     /// Inputs that were added.
     added: u64,
@@ -93,26 +93,31 @@ struct State {
 
 impl Ledger {
     pub(crate) fn new(lanes: usize) -> Ledger {
-        Ledger { lanes, state: Mutex::default(), changed: Condvar::new() }
+        Ledger { state: Mutex::new(State { lanes, ..State::default() }), changed: Condvar::new() }
+    }
+
+    /// There are so many gateways now.
+    pub(crate) fn lanes_are(&self, lanes: usize) {
+        self.state().lanes = lanes;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_room_for_one(&self, state: &State) -> bool {
-        state.inputs < MAX_INPUTS && (state.bytes < MAX_BYTES || state.metas.len() < 2 * self.lanes)
+    fn has_room_for_one(state: &State) -> bool {
+        state.inputs < MAX_INPUTS && (state.bytes < MAX_BYTES || state.metas.len() < 2 * state.lanes)
     }
 
     pub(crate) fn has_room(&self) -> bool {
         let state = self.state();
-        state.closed || self.has_room_for_one(&state)
+        state.closed || Self::has_room_for_one(&state)
     }
 
     /// Waits for room for one more; `false` if no more is let in.
     pub(crate) fn wait_for_room(&self) -> bool {
         let mut state = self.state();
-        while !state.closed && !self.has_room_for_one(&state) {
+        while !state.closed && !Self::has_room_for_one(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         !state.closed
@@ -172,7 +177,7 @@ impl Ledger {
         let mut state = self.state();
         state.inputs -= 1;
         state.bytes -= bytes;
-        let wake = self.has_room_for_one(&state);
+        let wake = Self::has_room_for_one(&state);
         drop(state);
         if wake {
             self.changed.notify_all();
@@ -200,6 +205,9 @@ mod tests {
         ledger.holds(MAX_BYTES);
         assert!(ledger.has_room(), "a result that waits for its turn keeps no gateway busy");
         assert!(ledger.add(meta(4, 1)));
+        assert!(!ledger.has_room());
+        ledger.lanes_are(3);
+        assert!(ledger.has_room(), "one more gateway to be kept busy");
         ledger.written(MAX_BYTES);
         ledger.close();
         assert!(!ledger.add(meta(5, 0)) && !ledger.wait_for_room());

@@ -32,11 +32,10 @@ pub(crate) mod render;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use sandgate::{Group, Module, Pool, RetryOn, Spec};
+use sandgate::{Group, Module, Pool, RetryOn};
 
 pub(crate) use self::arguments::Arguments;
 use self::collector::Collector;
@@ -46,6 +45,7 @@ use self::journal::{Header, Journal};
 use self::ledger::Ledger;
 use self::output::Output;
 use crate::exit::Exit;
+use crate::hosts::Hosts;
 use crate::interrupt::Interrupt;
 use crate::{options, print, see};
 
@@ -69,17 +69,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let job = Arc::new(Job::new(&entry, &described, arguments.json)?);
     let journal = journal(arguments, &module)?;
+    let mut hosts = Hosts::read(&arguments.gateway, arguments.hosts.as_deref())?;
     let builder = Pool::builder(&module)
         .spec(spec)
         .argv(&arguments.arg)
         .gateways(arguments.jobs.unwrap_or_else(cores))
-        .machines(machines(&arguments.gateway, arguments.hosts.as_deref())?)
-        .retries(arguments.retries, RetryOn::any_failure())
-        .reach_machines()?;
-    let gateways = builder.gateway_count();
+        .machines_of(hosts.machines())
+        .retries(arguments.retries, RetryOn::any_failure());
     let facts = see::Facts {
         module: module.name().to_owned(),
-        gateways,
+        gateways: builder.gateway_count(),
         inputs: (!inputs.paths().is_empty()).then_some(inputs.paths().len() as u64),
         prints_to_terminal: arguments.output_dir.is_none() && io::stdout().is_terminal(),
     };
@@ -89,6 +88,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         Job::Program => builder.program(),
         Job::Task(task) => builder.task(&task.name),
     };
+    let speaker = Arc::clone(&observer);
+    hosts.watch(move |told| speaker.suspend(|| print::complain(told)))?;
     let pool = builder.build()?;
     let ledger = Arc::new(Ledger::new(pool.gateways()));
     let (token, closing) = (pool.cancel_token(), Arc::clone(&ledger));
@@ -122,6 +123,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         }
     };
     let stats = pool.stats();
+    drop(hosts);
     drop(pool);
     let seen = observer.finish(&stats);
     let summary = summary?;
@@ -131,17 +133,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
 
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
-/// The machines that are named; none is this one.
-pub(crate) fn machines(gateways: &[Spec], hosts: Option<&Path>) -> Result<Vec<Spec>> {
-    let mut machines = gateways.to_vec();
-    if let Some(path) = hosts {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let named = arguments::machines_of(&text);
-        machines.extend(named.map_err(|problem| anyhow::anyhow!("hosts file `{}`: {problem}", path.display()))?);
-    }
-    Ok(machines)
 }
 
 /// The content of files if there are any, else the parts of standard input.

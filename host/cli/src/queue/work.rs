@@ -10,9 +10,10 @@ use sandgate::{Group, Module, OutputSink, Pool, Spec};
 
 use super::options::{Options, ack_wait, duration, some_time};
 use crate::exit::Exit;
+use crate::hosts::{Hosts, machine};
 use crate::interrupt::Interrupt;
-use crate::map::arguments::{jobs, machine};
-use crate::map::{cores, machines};
+use crate::map::arguments::jobs;
+use crate::map::cores;
 use crate::options::{Sandbox, setting};
 use crate::print;
 
@@ -34,7 +35,7 @@ Examples:
 
 Exit codes:
   0    stopped by SIGTERM, Ctrl-C or --stop-when-idle: what it had is done or given back
-  2    the command line is wrong
+  2    the command line, or the file of --hosts, is wrong
   3    it could not go on, or not give back what it had, as standard error says
   130  ended at once by a second Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
@@ -44,7 +45,8 @@ pub(crate) struct Arguments {
     /// A machine that takes tasks, as for `sandgate map`; can be given again
     #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
     gateway: Vec<Spec>,
-    /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment
+    /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment. It is looked at every 2 seconds while
+    /// this runs: machines on new lines join, those whose lines are gone leave once what runs there is done
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
     hosts: Option<PathBuf>,
     /// The most time for each task, whatever its job says [default: as the job has it, or 60s]
@@ -91,7 +93,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let queue = arguments.queue.settings()?;
     let more = [("output", arguments.max_output.as_deref()), ("module", arguments.max_module.as_deref())];
     let spec = arguments.sandbox.spec(&more)?;
-    let machines = machines(&arguments.gateway, arguments.hosts.as_deref())?;
+    let mut hosts = Hosts::read(&arguments.gateway, arguments.hosts.as_deref())?;
+    let machines = hosts.machines().clone();
     let gateways = arguments.jobs.unwrap_or_else(cores);
     let interrupt = Interrupt::install()?;
     // There is nothing yet that could be given back.
@@ -101,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         let module = sandbox.prepared(module.clone(), &spec)?;
         // Guests of a queue are no business of a terminal: what a program prints is in its result.
         let group = Group::builder().output(OutputSink::Discard);
-        Ok(Pool::builder(&module).spec(spec.clone()).gateways(gateways).machines(machines.clone()).group(group))
+        Ok(Pool::builder(&module).spec(spec.clone()).gateways(gateways).machines_of(&machines).group(group))
     };
     let mut settings = WorkerSettings::new(gateways, maker)
         .name(arguments.name.clone().unwrap_or_else(machine_name))
@@ -131,8 +134,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         stopper.stop();
     });
     let worker = queue.work(settings)?;
+    hosts.watch(print::complain)?;
     print::complain("working");
     let worked = worker.wait()?;
+    drop(hosts);
     print::complain(&summary(&worked));
     if worked.kept > 0 {
         print::complain(&format!(

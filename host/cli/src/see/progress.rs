@@ -48,11 +48,9 @@ impl Progress {
             None => ProgressBar::no_length().with_style(style("{msg}")),
         };
         let main = all.add(main);
-        let lines = facts.gateways.min(MOST_LINES);
-        let line = || ProgressBar::no_length().with_style(style("  {wide_msg}"));
-        let gateways = (0..lines).map(|_| all.add(line())).collect();
-        let rest = (facts.gateways > lines).then(|| all.add(line()));
-        Progress::new(Shape::Bars { all, main, gateways, rest }, facts)
+        let mut shape = Shape::Bars { all, main, gateways: Vec::new(), rest: None };
+        shape.has_lines_for(facts.gateways);
+        Progress::new(shape, facts)
     }
 
     pub(super) fn lines(facts: &Facts, every: Duration) -> Progress {
@@ -85,6 +83,7 @@ impl Progress {
             _ => self.next = Some(now + every),
         }
         self.rate.update(at, tally.ended());
+        self.shape.has_lines_for(tally.gateways.len());
         let line = main_line(at, tally, self.inputs, self.rate.per_second());
         match &self.shape {
             Shape::Lines { .. } => {
@@ -112,6 +111,21 @@ impl Progress {
             gateways.iter().chain(&rest).chain([&main]).for_each(ProgressBar::finish_and_clear);
             // Nobody is there to see it if that fails.
             let _ = all.clear();
+        }
+    }
+}
+
+impl Shape {
+    /// Machines may join.
+    fn has_lines_for(&mut self, count: usize) {
+        let Shape::Bars { all, gateways, rest, .. } = self else { return };
+        let style = ProgressStyle::with_template("  {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let line = || all.add(ProgressBar::no_length().with_style(style.clone()));
+        while gateways.len() < count.min(MOST_LINES) {
+            gateways.push(line());
+        }
+        if count > MOST_LINES && rest.is_none() {
+            *rest = Some(line());
         }
     }
 }

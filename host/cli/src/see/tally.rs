@@ -51,6 +51,7 @@ pub(super) enum What {
     Replaced,
     Recycled,
     Failed,
+    Left,
 }
 
 impl What {
@@ -61,6 +62,7 @@ impl What {
             What::Replaced => "replaced",
             What::Recycled => "recycled",
             What::Failed => "failed to start",
+            What::Left => "left",
         }
     }
 }
@@ -275,6 +277,11 @@ impl Tally {
             PoolEvent::GatewayFailed { gateway, error, again_in } => {
                 self.place(*gateway).failed_starts += 1;
                 (*gateway, What::Failed, format!("{error}; again in {}", text::time(*again_in)))
+            }
+            PoolEvent::GatewayLeft { gateway } => {
+                let place = self.place(*gateway);
+                (place.pid, place.memory) = (None, None);
+                (*gateway, What::Left, String::new())
             }
             _ => return,
         };

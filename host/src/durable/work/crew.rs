@@ -288,6 +288,13 @@ impl Crew {
     }
 
     fn noted(&mut self, note: PoolNote) {
+        self.note(note);
+        if let Some(lanes) = self.pools.count_lanes() {
+            self.capacity.lanes(lanes);
+        }
+    }
+
+    fn note(&mut self, note: PoolNote) {
         match note {
             PoolNote::Finished { pool, index, fate, took } => {
                 self.busy = Instant::now();
@@ -296,23 +303,18 @@ impl Crew {
                     self.store(&key, fate);
                 }
             }
-            PoolNote::Built { pool, built } => {
-                if let Ok(ends) = &built {
-                    self.capacity.lanes(ends.lanes);
-                }
-                match self.pools.built(pool, built) {
-                    None => {}
-                    Some((waiting, Trouble::Job { text, is_dead })) => {
-                        for key in waiting {
-                            let ending = Ending::Ran(OutcomeKind::Rejected);
-                            let result = JobResult::failed(0, 0, None, ending, text.clone());
-                            self.store(&key, if is_dead { Fate::Dead(result) } else { Fate::Result(result) });
-                        }
+            PoolNote::Built { pool, built } => match self.pools.built(pool, built) {
+                None => {}
+                Some((waiting, Trouble::Job { text, is_dead })) => {
+                    for key in waiting {
+                        let ending = Ending::Ran(OutcomeKind::Rejected);
+                        let result = JobResult::failed(0, 0, None, ending, text.clone());
+                        self.store(&key, if is_dead { Fate::Dead(result) } else { Fate::Result(result) });
                     }
-                    Some((_, Trouble::Worker(text))) => self.fail(DurableError::Unable { source: Cause::text(&text) }),
-                    Some((_, Trouble::Server(error))) => self.fail(error),
                 }
-            }
+                Some((_, Trouble::Worker(text))) => self.fail(DurableError::Unable { source: Cause::text(&text) }),
+                Some((_, Trouble::Server(error))) => self.fail(error),
+            },
         }
     }
 

@@ -134,9 +134,9 @@ impl Capacity {
         Capacity { lanes, most, mean: Mean::default() }
     }
 
-    /// A pool has so many gateways.
+    /// A pool has so many gateways; with one that waits for a machine, a task is there when that comes.
     pub(super) fn lanes(&mut self, lanes: usize) {
-        self.lanes = self.lanes.max(lanes);
+        self.lanes = lanes.max(1);
     }
 
     /// A task has taken so long.

@@ -45,7 +45,6 @@ pub(super) enum PoolNote {
 pub(super) struct Ends {
     pub(super) feed: TaskFeed,
     pub(super) token: CancelToken,
-    pub(super) lanes: usize,
 }
 
 /// Why there is no pool.
@@ -185,7 +184,6 @@ impl Pools {
         let at = self.kept.iter().position(|kept| kept.id == pool)?;
         match built {
             Ok(ends) => {
-                self.lanes = self.lanes.max(ends.lanes);
                 (self.kept[at].ends, self.kept[at].since) = (Some(ends), Instant::now());
                 None
             }
@@ -199,6 +197,13 @@ impl Pools {
         kept.idle_since = Instant::now();
         kept.mean.took(took);
         kept.inside.remove(&index)
+    }
+
+    /// Gateways of the pool that has the most, as machines come and go; if there is a pool.
+    pub(super) fn count_lanes(&mut self) -> Option<usize> {
+        let lanes = self.kept.iter().filter_map(|kept| kept.ends.as_ref()).map(|ends| ends.feed.gateways()).max()?;
+        self.lanes = lanes.max(1);
+        Some(lanes)
     }
 
     /// Cancels whatever runs.

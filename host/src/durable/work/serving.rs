@@ -79,7 +79,7 @@ impl Serving {
         results: &TaskResults<T>,
         report: impl Fn(TaskResult<T>) -> Fate,
     ) {
-        let ends = Ends { feed, token: pool.cancel_token(), lanes: pool.gateways() };
+        let ends = Ends { feed, token: pool.cancel_token() };
         if self.notes.send(PoolNote::Built { pool: self.id, built: Ok(ends) }).is_err() {
             return;
         }

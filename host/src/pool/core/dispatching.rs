@@ -10,6 +10,7 @@ use super::{Action, Core, Task, TaskId};
 impl<P, V> Core<P, V> {
     /// Puts tasks on lanes that can take them.
     pub(crate) fn dispatch(&mut self, now: Instant) {
+        self.see_off(now);
         self.drain_for_suspects();
         let mut lanes: Vec<usize> = (0..self.lanes.len()).collect();
         lanes.retain(|&lane| self.lanes[lane].is_to_be_filled(&self.rules));
@@ -20,7 +21,8 @@ impl<P, V> Core<P, V> {
     }
 
     fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
-        if self.lanes[lane].state != State::Up || self.lanes[lane].killed {
+        let it = &self.lanes[lane];
+        if it.state != State::Up || it.killed || it.is_leaving {
             return false;
         }
         if self.lanes[lane].flights.is_empty() {
@@ -60,7 +62,7 @@ impl<P, V> Core<P, V> {
     fn any_is_idle(&self) -> bool {
         let is_idle =
             |lane: &Lane| lane.state == State::Up && lane.flights.len() < self.rules.executions && !lane.alone;
-        self.lanes.iter().any(|lane| is_idle(lane) && !lane.draining)
+        self.lanes.iter().any(|lane| is_idle(lane) && !lane.draining && !lane.is_leaving)
     }
 
     /// Takes back what waits behind runs that take long, for lanes that have nothing to do. The last one first, so that they
@@ -93,11 +95,13 @@ impl<P, V> Core<P, V> {
         if self.suspects.is_empty() {
             return;
         }
-        let has_turn = |lane: &Lane| lane.alone || lane.draining || lane.state == State::Starting;
-        if self.lanes.iter().any(has_turn) {
+        // A machine that is reached for the first time, or again, may take long.
+        let starts_soon = |lane: &Lane| lane.state == State::Starting && lane.generation > 0 && lane.way.is_zero();
+        let has_turn = |lane: &Lane| lane.alone || lane.draining || starts_soon(lane);
+        if self.lanes.iter().any(|lane| has_turn(lane) && !lane.is_leaving) {
             return;
         }
-        let up = self.lanes.iter_mut().filter(|lane| lane.state == State::Up);
+        let up = self.lanes.iter_mut().filter(|lane| lane.state == State::Up && !lane.is_leaving);
         if let Some(lane) = up.min_by_key(|lane| lane.flights.len()) {
             lane.draining = true;
         }
@@ -109,7 +113,7 @@ impl<P, V> Core<P, V> {
             let rules = &self.rules;
             let lane = &mut self.lanes[number];
             match lane.state {
-                State::Down { until } if until <= now && self.broken.is_none() => {
+                State::Down { until } if until <= now && self.broken.is_none() && !lane.is_leaving => {
                     lane.state = State::Starting;
                     self.actions.push(Action::Start { lane: number });
                 }

@@ -1,12 +1,17 @@
 //! Networks of their own: a network namespace with one address, at the other end of a cable that can be pulled.
 
 use rustix::process::Signal;
-use sandgate_tests::{LIMIT, Watched, eventually, output, repository};
 
-use crate::server::skip;
+use crate::command::output;
+use crate::fixtures::repository;
+use crate::remote::LIMIT;
+use crate::ssh::skip;
+use crate::waiting::eventually;
+use crate::watched::Watched;
 
 /// A network with one address. What is started in it is a machine, as far as a network can tell.
-pub(crate) struct Namespace {
+#[derive(Debug)]
+pub struct Namespace {
     name: String,
     cable: String,
     net: String,
@@ -14,7 +19,7 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     /// One of several, by number. `None`, and a word about it, where this process may not make one.
-    pub(crate) fn make(number: u8) -> Option<Namespace> {
+    pub fn make(number: u8) -> Option<Namespace> {
         let id = std::process::id();
         let net = format!("10.{}.{}", 213 + number, id % 250);
         let namespace = Namespace { name: format!("sandgate-{id}-{number}"), cable: format!("sg{id}n{number}"), net };
@@ -36,36 +41,58 @@ impl Namespace {
         }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    /// What the system calls it.
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub(crate) fn address(&self) -> String {
+    /// The address in it.
+    pub fn address(&self) -> String {
         format!("{}.2", self.net)
     }
 
-    pub(crate) fn pull_the_cable(&self) {
+    /// This machine's address, as it has it.
+    pub fn address_of_this_machine(&self) -> String {
+        format!("{}.1", self.net)
+    }
+
+    /// Nothing gets in or out any more.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses.
+    pub fn pull_the_cable(&self) {
         assert!(ip(&format!("link set {} down", self.cable)));
     }
 
-    pub(crate) fn plug_it_in(&self) {
+    /// Undoes that.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses.
+    pub fn plug_it_in(&self) {
         assert!(ip(&format!("link set {} up", self.cable)));
     }
 
     /// Sends a signal to every process in it.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         self.processes().iter().for_each(|process| process.signal(signal));
     }
 
     /// Kills every process in it, and waits until none is left.
-    pub(crate) fn kill_all(&self) {
+    ///
+    /// # Panics
+    ///
+    /// When one is.
+    pub fn kill_all(&self) {
         eventually(LIMIT, "every process of a machine to be gone", || {
             self.signal(Signal::KILL);
             self.processes().is_empty()
         });
     }
 
-    fn processes(&self) -> Vec<Watched> {
+    /// Every process in it.
+    pub fn processes(&self) -> Vec<Watched> {
         let pids = output("ip", &["netns", "pids", &self.name], repository());
         let pids = String::from_utf8_lossy(&pids.stdout).into_owned();
         pids.lines().filter_map(|pid| pid.trim().parse().ok()).filter_map(Watched::find).collect()

@@ -1,4 +1,5 @@
 //! A real OpenSSH server on a port of this machine, with keys, configuration and a home for the cache of its own.
+#![expect(clippy::unwrap_used, reason = "what tests call is test code too")]
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandgate::Spec;
-use sandgate_tests::{LIMIT, Running, comes_true, output, repository, start, worker};
+
+use crate::command::{Running, output, start};
+use crate::fixtures::{repository, worker};
+use crate::remote::LIMIT;
+use crate::waiting::comes_true;
 
 /// Where the server is on Debian and its kin; it wants to be started by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
@@ -14,7 +19,8 @@ const SSHD: &str = "/usr/sbin/sshd";
 const REQUIRED: &str = "SANDGATE_TEST_SSHD";
 
 /// The server, and what a client needs to reach it.
-pub(crate) struct Server {
+#[derive(Debug)]
+pub struct SshServer {
     directory: tempfile::TempDir,
     address: String,
     port: u16,
@@ -23,9 +29,9 @@ pub(crate) struct Server {
     process: Running,
 }
 
-impl Server {
+impl SshServer {
     /// Starts a server; `None`, and a word about it, where none is installed.
-    pub(crate) fn start(more: &str) -> Option<Server> {
+    pub fn start(more: &str) -> Option<SshServer> {
         if !Path::new(SSHD).exists() {
             assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and there is no {SSHD}");
             skip("there is no OpenSSH server here: apt-get install openssh-server");
@@ -34,20 +40,20 @@ impl Server {
         // Between the look for a free port and its use another process may take it.
         let start = || {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            Server::try_start(more, &[], "127.0.0.1", port)
+            SshServer::try_start(more, &[], "127.0.0.1", port)
         };
         (0..5).find_map(|_| start()).or_else(|| panic!("no OpenSSH server starts"))
     }
 
     /// Starts a server in a network of its own, at this address.
-    pub(crate) fn start_in(namespace: &str, address: &str) -> Option<Server> {
+    pub fn start_in(namespace: &str, address: &str) -> Option<SshServer> {
         if !Path::new(SSHD).exists() {
-            return Server::start("");
+            return SshServer::start("");
         }
-        Server::try_start("", &["ip", "netns", "exec", namespace], address, 2222)
+        SshServer::try_start("", &["ip", "netns", "exec", namespace], address, 2222)
     }
 
-    fn try_start(more: &str, around: &[&str], address: &str, port: u16) -> Option<Server> {
+    fn try_start(more: &str, around: &[&str], address: &str, port: u16) -> Option<SshServer> {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         for key in ["host", "user", "stranger"] {
@@ -81,7 +87,7 @@ impl Server {
         let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
         let process = run_server(&command);
         let user = String::from_utf8(output("id", &["-un"], repository()).stdout).unwrap().trim().to_owned();
-        let server = Server { port, user, directory, address: address.to_owned(), command, process };
+        let server = SshServer { port, user, directory, address: address.to_owned(), command, process };
         server.listens().then_some(server)
     }
 
@@ -90,56 +96,64 @@ impl Server {
     }
 
     /// Starts it again, after it was killed.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         self.process = run_server(&self.command);
         assert!(self.listens(), "the server is there again");
     }
 
     /// A gateway on it, with one of the client's configurations.
-    pub(crate) fn spec_with(&self, config: &str) -> Spec {
+    pub fn spec_with(&self, config: &str) -> Spec {
         self.spec_to(&format!("{}:{}", self.address, self.port), config)
     }
 
     /// A gateway on it, reached by another address.
-    pub(crate) fn spec_to(&self, address: &str, config: &str) -> Spec {
+    pub fn spec_to(&self, address: &str, config: &str) -> Spec {
         let spec = Spec::ssh(&format!("{}@{address}", self.user)).unwrap();
         spec.ssh_config(self.directory.path().join(config)).agent(worker()).with_hello_deadline(LIMIT)
     }
 
     /// A gateway on it that names no binary to be copied.
-    pub(crate) fn spec_without_a_binary(&self) -> Spec {
+    pub fn spec_without_a_binary(&self) -> Spec {
         let spec = Spec::ssh(&format!("{}@{}:{}", self.user, self.address, self.port)).unwrap();
         spec.ssh_config(self.config()).with_hello_deadline(LIMIT)
     }
 
     /// Where it listens.
-    pub(crate) fn address(&self) -> (String, u16) {
+    pub fn address(&self) -> (String, u16) {
         (self.address.clone(), self.port)
     }
 
-    pub(crate) fn spec(&self) -> Spec {
+    /// A gateway on it.
+    pub fn spec(&self) -> Spec {
         self.spec_with("ssh_config")
     }
 
+    /// The same as text.
+    pub fn spec_text(&self) -> String {
+        let escaped = |path: &Path| path.to_str().unwrap().replace('/', "\\/");
+        let (config, agent) = (escaped(&self.config()), escaped(worker()));
+        format!("ssh={}@{}:{}//ssh_config={config}//agent={agent}", self.user, self.address, self.port)
+    }
+
     /// The configuration of a client that gets in.
-    pub(crate) fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.directory.path().join("ssh_config")
     }
 
     /// Whoever has the user's key can run this command from now on, and nothing else.
-    pub(crate) fn force_command(&self, command: &str) {
+    pub fn force_command(&self, command: &str) {
         let at = |name: &str| self.directory.path().join(name);
         let key = fs::read_to_string(at("user.pub")).unwrap();
         fs::write(at("authorized"), format!("restrict,command=\"{command}\" {key}")).unwrap();
     }
 
     /// Where agents are copied.
-    pub(crate) fn agents(&self) -> PathBuf {
+    pub fn agents(&self) -> PathBuf {
         self.directory.path().join("cache/sandgate/agents")
     }
 
     /// The agents that were copied there.
-    pub(crate) fn copied(&self) -> Vec<PathBuf> {
+    pub fn copied(&self) -> Vec<PathBuf> {
         fs::read_dir(self.agents())
             .map_or_else(|_| Vec::new(), |entries| entries.map(|it| it.unwrap().path()).collect())
     }
@@ -164,7 +178,8 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(result.status.success(), "{program}: {}", String::from_utf8_lossy(&result.stderr));
 }
 
+/// Says why a test checks nothing.
 #[expect(clippy::print_stderr, reason = "a test that checks nothing says so")]
-pub(crate) fn skip(why: &str) {
+pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }

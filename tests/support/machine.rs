@@ -1,0 +1,94 @@
+//! A machine, as far as a network can tell: a network of its own with an OpenSSH server in it, which can fail in several ways.
+
+use std::ffi::OsStr;
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::command::{Running, start};
+use crate::fixtures::worker;
+use crate::namespace::Namespace;
+use crate::shipped::variables;
+use crate::ssh::SshServer;
+use crate::watched::Watched;
+
+/// What happens to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing in it runs.
+    Frozen,
+    /// Nothing gets in or out.
+    CutOff,
+    /// All of its processes are gone.
+    Killed,
+}
+
+impl Failure {
+    /// All there are.
+    pub const ALL: [Failure; 3] = [Failure::Frozen, Failure::CutOff, Failure::Killed];
+}
+
+/// A network of its own with a server in it.
+#[derive(Debug)]
+pub struct Machine {
+    /// The network.
+    pub network: Namespace,
+    /// The server.
+    pub server: SshServer,
+}
+
+impl Machine {
+    /// One of several, by number. `None`, and a word about it, where this process may not make one.
+    pub fn make(number: u8) -> Option<Machine> {
+        let network = Namespace::make(number)?;
+        let server = SshServer::start_in(network.name(), &network.address())?;
+        Some(Machine { network, server })
+    }
+
+    /// Starts `sandgate` in it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start(&self, words: &[&str]) -> Running {
+        let worker = worker().to_str().expect("a path that is text");
+        let words = [&["netns", "exec", self.network.name(), worker], words].concat();
+        let path: [(&str, &OsStr); 1] = [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".as_ref())];
+        start("ip", &words, &[&variables()[..], &path].concat())
+    }
+
+    /// Lets it fail.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses, or a process is left of one that is killed.
+    pub fn fail(&self, failure: Failure) {
+        match failure {
+            Failure::Frozen => self.network.signal(Signal::STOP),
+            Failure::CutOff => self.network.pull_the_cable(),
+            Failure::Killed => self.network.kill_all(),
+        }
+    }
+
+    /// It is there again; of what was killed the server alone.
+    ///
+    /// # Panics
+    ///
+    /// When the system refuses.
+    pub fn recover(&mut self, failure: Failure) {
+        match failure {
+            Failure::Frozen => self.network.signal(Signal::CONT),
+            Failure::CutOff => self.network.plug_it_in(),
+            Failure::Killed => self.server.start_again(),
+        }
+    }
+
+    /// The processes in it whose command line has this word.
+    pub fn processes_with(&self, word: &str) -> Vec<Watched> {
+        let has_it = |process: &Watched| {
+            let line = fs::read(format!("/proc/{}/cmdline", process.pid())).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|it| String::from_utf8_lossy(it).contains(word))
+        };
+        self.network.processes().into_iter().filter(has_it).collect()
+    }
+}
