@@ -58,7 +58,7 @@ pub(crate) enum Violation {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) execution: Arc<Execution>,
-    pub(crate) execute: Execute,
+    pub(crate) execute: Arc<Execute>,
     pub(crate) arguments: Option<Message>,
 }
 
@@ -180,7 +180,7 @@ impl Hub {
     }
 
     /// Queues an execution. False if it has already ended.
-    pub(crate) fn execute(&mut self, channel: ChannelId, execute: Execute) -> Result<bool, Violation> {
+    pub(crate) fn execute(&mut self, channel: ChannelId, execute: Arc<Execute>) -> Result<bool, Violation> {
         self.first_use(channel)?;
         let arguments = self.arguments.remove(&channel).map(|it| it.message);
         let arguments = match (execute.has_arguments, arguments) {

@@ -79,7 +79,7 @@ fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> 
         ToWorker::Credit(channel, credit) => worker.hub.lock().credit(channel, credit)?,
         ToWorker::Arguments(channel, chunk) => worker.hub.lock().arguments(channel, chunk)?,
         ToWorker::Execute(channel, execute) => {
-            let queued = worker.hub.lock().execute(channel, execute)?;
+            let queued = worker.hub.lock().execute(channel, Arc::new(execute))?;
             if queued {
                 executor::provide(worker);
             }
