@@ -30,8 +30,7 @@ use crate::worker::Worker;
 pub(crate) const THREAD_NAME: &str = "exec-";
 
 /// An execution was queued: wakes an executor that is idle, or starts one more.
-pub(crate) fn provide(worker: &Arc<Worker>) {
-    let hub = worker.hub.lock();
+pub(crate) fn provide(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
     if hub.reading.role == Role::Idle && hub.queue.len() <= 1 {
         // It is the caller.
         hub.waiters.raise();
@@ -51,23 +50,21 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
 /// Starts all executors that there can be.
 pub(crate) fn provide_all(worker: &Arc<Worker>) {
     loop {
-        let hub = worker.hub.lock();
+        let mut hub = worker.hub.lock();
         if hub.executors == worker.max_executions {
             return;
         }
-        start(worker, hub);
+        start(worker, &mut hub);
     }
 }
 
 /// Starts one more.
-fn start(worker: &Arc<Worker>, mut hub: HubGuard<'_>) {
+fn start(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
     let name = format!("{THREAD_NAME}{}", hub.executors);
     hub.executors += 1;
-    drop(hub);
     let worker_of_thread = Arc::clone(worker);
-    worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
-        run(&worker_of_thread);
-    });
+    let run = move || run(&worker_of_thread);
+    hub.unlocked(|| worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), run));
 }
 
 /// What is said may be kept for a moment after an execution that took no longer than this.
@@ -107,6 +104,9 @@ fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
         }
         if let Some(job) = hub.start() {
             return Some(job);
+        }
+        if reading::glance(worker, &mut hub) {
+            continue;
         }
         if worker.outbox.is_gathering() {
             hub.unlocked(|| worker.outbox.about_to_wait());

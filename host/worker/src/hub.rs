@@ -19,11 +19,13 @@ use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
 use crate::reading::{self, Waiters};
 
+mod latest;
 mod lock;
 mod messages;
 mod references;
 mod seen;
 
+use latest::Latest;
 pub(crate) use lock::{HubGuard, SharedHub};
 use seen::Seen;
 
@@ -77,6 +79,7 @@ pub(crate) struct Hub {
     arguments: ChannelMap<Arguments>,
     early_kills: ChannelMap<KilledBy>,
     pub(crate) queue: VecDeque<Job>,
+    pub(crate) latest: Latest,
     running: ChannelMap<Running>,
     /// Who reads the connection.
     pub(crate) reading: reading::State,
@@ -118,6 +121,7 @@ impl Hub {
             arguments: ChannelMap::default(),
             early_kills: ChannelMap::default(),
             queue: VecDeque::new(),
+            latest: Latest::default(),
             running: ChannelMap::default(),
             reading: reading::State::default(),
             waiters: Arc::default(),
