@@ -1,6 +1,6 @@
 //! The start of a pool's gateways, all at once, and who may be missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::machines::Absent;
 use crate::deadline::Deadline;
@@ -25,7 +25,7 @@ impl Driver {
             match notes.recv() {
                 Ok(Note::Started { lane, result: Err(error) }) if error.is_unreached() => unreached.push((lane, error)),
                 Ok(Note::Started { result: Err(error), .. }) => failed = failed.or(Some(error)),
-                Ok(note) => self.take(note),
+                Ok(note) => self.take(note, Instant::now()),
                 Err(_) => break,
             }
         }
@@ -37,7 +37,7 @@ impl Driver {
             return Err(error);
         }
         for (lane, error) in unreached {
-            self.take(Note::Started { lane, result: Err(error) });
+            self.take(Note::Started { lane, result: Err(error) }, Instant::now());
         }
         Ok(())
     }
