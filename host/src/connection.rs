@@ -17,27 +17,26 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use sandgate_wire::frame::{FrameReader, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
-use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, MAX_TABLE_ELEMENTS};
-use sandgate_wire::message::{Codegen, Entry, Execute, HostHello, WorkerHello};
+use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
+use sandgate_wire::message::{Codegen, HostHello, WorkerHello};
 use sandgate_wire::outbox::Bounds;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
-use sandgate_wire::{ChannelId, Limits, Message, ModuleId, ModuleLimits, Outbox, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, ModuleId, ModuleLimits, Outbox, Outcome, Side, ToWorker};
 
 use crate::artefact::{Artefact, ArtefactSource, Wanted};
 use crate::call::Call;
 use crate::callback;
-use crate::channel::{Channel, message_for};
 use crate::deadline::Deadline;
 use crate::endpoint::{Endpoint, Role};
-use crate::error::{ExecError, SendError, WaitError};
+use crate::error::{ExecError, WaitError};
 use crate::exits;
 use crate::module::Module;
 use crate::output::OutputRouter;
 use crate::reader::Reader;
 use crate::reading::Reading;
 use crate::remote::Running;
-use crate::schema::{DescribeError, Mismatch, ModuleDescription};
+use crate::schema::{DescribeError, ModuleDescription};
 use crate::service::{self, Place};
 use crate::spec::Spec;
 use crate::table::Table;
@@ -46,9 +45,12 @@ use crate::watch::Places;
 use crate::workers::Owner;
 
 mod ending;
+mod executing;
 mod status;
 
 pub(crate) use ending::REAP_PATIENCE;
+use executing::Latest;
+pub(crate) use executing::Run;
 use status::StatusSlot;
 
 /// What may wait for a worker to read it. Control messages: a few for each channel there can be. Answers to channels that
@@ -79,6 +81,7 @@ pub(crate) struct Connection {
     life: Mutex<Life>,
     life_changed: Condvar,
     loaded: Mutex<HashSet<(ModuleId, Codegen)>>,
+    latest: Mutex<Latest>,
     status: Mutex<StatusSlot>,
     status_changed: Condvar,
     pub(crate) next_channel: Arc<AtomicU64>,
@@ -164,6 +167,7 @@ impl Connection {
             life: Mutex::default(),
             life_changed: Condvar::new(),
             loaded: Mutex::default(),
+            latest: Mutex::default(),
             status: Mutex::default(),
             status_changed: Condvar::new(),
             next_channel: common.next_channel,
@@ -350,93 +354,12 @@ impl Connection {
 
     // ---- executions ----
 
-    pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
-        self.check_open()?;
-        let limits = call.limits.clone().unwrap_or_else(|| self.spec.limits().clone());
-        self.check_limits(&limits)?;
-        let grants = call.grants.clone().unwrap_or_else(|| self.spec.grants().execution.clone());
-        let codegen = Codegen::of(&limits, &grants, self.spec.has_epochs());
-        let artefact = self.compiled(module, codegen, call.compile_timeout, call.module_limits.as_ref())?;
-        if let Some(expected) = &call.expected {
-            let described = artefact.described().ok_or(Mismatch::Unreadable);
-            described
-                .and_then(|described| described.check(call.task.as_deref(), expected))
-                .map_err(|source| ExecError::Mismatch { module: module.name().to_owned(), source: Box::new(source) })?;
-        }
-        let arguments: Option<Message> = match &call.arguments {
-            None => None,
-            Some(encoded) => Some(message_for(self, encoded.clone()).map_err(ExecError::Arguments)?),
-        };
-        if let Some(arguments) = &arguments
-            && arguments.bytes.len() as u64 > limits.message_bytes
-        {
-            return Err(ExecError::Arguments(SendError::too_large(arguments.bytes.len(), &limits)));
-        }
-        let mut argv = vec![module.name().to_owned()];
-        argv.extend(call.argv.iter().cloned());
-        let execute = Execute {
-            module: module.id(),
-            codegen,
-            entry: call.task.clone().map_or(Entry::Start, Entry::Task),
-            has_arguments: arguments.is_some(),
-            argv,
-            limits: limits.clone(),
-            grants,
-            stdin: call.stdin,
-            patient: call.patient,
-        };
-        // First, since a worker must not hear of an execution that cannot be.
-        self.load(module.id(), codegen, &artefact)?;
-        let endpoint = self.register(Role::Execution, limits, codegen != Codegen::Unchecked)?;
-        let execute = ToWorker::Execute(endpoint.id, execute).encode();
-        if execute.body.len() > MAX_FRAME_BYTES {
-            self.forget(endpoint.id);
-            return Err(ExecError::CallTooLarge { length: execute.body.len(), maximum: MAX_FRAME_BYTES });
-        }
-        if call.capture {
-            endpoint.capture_output();
-        }
-        if let Some(origin) = &call.origin {
-            endpoint.set_origin(origin.clone());
-        }
-        let channel = Channel::new(&endpoint);
-        // If the worker goes away from here on, the channel's outcome says so.
-        if let Some(arguments) = arguments {
-            let _ = self.outbox.push_arguments(endpoint.id, arguments);
-        }
-        // In the order in which they are sent, for that is the order in which they begin.
-        let mut places = self.places.lock();
-        let _ = self.outbox.push(execute);
-        let begins = places.enter(&endpoint);
-        drop(places);
-        if let Some(endpoint) = begins {
-            endpoint.watch();
-        }
-        Ok(channel)
-    }
-
     /// An execution has ended, and another begins if it waited for its place.
     pub(crate) fn leave(&self, endpoint: &Endpoint) {
         let next = self.places.lock().leave(endpoint);
         if let Some(next) = next {
             next.watch();
         }
-    }
-
-    /// What the worker has room for was decided when it started.
-    fn check_limits(&self, asked: &Limits) -> Result<(), ExecError> {
-        let own = self.spec.limits();
-        for (limit, allowed) in [
-            (LimitName::Memory, own.memory_bytes),
-            (LimitName::Stack, own.stack_bytes),
-            (LimitName::Table, MAX_TABLE_ELEMENTS),
-        ] {
-            let asked = asked.value(limit);
-            if asked > allowed {
-                return Err(ExecError::LimitTooHigh { gateway: self.id.clone(), limit, asked, allowed });
-            }
-        }
-        Ok(())
     }
 
     /// What a module says of itself; it is compiled for that, as its first execution would have it.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::call::Call;
 use crate::channel::Channel;
-use crate::connection::Connection;
+use crate::connection::{Connection, Run};
 use crate::deadline::Deadline;
 use crate::error::{ExecError, StatusError};
 use crate::module::Module;
@@ -141,6 +141,11 @@ impl Gateway {
     /// [`ExecError`].
     pub fn remote_exec_with(&self, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.workers.execute(module, call)
+    }
+
+    /// Runs a call with other arguments than the last time.
+    pub(crate) fn execute_again(&self, module: &Module, call: &Arc<Call>, run: &Run) -> Result<Channel, ExecError> {
+        self.workers.execute_again(module, call, run)
     }
 
     /// Waits until what its guests have printed, as far as it has arrived, was handed to the group's

@@ -21,7 +21,7 @@ use sandgate_wire::message::WorkerStatus;
 use crate::call::Call;
 use crate::callback::run_soon;
 use crate::channel::Channel;
-use crate::connection::{Common, Connection};
+use crate::connection::{Common, Connection, Run};
 use crate::deadline::Deadline;
 use crate::error::{ExecError, GatewayError, StatusError};
 use crate::gateway::GatewayStatus;
@@ -142,15 +142,34 @@ impl Workers {
     // ---- executions ----
 
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
+        let bound = call.arguments.as_ref().and_then(|arguments| arguments.channels.first());
+        self.begin(bound, |connection| connection.execute(module, call))
+    }
+
+    /// Runs a call with other arguments than the last time, without channels in them.
+    pub(crate) fn execute_again(
+        self: &Arc<Self>,
+        module: &Module,
+        call: &Arc<Call>,
+        run: &Run,
+    ) -> Result<Channel, ExecError> {
+        self.begin(None, |connection| connection.execute_again(module, call, run.clone()))
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        bound: Option<&Channel>,
+        execute: impl Fn(&Arc<Connection>) -> Result<Channel, ExecError>,
+    ) -> Result<Channel, ExecError> {
         let recycle = self.recycle();
         if recycle == Recycle::default() {
-            return self.current().execute(module, call);
+            return execute(&self.current());
         }
         let mut attempts = 1..=ATTEMPTS;
         loop {
             let last = attempts.next().is_none_or(|attempt| attempt == ATTEMPTS);
-            let connection = self.worker_for(call, recycle)?;
-            let result = connection.execute(module, call);
+            let connection = self.worker_for(bound, recycle)?;
+            let result = execute(&connection);
             connection.place_used(result.is_ok());
             match result {
                 // It has died in this moment.
@@ -173,9 +192,8 @@ impl Workers {
 
     /// The worker that is to take an execution: the one that has the channels among its arguments, else the current one,
     /// which is replaced first if it is due.
-    fn worker_for(self: &Arc<Self>, call: &Call, recycle: Recycle) -> Result<Arc<Connection>, ExecError> {
+    fn worker_for(self: &Arc<Self>, bound: Option<&Channel>, recycle: Recycle) -> Result<Arc<Connection>, ExecError> {
         let state = self.state.lock();
-        let bound = call.arguments.as_ref().and_then(|arguments| arguments.channels.first());
         if let Some(channel) = bound {
             let theirs = &channel.endpoint().connection;
             if let Some(connection) = state.draining.iter().find(|connection| Arc::ptr_eq(connection, theirs)) {

@@ -109,7 +109,8 @@ impl Driver {
         let mut batch = std::mem::take(&mut self.batch);
         loop {
             notes.take(MAX_BATCH, &mut batch);
-            batch.drain(..).for_each(|note| self.take(note));
+            let now = Instant::now();
+            batch.drain(..).for_each(|note| self.take(note, now));
             self.go_on();
             if notes.is_empty() {
                 break;
@@ -136,8 +137,7 @@ impl Driver {
         self.state == Life::Ending && !lanes() && self.ground.is_quiet()
     }
 
-    pub(crate) fn take(&mut self, note: Note) {
-        let now = Instant::now();
+    pub(crate) fn take(&mut self, note: Note, now: Instant) {
         match note {
             Note::Submit(tasks) => {
                 for (id, mut work) in tasks {

@@ -21,6 +21,7 @@ use super::work::RawValue;
 use crate::call::Call;
 use crate::callback;
 use crate::channel::Channel;
+use crate::connection::{Connection, Run};
 use crate::deadline::Deadline;
 use crate::endpoint::Delivery;
 use crate::error::{ExecError, SendError};
@@ -119,12 +120,15 @@ pub(crate) struct Ground {
     places: Vec<Place>,
     maker: Arc<dyn Maker>,
     module: Module,
-    call: Call,
+    /// What a session is; and each run, but for what it has of its own.
+    call: Arc<Call>,
     reuse: bool,
     next_session: u64,
     notes: Sender<Note>,
     told: Told,
     spares: Spares,
+    /// Where something was begun that is not written yet.
+    placed: Vec<Arc<Connection>>,
 }
 
 /// Gateways that are ready, for the lanes that lose theirs.
@@ -157,7 +161,19 @@ impl Ground {
     ) -> Ground {
         let places = (0..lanes).map(|_| Place::default()).collect();
         let spares = Spares { wanted: spares, ..Spares::default() };
-        Ground { places, maker, module, call, reuse, next_session: 0, notes: told.notes.clone(), told, spares }
+        let call = Arc::new(Call { patient: !reuse, ..call });
+        Ground {
+            places,
+            maker,
+            module,
+            call,
+            reuse,
+            next_session: 0,
+            notes: told.notes.clone(),
+            told,
+            spares,
+            placed: Vec::new(),
+        }
     }
 
     /// Gives a lane a spare gateway at once. If there is none, starts one on another thread, after the one before has gone
@@ -292,29 +308,32 @@ impl Ground {
         if self.reuse {
             return self.ask_session(lane, input);
         }
-        let mut call = self.call_of(lane, Some(task));
-        if let Some(argv) = argv {
-            call.argv = argv.to_vec();
+        let call = match argv {
+            None => Arc::clone(&self.call),
+            Some(argv) => Arc::new(Call { argv: argv.to_vec(), ..Call::clone(&self.call) }),
+        };
+        let origin = Some(self.origin(lane, Some(task)));
+        let arguments = Some(Encoded { bytes: input, channels: Vec::new() });
+        let run_of_it = Run { arguments, origin };
+        let channel = self.begin_on(lane, |gateway, module| gateway.execute_again(module, &call, &run_of_it))?;
+        let connection = &channel.endpoint().connection;
+        if !self.placed.last().is_some_and(|last| Arc::ptr_eq(last, connection)) {
+            self.placed.push(Arc::clone(connection));
         }
-        call.arguments = Some(Encoded { bytes: input, channels: Vec::new() });
-        call.patient = true;
-        let channel = self.execute(lane, &call)?;
         let told = channel.endpoint().set_pool(self.told.clone(), lane, run, true);
         told.map_err(|_| NotBegun::Closing)?;
         self.places[lane].runs.insert(run, Running { channel, last: None });
         Ok(())
     }
 
-    fn call_of(&self, lane: usize, task: Option<TaskId>) -> Call {
-        let mut call = self.call.clone();
-        call.origin = Some(Origin { gateway: Arc::clone(&self.places[lane].name), task });
-        call
+    fn origin(&self, lane: usize, task: Option<TaskId>) -> Origin {
+        Origin { gateway: Arc::clone(&self.places[lane].name), task }
     }
 
     fn ask_session(&mut self, lane: usize, input: Bytes) -> Result<(), NotBegun> {
         if self.places[lane].session.is_none() {
-            let call = self.call_of(lane, None);
-            let channel = self.execute(lane, &call)?;
+            let call = Call { origin: Some(self.origin(lane, None)), ..Call::clone(&self.call) };
+            let channel = self.begin_on(lane, |gateway, module| gateway.remote_exec_with(module, &call))?;
             let number = self.next_session;
             self.next_session += 1;
             let told = channel.endpoint().set_pool(self.told.clone(), lane, number, false);
@@ -332,9 +351,13 @@ impl Ground {
         })
     }
 
-    fn execute(&mut self, lane: usize, call: &Call) -> Result<Channel, NotBegun> {
+    fn begin_on(
+        &mut self,
+        lane: usize,
+        execute: impl FnOnce(&Gateway, &Module) -> Result<Channel, ExecError>,
+    ) -> Result<Channel, NotBegun> {
         let gateway = self.gateway(lane).ok_or(NotBegun::Closing)?;
-        let channel = gateway.remote_exec_with(&self.module, call).map_err(|error| match error {
+        let channel = execute(gateway, &self.module).map_err(|error| match error {
             ExecError::GatewayClosed { .. } | ExecError::NoWorker { .. } => NotBegun::Closing,
             error => NotBegun::Refused(TaskError::Refused(Arc::new(error))),
         })?;
@@ -414,7 +437,8 @@ impl Ground {
     }
 
     /// Sees to it that what was begun is sent. Called before the pool waits.
-    pub(crate) fn about_to_wait(&self) {
+    pub(crate) fn about_to_wait(&mut self) {
+        self.placed.drain(..).for_each(|connection| connection.outbox.write_placed());
         let made = self.places.iter().filter_map(|place| place.made.as_ref());
         made.for_each(|made| made.gateway.connection().outbox.about_to_wait());
     }

@@ -220,6 +220,36 @@ impl FrameReader {
         self.source.about_to_wait()
     }
 
+    /// Has [`own_bell`](Self::own_bell) rung from here on for what cannot wait, until [`has_dozed`](Self::has_dozed), while another
+    /// thread reads now and then. False if there may be something already; `None` if the stream has no such thing.
+    pub fn about_to_doze(&mut self) -> Option<bool> {
+        self.source.about_to_doze()
+    }
+
+    /// Has the bell rung for anything, since the thread that read now and then, and calls this, does not any more. False if there
+    /// is something already, for which nobody may be woken.
+    pub fn sleeps_from_here(&mut self) -> bool {
+        self.source.sleeps_from_here()
+    }
+
+    /// After a sleep that began with [`about_to_doze`](Self::about_to_doze).
+    ///
+    /// # Errors
+    /// [`FrameError::Io`].
+    pub fn has_dozed(&mut self) -> Result<(), FrameError> {
+        self.source.has_dozed().map_err(FrameError::Io)
+    }
+
+    /// What rings, to be waited for without this reader.
+    pub fn own_bell(&self) -> Option<Arc<OwnedFd>> {
+        self.source.own_bell()
+    }
+
+    /// Whether there may be something to read, as far as that can be seen without asking the system.
+    pub fn may_have_something(&self) -> bool {
+        self.source.look() != Some(false)
+    }
+
     /// Waits until there may be something to read, `alarm` is raised, or `deadline` has come. Returns early at will.
     ///
     /// # Errors

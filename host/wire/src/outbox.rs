@@ -19,7 +19,7 @@
 //!    message that somebody waits for is not kept.
 //!
 //! 5. While the outbox is [patient](Outbox::be_patient), all small messages and ends of executions are gathered, for up to
-//!    2 ms: results of short tasks that follow each other, of which nobody awaits a single one.
+//!    5 ms: results of short tasks that follow each other, of which nobody awaits a single one.
 //!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
@@ -191,6 +191,25 @@ impl Outbox {
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
         self.enqueue_control(encoded, VecDeque::new(), true).map(drop)
+    }
+
+    /// Queues what runs something, before which the peer has other things to do perhaps: it is not woken for it then. Its
+    /// arguments go before it. As [`place`](Self::place). Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn place_lazily(&self, arguments: Option<Message>, encoded: Encoded) -> Result<(), OutboxClosed> {
+        let mut state = self.open()?;
+        if state.controls >= self.bounds.controls {
+            return Err(self.overflow(state));
+        }
+        state.controls += 1;
+        let channel = encoded.channel;
+        if let Some(message) = arguments {
+            state.push_lane(channel, Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 });
+        }
+        state.push_lane(channel, Item::Control { encoded, descriptors: VecDeque::new(), lazy: true });
+        Ok(())
     }
 
     /// Sends what was placed, unless that has happened already. Never blocks.
@@ -391,7 +410,7 @@ impl Outbox {
         }
         state.controls += 1;
         let channel = encoded.channel;
-        let item = Item::Control { encoded, descriptors };
+        let item = Item::Control { encoded, descriptors, lazy: false };
         if urgent {
             state.urgent.push_back(item);
         } else {

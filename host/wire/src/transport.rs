@@ -30,6 +30,15 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::WouldBlock`] when there is no room at all; anything else means the connection is gone.
     fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize>;
 
+    /// As [`try_write`](Self::try_write), for bytes that can wait until the peer has nothing else to do, or half of what there is
+    /// room for is used: a peer that [dozes](ReceiveHalf::about_to_doze) is not woken for them.
+    ///
+    /// # Errors
+    /// Those of `try_write`.
+    fn try_write_lazily(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        self.try_write(buffers, descriptor)
+    }
+
     /// Waits until there may be room, or until [`shutdown`](Self::shutdown).
     ///
     /// # Errors
@@ -85,6 +94,32 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// is right, and waiting is not.
     fn about_to_wait(&mut self) -> bool {
         true
+    }
+
+    /// As [`about_to_wait`](Self::about_to_wait), for a thread that sleeps while another one looks now and then, by reading
+    /// without waiting: the bell rings for what [cannot wait](SendHalf::try_write_lazily). It is the one of
+    /// [`own_bell`](Self::own_bell). None if the stream knows no difference.
+    fn about_to_doze(&mut self) -> Option<bool> {
+        None
+    }
+
+    /// Has the thread that dozes woken for anything, since the other one, which calls this, does not look any more. False if
+    /// there is something already, for which nobody may be woken.
+    fn sleeps_from_here(&mut self) -> bool {
+        true
+    }
+
+    /// Has the bell silent, after a sleep that began with [`about_to_doze`](Self::about_to_doze).
+    ///
+    /// # Errors
+    /// The system's.
+    fn has_dozed(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The bell, to be waited for without this half.
+    fn own_bell(&self) -> Option<Arc<OwnedFd>> {
+        None
     }
 
     /// Whether [`read`](Self::read) would return something now, if that can be seen without a system call.

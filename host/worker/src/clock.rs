@@ -174,9 +174,12 @@ fn add(worker: &Arc<Worker>, execution: &Arc<Execution>, what: What, after: Dura
 }
 
 /// Ends `execution` at its deadline and when its processor time is used up, unless what is returned is dropped before.
-/// Called on the thread that runs it, when it begins.
-pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>) -> Armed {
-    let deadline = execution.limits.wall_time.and_then(|after| add(worker, execution, What::Deadline, after));
+/// Called on the thread that runs it, when it begins, which is `now`.
+pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>, now: Instant) -> Armed {
+    // `None` for a moment beyond the end of time.
+    let at = execution.limits.wall_time.and_then(|after| now.checked_add(after));
+    let entry = || Entry { execution: Arc::downgrade(execution), what: What::Deadline };
+    let deadline = at.map(|at| worker.clock.add(worker, at, entry()));
     if let Some(cpu) = &execution.cpu {
         arm_cpu_time(worker, execution, cpu.begin());
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use sandgate_wire::account::Account;
 use sandgate_wire::limits::LimitName;
@@ -35,7 +36,7 @@ pub(crate) struct Execution {
     pub(crate) limits: Limits,
     /// What it has of its memory.
     pub(crate) account: Account,
-    /// Its processor time, if that has a limit.
+    /// Its processor time, if that has a limit which it can reach.
     pub(crate) cpu: Option<CpuTime>,
     /// What its thread waits on, together with the hub's mutex.
     pub(crate) waker: Waker,
@@ -47,12 +48,17 @@ pub(crate) struct Execution {
     finished: OnceLock<()>,
 }
 
+/// The processor time that it can use up before its time is over: a thread never uses more than passes.
+fn limited_cpu_time(limits: &Limits) -> Option<Duration> {
+    limits.cpu_time.filter(|cpu_time| limits.wall_time.is_none_or(|wall_time| *cpu_time < wall_time))
+}
+
 impl Execution {
     pub(crate) fn new(id: ChannelId, limits: Limits, waiters: &Arc<Waiters>) -> Execution {
         Execution {
             id,
             account: Account::new(limits.memory_bytes),
-            cpu: limits.cpu_time.map(CpuTime::new),
+            cpu: limited_cpu_time(&limits).map(CpuTime::new),
             limits,
             waker: Waker::new(waiters),
             made: AtomicI64::new(0),

@@ -11,11 +11,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
+use sandgate_abi::{START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::message::{Codegen, Entry, Execute};
 use sandgate_wire::outcome::Rejection;
 use sandgate_wire::{Outcome, ToHost};
-use wasmtime::{Extern, Instance, Store, Trap, UpdateDeadline};
+use wasmtime::{Extern, Instance, ModuleExport, Store, Trap, UpdateDeadline};
 
 use crate::clock;
 use crate::ending::{self, Exit};
@@ -30,8 +30,7 @@ use crate::worker::Worker;
 pub(crate) const THREAD_NAME: &str = "exec-";
 
 /// An execution was queued: wakes an executor that is idle, or starts one more.
-pub(crate) fn provide(worker: &Arc<Worker>) {
-    let hub = worker.hub.lock();
+pub(crate) fn provide(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
     if hub.reading.role == Role::Idle && hub.queue.len() <= 1 {
         // It is the caller.
         hub.waiters.raise();
@@ -51,23 +50,21 @@ pub(crate) fn provide(worker: &Arc<Worker>) {
 /// Starts all executors that there can be.
 pub(crate) fn provide_all(worker: &Arc<Worker>) {
     loop {
-        let hub = worker.hub.lock();
+        let mut hub = worker.hub.lock();
         if hub.executors == worker.max_executions {
             return;
         }
-        start(worker, hub);
+        start(worker, &mut hub);
     }
 }
 
 /// Starts one more.
-fn start(worker: &Arc<Worker>, mut hub: HubGuard<'_>) {
+fn start(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
     let name = format!("{THREAD_NAME}{}", hub.executors);
     hub.executors += 1;
-    drop(hub);
     let worker_of_thread = Arc::clone(worker);
-    worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), move || {
-        run(&worker_of_thread);
-    });
+    let run = move || run(&worker_of_thread);
+    hub.unlocked(|| worker.spawn_with_stack(&name, Some(worker.engines.thread_stack_bytes()), run));
 }
 
 /// What is said may be kept for a moment after an execution that took no longer than this.
@@ -77,29 +74,39 @@ fn run(worker: &Arc<Worker>) {
     // With several executors, what one says is not what another may keep.
     let alone = worker.max_executions == 1;
     let mut last = Duration::MAX;
-    while let Some(job) = next(worker) {
+    let mut is_first = true;
+    while let Some(job) = next(worker, std::mem::take(&mut is_first)) {
         let execution = Arc::clone(&job.execution);
         let patient = alone && job.execute.patient;
         worker.outbox.be_patient(patient && last <= SHORT);
-        let began = patient.then(Instant::now);
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job)));
+        let began = Instant::now();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job, began)));
         if result.is_err() {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
             crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
         }
-        last = began.map_or(Duration::MAX, |began| began.elapsed());
-        worker.leave_if_done();
+        last = if patient { began.elapsed() } else { Duration::MAX };
     }
 }
 
-fn next(worker: &Arc<Worker>) -> Option<Job> {
+/// The next execution, after the one before, if this is not the first. None at the worker's end.
+fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
     let mut hub = worker.hub.lock();
+    if !is_first {
+        hub.outcome_sent();
+        if hub.is_done() {
+            hub.unlocked(|| worker.leave_if_done());
+        }
+    }
     loop {
         if hub.closed {
             return None;
         }
         if let Some(job) = hub.start() {
             return Some(job);
+        }
+        if reading::glance(worker, &mut hub) {
+            continue;
         }
         if worker.outbox.is_gathering() {
             hub.unlocked(|| worker.outbox.about_to_wait());
@@ -120,11 +127,11 @@ fn next(worker: &Arc<Worker>) -> Option<Job> {
     }
 }
 
-fn execute(worker: &Arc<Worker>, job: Job) {
+fn execute(worker: &Arc<Worker>, job: Job, now: Instant) {
     let execution = Arc::clone(&job.execution);
-    let execute = job.execute.clone();
+    let execute = Arc::clone(&job.execute);
     // Held until the last output is out, for that can take as long as the host likes.
-    let _deadline = clock::arm(worker, &execution);
+    let _deadline = clock::arm(worker, &execution, now);
     let mut store = Store::new(&worker.engines.get(execute.codegen).engine, Guest::new(Arc::clone(worker), job));
     let outcome = outcome(&execution, &execute, &mut store);
     let guest = store.data_mut();
@@ -145,7 +152,6 @@ fn execute(worker: &Arc<Worker>, job: Job) {
     execution.set_finished();
     // If the connection is gone nobody waits for the outcome.
     let _ = worker.outbox.push_patiently(ToHost::Done(execution.id, outcome).encode());
-    worker.hub.lock().outcome_sent();
 }
 
 fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
@@ -153,23 +159,24 @@ fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Gues
         Ok(module) => module,
         Err(reason) => return Outcome::Rejected { reason },
     };
-    let entry = match entry_name(&module, &execute.entry) {
+    let entry = match entry(&module, &execute.entry) {
         Ok(entry) => entry,
         Err(reason) => return Outcome::Rejected { reason },
     };
-    let result = call(execution, execute.codegen, &module, &entry, store);
+    let result = call(execution, execute.codegen, &module, entry, store);
     ending::outcome(result.map(drop), store.data_mut(), &module.tasks)
 }
 
-fn entry_name(module: &LoadedModule, entry: &Entry) -> Result<String, Rejection> {
-    let (name, export) = match entry {
-        Entry::Start => (START_EXPORT, START_EXPORT.to_owned()),
-        Entry::Task(name) => (&name[..], format!("{TASK_EXPORT_PREFIX}{name}")),
+fn entry<'a>(module: &'a LoadedModule, entry: &Entry) -> Result<&'a ModuleExport, Rejection> {
+    let (name, found) = match entry {
+        Entry::Start => (START_EXPORT, module.entry(START_EXPORT)),
+        Entry::Task(name) => (&name[..], module.entry(&format!("{TASK_EXPORT_PREFIX}{name}"))),
     };
-    if module.has_entry(&export) {
-        return Ok(export);
-    }
-    Err(Rejection::UnknownTask { name: ending::capped(name, modules::MAX_NAME_BYTES), available: module.tasks.clone() })
+    let unknown = || {
+        let name = ending::capped(name, modules::MAX_NAME_BYTES);
+        Rejection::UnknownTask { name, available: module.tasks.clone() }
+    };
+    found.ok_or_else(unknown)
 }
 
 /// How far a guest came, and what stopped it.
@@ -181,12 +188,12 @@ pub(crate) enum Failure {
     Run(wasmtime::Error),
 }
 
-/// Makes an instance and calls what it exports as `_initialize`, if it does, and as `entry`.
+/// Makes an instance and calls what it exports as `_initialize`, if it does, and its `entry`.
 pub(crate) fn call(
     execution: &Arc<Execution>,
     codegen: Codegen,
     module: &LoadedModule,
-    entry: &str,
+    entry: &ModuleExport,
     store: &mut Store<Guest>,
 ) -> Result<Instance, Failure> {
     store.limiter(|guest| &mut guest.growth);
@@ -212,16 +219,14 @@ pub(crate) fn call(
             Failure::Instantiation(error)
         }
     })?;
-    if let Some(Extern::Memory(memory)) = instance.get_export(&mut *store, MEMORY_EXPORT) {
-        store.data_mut().memory = Some(memory);
-    }
-    for name in [INITIALIZE_EXPORT, entry] {
+    let export = |store: &mut Store<Guest>, export| instance.get_module_export(store, export);
+    store.data_mut().memory = module.memory.as_ref().and_then(|memory| export(store, memory)?.into_memory());
+    for function in module.initialize.iter().chain([entry]) {
         // One of another type is no module that passes the preflight, and an error here.
-        if name == INITIALIZE_EXPORT && !module.exports(name) {
-            continue;
-        }
-        instance
-            .get_typed_func::<(), ()>(&mut *store, name)
+        let function = export(store, function).and_then(Extern::into_func);
+        function
+            .ok_or_else(|| wasmtime::Error::msg("an export that is called is no function"))
+            .and_then(|function| function.typed::<(), ()>(&*store))
             .map_err(Failure::Instantiation)?
             .call(&mut *store, ())
             .map_err(Failure::Run)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sandgate_wire::limits::LimitName;
+use sandgate_wire::message::Execute;
 use sandgate_wire::{ChannelId, ExecutionGrants, Message};
 use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
@@ -19,7 +20,9 @@ use crate::worker::Worker;
 pub(crate) struct Guest {
     pub(crate) worker: Arc<Worker>,
     pub(crate) execution: Arc<Execution>,
-    pub(crate) wasi: WasiP1Ctx,
+    execute: Arc<Execute>,
+    /// Made when it is first needed, for many tasks never do.
+    wasi: Option<Box<WasiP1Ctx>>,
     /// Known once the instance is.
     pub(crate) memory: Option<Memory>,
     pub(crate) handles: Handles,
@@ -52,10 +55,6 @@ pub(crate) struct Report {
 
 impl Guest {
     pub(crate) fn new(worker: Arc<Worker>, job: Job) -> Guest {
-        let mut wasi = WasiCtxBuilder::new();
-        wasi.args(&job.execute.argv).envs(&worker.grants.environment);
-        let mut wasi = wasi.build_p1();
-        worker.directories.give(&mut wasi);
         let limits = &job.execution.limits;
         let growth = Growth { execution: Arc::clone(&job.execution), asked: 0, denied: None };
         let (arguments, stdin) = match job.arguments {
@@ -63,7 +62,7 @@ impl Guest {
             arguments => (arguments, Bytes::new()),
         };
         Guest {
-            wasi,
+            wasi: None,
             memory: None,
             handles: Handles::new(job.execution.id),
             arguments,
@@ -74,13 +73,25 @@ impl Guest {
             refused: None,
             next_wait: 0,
             open_descriptors: [true; 3],
-            grants: job.execute.grants,
+            grants: job.execute.grants.clone(),
+            execute: job.execute,
             random: None,
             fixed_time: 0,
             has_directories: !worker.directories.is_empty(),
             worker,
             execution: job.execution,
         }
+    }
+
+    /// What wasmtime-wasi knows of it.
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.wasi.get_or_insert_with(|| {
+            let mut wasi = WasiCtxBuilder::new();
+            wasi.args(&self.execute.argv).envs(&self.worker.grants.environment);
+            let mut wasi = wasi.build_p1();
+            self.worker.directories.give(&mut wasi);
+            Box::new(wasi)
+        })
     }
 
     /// It got what this limit is about.

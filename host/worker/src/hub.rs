@@ -19,11 +19,13 @@ use crate::channel::{Endpoint, Kind, Peer};
 use crate::execution::{Execution, Stop};
 use crate::reading::{self, Waiters};
 
+mod latest;
 mod lock;
 mod messages;
 mod references;
 mod seen;
 
+use latest::Latest;
 pub(crate) use lock::{HubGuard, SharedHub};
 use seen::Seen;
 
@@ -58,7 +60,7 @@ pub(crate) enum Violation {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) execution: Arc<Execution>,
-    pub(crate) execute: Execute,
+    pub(crate) execute: Arc<Execute>,
     pub(crate) arguments: Option<Message>,
 }
 
@@ -77,6 +79,7 @@ pub(crate) struct Hub {
     arguments: ChannelMap<Arguments>,
     early_kills: ChannelMap<KilledBy>,
     pub(crate) queue: VecDeque<Job>,
+    pub(crate) latest: Latest,
     running: ChannelMap<Running>,
     /// Who reads the connection.
     pub(crate) reading: reading::State,
@@ -118,6 +121,7 @@ impl Hub {
             arguments: ChannelMap::default(),
             early_kills: ChannelMap::default(),
             queue: VecDeque::new(),
+            latest: Latest::default(),
             running: ChannelMap::default(),
             reading: reading::State::default(),
             waiters: Arc::default(),
@@ -185,7 +189,7 @@ impl Hub {
     }
 
     /// Queues an execution. False if it has already ended.
-    pub(crate) fn execute(&mut self, channel: ChannelId, execute: Execute) -> Result<bool, Violation> {
+    pub(crate) fn execute(&mut self, channel: ChannelId, execute: Arc<Execute>) -> Result<bool, Violation> {
         self.first_use(channel)?;
         let arguments = self.arguments.remove(&channel).map(|it| it.message);
         let arguments = match (execute.has_arguments, arguments) {

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use bytes::Bytes;
 use sandgate_abi::INIT_EXPORT_PREFIX;
@@ -129,8 +130,8 @@ fn load(worker: &Worker, request: &Initialize, preparation: &Preparation<'_>) ->
     let module = module.map_err(|error| refused(&error))?;
     let instance_pre = imports::link(&linker, &module)?;
     let tasks = modules::names(&module, INIT_EXPORT_PREFIX);
-    let loaded = LoadedModule { instance_pre, tasks };
-    if !loaded.has_entry(&preparation.entry()) {
+    let loaded = LoadedModule::new(instance_pre, tasks);
+    if loaded.entry(&preparation.entry()).is_none() {
         let name = ending::capped(&request.init, modules::MAX_NAME_BYTES);
         return Err(Rejection::UnknownInit { name, available: loaded.tasks });
     }
@@ -156,8 +157,9 @@ fn run_init(
         return Err(exceeded(LimitName::Memory));
     }
     worker.hub.lock().run_alone(&execution);
-    let entry = format!("{INIT_EXPORT_PREFIX}{}", request.init);
-    let execute = Execute {
+    let entry =
+        loaded.entry(&format!("{INIT_EXPORT_PREFIX}{}", request.init)).expect("it was there when it was loaded");
+    let execute = Arc::new(Execute {
         module: request.module,
         codegen: request.codegen,
         entry: Entry::Task(request.init.clone()),
@@ -167,13 +169,13 @@ fn run_init(
         grants: request.grants.clone(),
         stdin: false,
         patient: false,
-    };
+    });
     let arguments = Some(Message { bytes: input, channels: Vec::new() });
     let job = Job { execution: Arc::clone(&execution), execute, arguments };
-    let _deadline = clock::arm(worker, &execution);
+    let _deadline = clock::arm(worker, &execution, Instant::now());
     let engine = &worker.engines.get(request.codegen).engine;
     let mut store = Store::new(engine, Guest::new(Arc::clone(worker), job));
-    let result = executor::call(&execution, request.codegen, loaded, &entry, &mut store);
+    let result = executor::call(&execution, request.codegen, loaded, entry, &mut store);
     let (result, instance) = match result {
         Ok(instance) => (Ok(()), Some(instance)),
         Err(failure) => (Err(failure), None),

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use sandgate_wire::frame::FrameReader;
+use sandgate_wire::assembly::Chunk;
+use sandgate_wire::frame::{Frame, FrameReader, Header};
 use sandgate_wire::message::kind;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ToHost, ToWorker};
@@ -37,6 +38,19 @@ pub(crate) fn end_of_stream(worker: &Worker) -> Ended {
 
 /// Does what all frames say that are here, up to the end if it is among them.
 pub(crate) fn take_all(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Option<Ended>, WorkerError> {
+    take_while(worker, reader, |_| true)
+}
+
+/// As [`take_all`], while another thread waits for the bell: what has to do with that, a descriptor, is left to it.
+pub(crate) fn take_without_bell(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result<Option<Ended>, WorkerError> {
+    take_while(worker, reader, |header| header.kind != kind::LOAD)
+}
+
+fn take_while(
+    worker: &Arc<Worker>,
+    reader: &mut FrameReader,
+    takes: impl Fn(&Header) -> bool,
+) -> Result<Option<Ended>, WorkerError> {
     // Executors wake up, or go on, when it is let go.
     let mut hub: Option<HubGuard<'_>> = None;
     let mut left = MAX_AT_ONCE;
@@ -44,13 +58,19 @@ pub(crate) fn take_all(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result
         if left == 0 {
             (hub, left) = (None, MAX_AT_ONCE);
         }
-        let Some(header) = reader.next_header()? else { return Ok(None) };
+        let Some(header) = reader.next_header()?.filter(&takes) else { return Ok(None) };
         if header.kind == kind::DATA {
             let over = hub.get_or_insert_with(|| worker.hub.lock()).data(header.channel, reader, &mut left)?;
             for (execution, limit) in over {
                 hub = None;
                 worker.stop(&execution, Stop::Limit(limit));
             }
+            continue;
+        }
+        if matches!(header.kind, kind::ARGUMENTS | kind::EXECUTE) {
+            let Some(frame) = reader.next_here()? else { return Ok(None) };
+            left -= 1;
+            begin(worker, hub.get_or_insert_with(|| worker.hub.lock()), frame)?;
             continue;
         }
         let Some(frame) = reader.next_here()? else { return Ok(None) };
@@ -73,17 +93,25 @@ pub(crate) fn take_all(worker: &Arc<Worker>, reader: &mut FrameReader) -> Result
     }
 }
 
+/// What an execution begins with.
+fn begin(worker: &Arc<Worker>, hub: &mut HubGuard<'_>, frame: Frame<'_>) -> Result<(), WorkerError> {
+    let Header { kind, flags, channel, .. } = frame.header;
+    if kind == kind::ARGUMENTS {
+        return Ok(hub.arguments(channel, Chunk { flags, payload: frame.payload })?);
+    }
+    let execute = hub.latest.decode(frame)?;
+    if hub.execute(channel, execute)? {
+        executor::provide(worker, hub);
+    }
+    Ok(())
+}
+
 fn take(worker: &Arc<Worker>, message: ToWorker<'_>) -> Result<(), WorkerError> {
     match message {
-        ToWorker::Data(..) => return Err(unexpected("DATA in the wrong place")),
-        ToWorker::Credit(channel, credit) => worker.hub.lock().credit(channel, credit)?,
-        ToWorker::Arguments(channel, chunk) => worker.hub.lock().arguments(channel, chunk)?,
-        ToWorker::Execute(channel, execute) => {
-            let queued = worker.hub.lock().execute(channel, execute)?;
-            if queued {
-                executor::provide(worker);
-            }
+        ToWorker::Data(..) | ToWorker::Arguments(..) | ToWorker::Execute(..) => {
+            return Err(unexpected("DATA, ARGUMENTS or EXECUTE in the wrong place"));
         }
+        ToWorker::Credit(channel, credit) => worker.hub.lock().credit(channel, credit)?,
         ToWorker::Open(channel) => worker.hub.lock().open(channel)?,
         ToWorker::Close(channel, close) => worker.hub.lock().close(channel, close)?,
         ToWorker::Kill(channel, by) => {

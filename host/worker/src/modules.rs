@@ -3,15 +3,16 @@
 //! Loading happens on the executor that needs it, not on the reading thread. A module that cannot be loaded stays, so
 //! that every execution of it is rejected with the reason.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use sandgate_abi::{START_EXPORT, TASK_EXPORT_PREFIX};
+use sandgate_abi::{INITIALIZE_EXPORT, MEMORY_EXPORT, START_EXPORT, TASK_EXPORT_PREFIX};
 use sandgate_wire::ModuleId;
 use sandgate_wire::message::Codegen;
 use sandgate_wire::outcome::Rejection;
-use wasmtime::{ExternType, InstancePre, Module};
+use wasmtime::{ExternType, InstancePre, Module, ModuleExport};
 
 use crate::guest::Guest;
 use crate::worker::Worker;
@@ -29,11 +30,16 @@ pub(crate) struct Artefact {
     loaded: OnceLock<Result<Arc<LoadedModule>, Rejection>>,
 }
 
-/// A module that is ready to be instantiated.
+/// A module that is ready to be instantiated, and where in its instances lies what each execution needs.
 pub(crate) struct LoadedModule {
     pub(crate) instance_pre: InstancePre<Guest>,
     /// Names of its tasks, for messages.
     pub(crate) tasks: Vec<String>,
+    pub(crate) memory: Option<ModuleExport>,
+    /// Whatever it exports by that name.
+    pub(crate) initialize: Option<ModuleExport>,
+    /// Its functions that take and return nothing, by the names that they are exported by.
+    entries: HashMap<String, ModuleExport>,
 }
 
 impl Artefact {
@@ -50,20 +56,24 @@ impl Artefact {
             refused(cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")))
         })?;
         let instance_pre = imports::link(&serving.linker, &module)?;
-        Ok(Arc::new(LoadedModule { tasks: tasks(&module), instance_pre }))
+        Ok(Arc::new(LoadedModule::new(instance_pre, tasks(&module))))
     }
 }
 
 impl LoadedModule {
-    /// Whether the module exports anything of this name.
-    pub(crate) fn exports(&self, export: &str) -> bool {
-        self.instance_pre.module().get_export(export).is_some()
+    pub(crate) fn new(instance_pre: InstancePre<Guest>, tasks: Vec<String>) -> LoadedModule {
+        let module = instance_pre.module();
+        let named = |name: &str| module.get_export_index(name);
+        let is_memory = |export: &ExternType| matches!(export, ExternType::Memory(_));
+        let memory = module.get_export(MEMORY_EXPORT).filter(is_memory).and_then(|_| named(MEMORY_EXPORT));
+        let entries = module.exports().filter(|export| is_entry(&export.ty()));
+        let entries = entries.filter_map(|export| Some((export.name().to_owned(), named(export.name())?))).collect();
+        LoadedModule { memory, initialize: named(INITIALIZE_EXPORT), entries, tasks, instance_pre }
     }
 
-    /// Whether the module exports a function of this name that takes and returns nothing.
-    pub(crate) fn has_entry(&self, export: &str) -> bool {
-        let export = self.instance_pre.module().get_export(export);
-        export.is_some_and(|ty| is_entry(&ty))
+    /// The function that the module exports by this name, if it takes and returns nothing.
+    pub(crate) fn entry(&self, export: &str) -> Option<&ModuleExport> {
+        self.entries.get(export)
     }
 }
 

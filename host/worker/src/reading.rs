@@ -13,14 +13,21 @@
 //!
 //! All of it is decided under the hub's lock, and nobody reads while holding that. Nobody leads before [`main_loop::run`] has
 //! begun. Beyond what the main thread does when it reads, a leader does nothing: no code of a guest runs.
+//!
+//! While the only executor runs one execution after the other, the main thread need not be woken for the next ones: it *dozes*,
+//! which the host sees, and the executor looks itself when its queue is empty ([`glance`]). What cannot wait (a kill, data for a
+//! guest) wakes the main thread, and from when the executor has nothing to do anything does.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::PollFlags;
 use sandgate_wire::frame::{Arrived, FrameReader};
 use sandgate_wire::reading::{Alarm, Ringer};
+use sandgate_wire::transport::wait;
 
 use crate::hub::HubGuard;
 use crate::main_loop;
@@ -55,6 +62,8 @@ pub(crate) struct State {
     wanted: bool,
     /// The main thread waits until it is told.
     asleep: bool,
+    /// The main thread stands and dozes: the executor looks at the connection before it waits for work.
+    dozes: bool,
     /// How the reading ended, for the main thread.
     ended: Option<Result<Ended, WorkerError>>,
 }
@@ -232,9 +241,15 @@ pub(crate) fn stand(worker: &Arc<Worker>, frames: FrameReader) -> Result<Ended, 
 fn read_standing(worker: &Arc<Worker>, shares: bool) -> Result<Option<Ended>, WorkerError> {
     let waiters = &worker.reading.waiters;
     let mut frames = worker.reading.frames.lock();
-    let Some(reader) = frames.as_mut() else { return Ok(Some(Ended::HostGone)) };
     loop {
-        if !reader.wait_for_frame()? {
+        let has_dozed = match doze(worker, &mut frames)? {
+            Dozed::Not => false,
+            Dozed::UntilEnd(end) => return end.map(Some),
+            Dozed::UntilRung => true,
+        };
+        let Some(reader) = frames.as_mut() else { return Ok(Some(Ended::HostGone)) };
+        let is_open = if has_dozed { reader.read_here()? != Arrived::End } else { reader.wait_for_frame()? };
+        if !is_open {
             return Ok(Some(main_loop::end_of_stream(worker)));
         }
         let end = main_loop::take_all(worker, reader)?;
@@ -254,6 +269,92 @@ fn read_standing(worker: &Arc<Worker>, shares: bool) -> Result<Option<Ended>, Wo
         }
         hub.reading.wanted = false;
     }
+}
+
+/// What came of dozing.
+enum Dozed {
+    /// It could not be.
+    Not,
+    /// Something is to be read, or not any more.
+    UntilRung,
+    /// The executor has met the end.
+    UntilEnd(Result<Ended, WorkerError>),
+}
+
+/// Sleeps until something arrives that cannot wait, if the only executor is at work. The reader is let go meanwhile.
+fn doze(worker: &Arc<Worker>, frames: &mut MutexGuard<'_, Option<FrameReader>>) -> Result<Dozed, WorkerError> {
+    let Some(reader) = frames.as_mut() else { return Ok(Dozed::Not) };
+    let bell = {
+        let mut hub = worker.hub.lock();
+        let is_at_work = worker.max_executions == 1 && hub.executors == 1 && hub.idle_executors == 0;
+        if !is_at_work || hub.closed || reader.about_to_doze() != Some(true) {
+            return Ok(Dozed::Not);
+        }
+        // With the hub locked, so that the executor sees it before it waits for work.
+        hub.reading.dozes = true;
+        reader.own_bell()
+    };
+    let waited = bell.map(|bell| {
+        MutexGuard::unlocked(frames, || {
+            let waited = wait(bell.as_fd(), PollFlags::IN, None);
+            worker.hub.lock().reading.dozes = false;
+            waited
+        })
+    });
+    if let Some(end) = worker.hub.lock().reading.ended.take() {
+        return Ok(Dozed::UntilEnd(end));
+    }
+    waited.transpose().map_err(|source| WorkerError::System { what: "wait for its connection", source })?;
+    if let Some(reader) = frames.as_mut() {
+        reader.has_dozed()?;
+    }
+    Ok(Dozed::UntilRung)
+}
+
+/// For the only executor, before it waits for work: while the main thread dozes it takes what is here, or has the main thread
+/// woken for anything from here on if that is nothing. Whether it is to look again for work, and for whether that dozes.
+pub(crate) fn glance(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) -> bool {
+    if hub.reading.dozes {
+        hub.unlocked(|| look(worker));
+        return true;
+    }
+    false
+}
+
+fn look(worker: &Arc<Worker>) {
+    let Some(mut frames) = worker.reading.frames.try_lock() else {
+        // The main thread is about to let them go, or to say that it does not doze any more.
+        return std::thread::yield_now();
+    };
+    let Some(reader) = frames.as_mut() else { return };
+    if !reader.may_have_something() {
+        let mut hub = worker.hub.lock();
+        // The main thread may be up by now, and may have queued something.
+        hub.reading.dozes &= !(hub.queue.is_empty() && reader.sleeps_from_here());
+        return;
+    }
+    let end = match reader.read_here() {
+        Ok(Arrived::Bytes { .. }) => main_loop::take_without_bell(worker, reader),
+        Ok(Arrived::Nothing | Arrived::End) => {
+            // The main thread is told of the end as well.
+            worker.hub.lock().reading.dozes = false;
+            return;
+        }
+        Err(error) => Err(error.into()),
+    };
+    let Some(end) = end.transpose() else { return };
+    let is_orderly = end.is_ok();
+    {
+        // While nobody else reads, so that nobody finds another end. That of the connection wakes the main thread.
+        let mut hub = worker.hub.lock();
+        hub.reading.dozes = false;
+        hub.reading.ended.get_or_insert(end);
+    }
+    drop(frames);
+    if is_orderly {
+        worker.outbox.flush();
+    }
+    worker.outbox.shutdown();
 }
 
 /// Waits until the main thread is to read; or the end, if a leader has met it.

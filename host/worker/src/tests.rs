@@ -4,6 +4,7 @@
 mod abi;
 mod bulk;
 mod compiling;
+mod dozing;
 mod ending;
 mod granted;
 pub(crate) mod host;

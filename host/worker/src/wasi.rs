@@ -45,7 +45,7 @@ const RIGHT_FD_READ: u64 = 1 << 1;
 const RIGHT_FD_WRITE: u64 = 1 << 6;
 
 pub(crate) fn define(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p1::add_to_linker_sync(linker, |guest: &mut Guest| &mut guest.wasi)?;
+    wasmtime_wasi::p1::add_to_linker_sync(linker, |guest: &mut Guest| guest.wasi())?;
     linker.allow_shadowing(true);
     linker
         .func_wrap(WASI, "clock_res_get", clock_res_get)?

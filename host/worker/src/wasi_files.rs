@@ -35,9 +35,9 @@ macro_rules! files {
         if !guest.has_directories {
             return Ok(errno::BADF);
         }
-        guest.wasi.set_hostcall_fuel(crate::wasi_files::ALLOCATION_BYTES);
+        guest.wasi().set_hostcall_fuel(crate::wasi_files::ALLOCATION_BYTES);
         let mut memory = GuestMemory::Unshared(memory);
-        $result(original::$name(&mut guest.wasi, &mut memory, $($argument),*))
+        $result(original::$name(guest.wasi(), &mut memory, $($argument),*))
     }};
 }
 pub(crate) use files;

@@ -1,6 +1,6 @@
 //! The start of a pool's gateways, all at once, and who may be missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 use crate::pool::PoolError;
@@ -50,7 +50,7 @@ impl Driver {
                 }
                 Ok(note) => {
                     asked -= usize::from(matches!(note, Note::Started { .. }));
-                    self.take(note);
+                    self.take(note, Instant::now());
                 }
                 Err(_) => break,
             }
@@ -64,7 +64,7 @@ impl Driver {
             return Err(error);
         }
         for (lane, error) in errors {
-            self.take(Note::Started { lane, result: Err(error) });
+            self.take(Note::Started { lane, result: Err(error) }, Instant::now());
         }
         Ok(())
     }

@@ -26,6 +26,8 @@ pub(super) struct Batch {
     large: Bytes,
     descriptors: VecDeque<OwnedFd>,
     written: usize,
+    /// Something in it cannot wait until the peer has nothing else to do.
+    is_urgent: bool,
 }
 
 impl Batch {
@@ -41,6 +43,7 @@ impl Batch {
         self.copied.clear();
         self.large = Bytes::new();
         self.written = 0;
+        self.is_urgent = false;
     }
 
     /// Bytes can follow: the batch is not full, has no large body at its end, and has no descriptors of its own.
@@ -51,15 +54,17 @@ impl Batch {
     /// Adds an item, or its next chunk, and returns what is left of it.
     pub(super) fn add(&mut self, item: Item) -> Option<Item> {
         match item {
-            Item::Control { encoded, descriptors } => {
+            Item::Control { encoded, descriptors, lazy } => {
                 if !descriptors.is_empty() && !self.copied.is_empty() {
                     // Descriptors travel with the first byte of a write.
-                    return Some(Item::Control { encoded, descriptors });
+                    return Some(Item::Control { encoded, descriptors, lazy });
                 }
                 self.descriptors = descriptors;
                 let Encoded { kind, flags, channel, body } = encoded;
                 debug_assert!(body.len() <= MAX_FRAME_BYTES, "bodies are capped by those who make them");
+                let was_urgent = self.is_urgent;
                 self.add_frame(kind, flags, channel, &[], Bytes::from(body));
+                self.is_urgent = was_urgent || !lazy;
                 None
             }
             Item::Message { kind, channel, message, sent } => {
@@ -86,6 +91,7 @@ impl Batch {
     /// Fills an empty batch with a frame of which so many bytes are written already.
     pub(super) fn set_rest(&mut self, head: Vec<u8>, body: Bytes, written: usize) {
         debug_assert!(self.is_empty(), "who writes a message writes nothing else");
+        self.is_urgent = true;
         self.copied = head;
         self.large = body;
         self.written = written;
@@ -93,11 +99,13 @@ impl Batch {
 
     /// Adds the frame of a small message.
     pub(super) fn add_small(&mut self, channel: ChannelId, bytes: &[u8]) {
+        self.is_urgent = true;
         add_small(&mut self.copied, channel, bytes);
     }
 
     /// Adds frames as they are, and returns memory for others.
     pub(super) fn add_frames(&mut self, mut frames: Vec<u8>) -> Vec<u8> {
+        self.is_urgent = true;
         if self.copied.is_empty() {
             std::mem::swap(&mut self.copied, &mut frames);
         } else {
@@ -109,6 +117,8 @@ impl Batch {
 
     pub(super) fn add_frame(&mut self, kind: u8, flags: u8, channel: ChannelId, prefix: &[u8], body: Bytes) {
         let length = u32::try_from(prefix.len() + body.len()).expect("a frame is at most MAX_FRAME_BYTES long");
+        // Arguments are of no use before what follows them.
+        self.is_urgent |= kind != self::kind::ARGUMENTS;
         self.copied.reserve(HEADER_BYTES + prefix.len() + body.len().min(COPY_BYTES));
         self.copied.extend_from_slice(&Header { length, kind, flags, channel }.encode());
         self.copied.extend_from_slice(prefix);
@@ -131,7 +141,12 @@ impl Batch {
             };
             let large = if self.descriptors.len() > 1 { &[][..] } else { large };
             let descriptor = descriptor.map(AsFd::as_fd);
-            let count = match transport.try_write(&[IoSlice::new(copied), IoSlice::new(large)], descriptor) {
+            let buffers = [IoSlice::new(copied), IoSlice::new(large)];
+            let written = match self.is_urgent {
+                true => transport.try_write(&buffers, descriptor),
+                false => transport.try_write_lazily(&buffers, descriptor),
+            };
+            let count = match written {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 result => result?,
             };

@@ -207,7 +207,7 @@ impl Direct<'_> {
 fn given_up(state: &mut State, channel: ChannelId) -> Item {
     state.controls += 1;
     let encoded = Encoded { kind: kind::DATA, flags: GIVEN_UP, channel, body: Vec::new() };
-    Item::Control { encoded, descriptors: VecDeque::new() }
+    Item::Control { encoded, descriptors: VecDeque::new(), lazy: false }
 }
 
 fn patience(length: usize) -> Duration {

@@ -19,10 +19,11 @@ const STREAK_GAP: Duration = Duration::from_micros(50);
 pub(super) const GATHER_BYTES: usize = 8 * 1024;
 /// How long a message is gathered at most, give or take what the system's timers need.
 pub(super) const GATHER_TIME: Duration = Duration::from_micros(100);
-/// How long a message is gathered by a patient outbox, if none follows it.
-pub(super) const PATIENT_TIME: Duration = Duration::from_millis(2);
+/// How long a message is gathered by a patient outbox, if none follows it. The writer thread looks that often while some do, at
+/// the cost of those who compute.
+pub(super) const PATIENT_TIME: Duration = Duration::from_millis(5);
 /// A patient outbox writes what it has gathered with the first message after this time.
-const PATIENT_ENOUGH: Duration = Duration::from_micros(500);
+const PATIENT_ENOUGH: Duration = Duration::from_micros(1600);
 
 impl Outbox {
     /// From here on what is small is gathered whether or not it comes in quick succession; or no more. For a side where one

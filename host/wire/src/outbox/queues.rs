@@ -59,6 +59,8 @@ pub(super) enum Item {
     Control {
         encoded: Encoded,
         descriptors: VecDeque<OwnedFd>,
+        /// It can wait until the peer has nothing else to do.
+        lazy: bool,
     },
     Message {
         kind: u8,
@@ -190,7 +192,7 @@ impl State {
                 CreditFor::Output(channel) => ToWorker::OutputCredit(channel, credit.bytes).encode(),
             };
             // It is small and has no descriptor, so nothing is left of it.
-            let _ = self.batch.add(Item::Control { encoded, descriptors: VecDeque::new() });
+            let _ = self.batch.add(Item::Control { encoded, descriptors: VecDeque::new(), lazy: false });
         }
         let end_of_turn = self.batch.len() + TURN_BYTES;
         while self.batch.has_room() && self.batch.len() < end_of_turn {

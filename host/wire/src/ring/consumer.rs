@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Violation;
-use super::layout::{Memory, Place, Word, split};
+use super::layout::{AWAKE, DOZES, Memory, Place, SLEEPS, Word, split};
 use super::producer::{PIECE_BYTES, much};
 
 /// Reads from a ring. There is one for each ring.
@@ -82,7 +82,17 @@ impl<M: Memory> Consumer<M> {
 
     /// Says that this side sleeps until there is something; false if there is already.
     pub(crate) fn about_to_wait(&self) -> bool {
-        self.memory.word(Place::ConsumerSleeps).store(1, Ordering::Relaxed);
+        self.says(SLEEPS)
+    }
+
+    /// Says that this side sleeps until there is something that cannot wait, or half of the ring is full; false if there is
+    /// something already.
+    pub(crate) fn about_to_doze(&self) -> bool {
+        self.says(DOZES)
+    }
+
+    fn says(&self, sleep: u64) -> bool {
+        self.memory.word(Place::ConsumerSleeps).store(sleep, Ordering::Relaxed);
         M::fence();
         if self.has_something() {
             self.is_awake();
@@ -91,9 +101,17 @@ impl<M: Memory> Consumer<M> {
         true
     }
 
-    /// Takes back what [`about_to_wait`](Self::about_to_wait) said.
+    /// Has a thread that dozes woken for anything from here on, for another thread that has looked after the ring meanwhile and
+    /// will not any more. False if there is something already: that is for the caller to read, since nobody may be woken for it.
+    pub(crate) fn sleeps_from_here(&self) -> bool {
+        self.memory.word(Place::ConsumerSleeps).store(SLEEPS, Ordering::Relaxed);
+        M::fence();
+        !self.has_something()
+    }
+
+    /// Takes back what [`about_to_wait`](Self::about_to_wait) or [`about_to_doze`](Self::about_to_doze) said.
     pub(crate) fn is_awake(&self) {
-        self.memory.word(Place::ConsumerSleeps).store(0, Ordering::Relaxed);
+        self.memory.word(Place::ConsumerSleeps).store(AWAKE, Ordering::Relaxed);
     }
 
     /// The producer is gone, or is not to be listened to any more: what there is by now is the last.

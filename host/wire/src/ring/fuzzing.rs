@@ -64,6 +64,7 @@ enum Step {
         first: u32,
         second: u16,
         gives: bool,
+        lazily: bool,
     },
     AboutToWait,
     Look,
@@ -102,7 +103,12 @@ impl Step {
                 }
             }
             8 | 9 => Step::Read { length: input.arbitrary()? },
-            10 | 11 => Step::Write { first: input.arbitrary()?, second: input.arbitrary()?, gives: input.ratio(1, 8)? },
+            10 | 11 => Step::Write {
+                first: input.arbitrary()?,
+                second: input.arbitrary()?,
+                gives: input.ratio(1, 8)?,
+                lazily: input.arbitrary()?,
+            },
             _ => Step::AboutToWait,
         })
     }
@@ -242,8 +248,8 @@ impl Stage {
             }
             Step::HangUp => (self.line, self.room) = (None, None),
             Step::Read { length } => self.read(*length as usize % (2 * CAPACITY_BYTES)),
-            Step::Write { first, second, gives } => {
-                self.write([*first as usize % (2 * CAPACITY_BYTES), (*second).into()], *gives);
+            Step::Write { first, second, gives, lazily } => {
+                self.write([*first as usize % (2 * CAPACITY_BYTES), (*second).into()], *gives, *lazily);
             }
             Step::AboutToWait => {
                 let sleeps = self.receive.about_to_wait();
@@ -272,11 +278,15 @@ impl Stage {
         }
     }
 
-    fn write(&mut self, sizes: [usize; 2], gives: bool) {
+    fn write(&mut self, sizes: [usize; 2], gives: bool, lazily: bool) {
         let parts = sizes.map(|size| vec![size.to_le_bytes()[0]; size]);
         let slices = parts.each_ref().map(|part| IoSlice::new(part));
         let descriptor = gives.then(|| self.memory.as_fd());
-        match self.send.try_write(&slices, descriptor) {
+        let written = match lazily {
+            true => self.send.try_write_lazily(&slices, descriptor),
+            false => self.send.try_write(&slices, descriptor),
+        };
+        match written {
             Ok(_) if self.is_broken => {}
             Ok(count) => {
                 assert!(count <= CAPACITY_BYTES && !self.was_shut_down);

@@ -103,8 +103,13 @@ impl RingSendHalf {
     }
 }
 
-impl SendHalf for RingSendHalf {
-    fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+impl RingSendHalf {
+    fn write(
+        &self,
+        buffers: &[IoSlice<'_>],
+        descriptor: Option<BorrowedFd<'_>>,
+        has_to_ring: impl FnOnce(&Producer<Ring>) -> bool,
+    ) -> io::Result<usize> {
         let mut sending = self.sending.lock();
         let Sending { producer, line_is_full } = sending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         let bells = self.bells.read();
@@ -122,10 +127,20 @@ impl SendHalf for RingSendHalf {
         if written == 0 && buffers.iter().any(|buffer| !buffer.is_empty()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        if producer.has_to_ring() {
+        if has_to_ring(producer) {
             bells.ring_bytes()?;
         }
         Ok(written)
+    }
+}
+
+impl SendHalf for RingSendHalf {
+    fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        self.write(buffers, descriptor, Producer::has_to_ring)
+    }
+
+    fn try_write_lazily(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        self.write(buffers, descriptor, Producer::has_to_ring_lazily)
     }
 
     fn wait_writable(&self) -> io::Result<()> {
@@ -233,6 +248,23 @@ impl ReceiveHalf for RingReceiveHalf {
     fn about_to_wait(&mut self) -> bool {
         self.said_it_sleeps = !self.has_ended && self.consumer.about_to_wait();
         self.said_it_sleeps
+    }
+
+    fn about_to_doze(&mut self) -> Option<bool> {
+        Some(!self.has_ended && self.consumer.about_to_doze())
+    }
+
+    fn sleeps_from_here(&mut self) -> bool {
+        self.consumer.sleeps_from_here()
+    }
+
+    fn has_dozed(&mut self) -> io::Result<()> {
+        self.consumer.is_awake();
+        self.hear(false).map(drop)
+    }
+
+    fn own_bell(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.bells.line))
     }
 
     fn look(&self) -> Option<bool> {

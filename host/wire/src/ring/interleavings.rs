@@ -1,6 +1,8 @@
 //! Every interleaving of a producer and a consumer, as far as a model checker can follow them, with the reorderings that the
 //! memory orderings allow.
 //!
+//! Once with a consumer alone, and once with one that dozes while another thread looks, as in a worker.
+//!
 //! What is checked: bytes cross in order; none is copied in and out at once (its cells would tell); and nobody sleeps for
 //! ever (no thread could go on). The bells are a counter under a lock, as the sockets are: a ring is not lost.
 
@@ -23,7 +25,13 @@ const TOTAL: u8 = 3;
 
 struct Shared {
     words: [AtomicU64; 4],
-    bytes: [Cell<u8>; CAPACITY],
+    bytes: Vec<Cell<u8>>,
+}
+
+impl Shared {
+    fn new(capacity: usize) -> Shared {
+        Shared { words: Default::default(), bytes: (0..capacity).map(|_| Cell::default()).collect() }
+    }
 }
 
 #[derive(Clone)]
@@ -35,7 +43,9 @@ impl Word for AtomicU64 {
     }
 
     fn store(&self, value: u64, ordering: Ordering) {
-        AtomicU64::store(self, value, ordering);
+        // As a swap: the checker does not know that a swap stands right behind what it has read, and would otherwise order a
+        // store, which came later, before it.
+        AtomicU64::swap(self, value, ordering);
     }
 
     fn swap(&self, value: u64, ordering: Ordering) -> u64 {
@@ -51,7 +61,7 @@ impl Memory for View {
     }
 
     fn capacity(&self) -> usize {
-        CAPACITY
+        self.0.bytes.len()
     }
 
     fn copy_in(&self, offset: usize, bytes: &[u8]) {
@@ -141,12 +151,132 @@ fn bytes_cross_in_order_and_nobody_sleeps_for_ever() {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(|| {
-        let shared = Shared { words: Default::default(), bytes: Default::default() };
-        let view = View(Arc::new(shared));
+        let view = View(Arc::new(Shared::new(CAPACITY)));
         let bells = Arc::new((Bell::default(), Bell::default()));
         let (of_producer, bells_of_producer) = (view.clone(), Arc::clone(&bells));
         let producer = thread::spawn(move || produce(of_producer, &bells_of_producer.0, &bells_of_producer.1));
         consume(view, &bells.0, &bells.1);
         producer.join().unwrap();
+    });
+}
+
+/// Bytes that cross to a consumer that dozes, through a ring that they do not fill to the half.
+const FEW: u8 = 2;
+const LARGE_CAPACITY: usize = 4;
+
+/// The main thread of a worker and its executor, which share the reading half. What the lock of the hub protects is in `State`.
+#[derive(Default)]
+struct State {
+    dozes: bool,
+    /// The executor does not look any more.
+    is_idle: bool,
+}
+
+struct Worker {
+    consumer: Mutex<Consumer<View>>,
+    state: Mutex<State>,
+    taken: Mutex<u8>,
+}
+
+impl Worker {
+    /// Takes what is there, with the consumer locked.
+    fn take(&self, consumer: &mut Consumer<View>) -> bool {
+        let mut buffer = [0; CAPACITY];
+        let count = consumer.read(&mut buffer).unwrap();
+        if count > 0 {
+            // As whoever reads asks. Here the producer has room.
+            assert!(!consumer.has_to_ring());
+        }
+        let mut taken = self.taken.lock().unwrap();
+        for byte in &buffer[..count] {
+            assert_eq!(*byte, *taken + 1);
+            *taken = *byte;
+        }
+        count > 0
+    }
+
+    fn has_all(&self) -> bool {
+        *self.taken.lock().unwrap() == FEW
+    }
+
+    /// As `doze` and what it returns to, in the worker's `reading.rs`.
+    fn stand(&self, bell: &Bell) {
+        let mut consumer = self.consumer.lock().unwrap();
+        while !self.has_all() {
+            let sleeps = {
+                let mut state = self.state.lock().unwrap();
+                let sleeps = if state.is_idle { consumer.about_to_wait() } else { consumer.about_to_doze() };
+                state.dozes = sleeps && !state.is_idle;
+                sleeps
+            };
+            if sleeps {
+                drop(consumer);
+                bell.wait();
+                self.state.lock().unwrap().dozes = false;
+                consumer = self.consumer.lock().unwrap();
+                consumer.is_awake();
+            }
+            self.take(&mut consumer);
+        }
+    }
+
+    /// As `glance`, until it is idle.
+    fn glance(&self) {
+        loop {
+            {
+                let mut state = self.state.lock().unwrap();
+                if !state.dozes {
+                    state.is_idle = true;
+                    return;
+                }
+            }
+            // The worker's only tries, and looks at `dozes` again: nobody keeps it for long then.
+            let mut consumer = self.consumer.lock().unwrap();
+            if !self.take(&mut consumer) {
+                let mut state = self.state.lock().unwrap();
+                state.dozes &= !consumer.sleeps_from_here();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_can_wait_is_taken_by_who_looks_or_wakes_who_sleeps() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let view = View(Arc::new(Shared::new(LARGE_CAPACITY)));
+        let bell = Arc::new(Bell::default());
+        let consumer = Mutex::new(Consumer::new(view.clone()));
+        let worker = Arc::new(Worker { consumer, state: Mutex::default(), taken: Mutex::new(0) });
+        let host = {
+            let bell = Arc::clone(&bell);
+            thread::spawn(move || {
+                let mut producer = Producer::new(view);
+                for next in 1..=FEW {
+                    // There is room for all.
+                    assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
+                    if producer.has_to_ring_lazily() {
+                        bell.ring();
+                    }
+                }
+            })
+        };
+        let executor = {
+            let worker = Arc::clone(&worker);
+            thread::spawn(move || worker.glance())
+        };
+        // The bell rings once more at the end, for a main thread whose executor has taken all: it is not to wait for that.
+        let main = {
+            let (worker, bell) = (Arc::clone(&worker), Arc::clone(&bell));
+            thread::spawn(move || worker.stand(&bell))
+        };
+        host.join().unwrap();
+        executor.join().unwrap();
+        if worker.has_all() {
+            bell.ring();
+        }
+        main.join().unwrap();
+        assert!(worker.has_all());
     });
 }

@@ -20,6 +20,11 @@ const WORDS: usize = 4;
 const _: () = assert!(2 * WORDS * WORD_STRIDE <= HEADER_BYTES, "the words of both rings are on the first page");
 const _: () = assert!(CAPACITY_BYTES.is_power_of_two() && CAPACITY_BYTES <= MAX_CAPACITY_BYTES);
 
+/// What a side says of itself in its word.
+pub(super) const AWAKE: u64 = 0;
+pub(super) const SLEEPS: u64 = 1;
+pub(super) const DOZES: u64 = 2;
+
 /// All of the shared memory.
 pub(super) const fn total_bytes(capacity: usize) -> usize {
     HEADER_BYTES + 2 * capacity
@@ -32,7 +37,8 @@ pub(crate) enum Place {
     Tail,
     /// Bytes ever read. The consumer's.
     Head,
-    /// 1 while the consumer sleeps until there are bytes. It sets it, and whoever sets it back rings.
+    /// [`SLEEPS`] while the consumer sleeps until there are bytes, [`DOZES`] while it sleeps until there are bytes that
+    /// cannot wait. It sets it, and whoever sets it back rings.
     ConsumerSleeps,
     /// 1 while the producer sleeps until there is room.
     ProducerSleeps,

@@ -40,42 +40,58 @@ fn pair() -> Pair {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write(Vec<usize>),
+    Write { sizes: Vec<usize>, lazily: bool },
     Read(usize),
     ConsumerSleeps,
+    ConsumerDozes,
+    ConsumerSleepsFromHere,
     ProducerSleeps,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        4 => proptest::collection::vec(0..SMALL + 8, 1..4).prop_map(Step::Write),
+        4 => (proptest::collection::vec(0..SMALL + 8, 1..4), any::<bool>())
+            .prop_map(|(sizes, lazily)| Step::Write { sizes, lazily }),
         4 => (0..SMALL + 8).prop_map(Step::Read),
         1 => proptest::strategy::Just(Step::ConsumerSleeps),
+        1 => proptest::strategy::Just(Step::ConsumerDozes),
+        1 => proptest::strategy::Just(Step::ConsumerSleepsFromHere),
         1 => proptest::strategy::Just(Step::ProducerSleeps),
     ];
     proptest::collection::vec(step, 0..200)
+}
+
+/// What the consumer has said, and nobody has answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Said {
+    Nothing,
+    Sleeps,
+    Dozes,
 }
 
 proptest::proptest! {
     #[test]
     fn a_ring_is_a_queue_of_bytes(steps in steps()) {
         let [write, read] = two_views(SMALL);
-        let (mut producer, mut consumer) = (Producer::new(write), Consumer::new(read));
+        let (mut producer, consumer) = (Producer::new(write), Consumer::new(read));
         let mut queue: VecDeque<u8> = VecDeque::new();
         let mut next = 0_u8;
-        let (mut consumer_sleeps, mut producer_sleeps) = (false, false);
+        let (mut consumer, mut said, mut producer_sleeps) = (consumer, Said::Nothing, false);
         for step in steps {
             match step {
-                Step::Write(sizes) => {
+                Step::Write { sizes, lazily } => {
                     let parts: Vec<Vec<u8>> = sizes.iter().map(|size| (0..*size).map(|_| { next = next.wrapping_add(1); next }).collect()).collect();
                     let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
                     let whole = parts.concat();
                     let written = producer.write(&slices).unwrap();
                     prop_assert_eq!(written, whole.len().min(SMALL - queue.len()));
                     queue.extend(&whole[..written]);
-                    let rings = written > 0 && producer.has_to_ring();
-                    prop_assert_eq!(rings, written > 0 && consumer_sleeps);
-                    consumer_sleeps &= !rings;
+                    let rings = written > 0 && if lazily { producer.has_to_ring_lazily() } else { producer.has_to_ring() };
+                    let is_left_alone = lazily && said == Said::Dozes && queue.len() <= SMALL / 2;
+                    prop_assert_eq!(rings, written > 0 && said != Said::Nothing && !is_left_alone);
+                    if rings {
+                        said = Said::Nothing;
+                    }
                 }
                 Step::Read(size) => {
                     let mut peeked = vec![0; size];
@@ -91,8 +107,17 @@ proptest::proptest! {
                     producer_sleeps &= !rings;
                 }
                 Step::ConsumerSleeps => {
-                    consumer_sleeps = consumer.about_to_wait();
-                    prop_assert_eq!(consumer_sleeps, queue.is_empty());
+                    said = if consumer.about_to_wait() { Said::Sleeps } else { Said::Nothing };
+                    prop_assert_eq!(said == Said::Sleeps, queue.is_empty());
+                }
+                Step::ConsumerDozes => {
+                    said = if consumer.about_to_doze() { Said::Dozes } else { Said::Nothing };
+                    prop_assert_eq!(said == Said::Dozes, queue.is_empty());
+                }
+                // Whoever says this reads what is there, and leaves it at what it has said.
+                Step::ConsumerSleepsFromHere => {
+                    said = Said::Sleeps;
+                    prop_assert_eq!(consumer.sleeps_from_here(), queue.is_empty());
                 }
                 Step::ProducerSleeps => {
                     producer_sleeps = producer.about_to_wait().unwrap();
@@ -302,6 +327,49 @@ fn a_bell_rings_for_bytes_and_for_the_end_and_is_silenced_by_a_read() {
     assert_eq!(receive.read(&mut [0; 8], false).unwrap(), 0);
     assert!(!receive.about_to_wait());
     assert_eq!(receive.look(), Some(true), "the end is something to read");
+}
+
+#[test]
+fn who_dozes_is_woken_for_what_cannot_wait_and_for_half_a_ring() {
+    let Pair { host: (_send, mut receive), worker } = pair();
+    let bell = receive.own_bell().unwrap();
+    let rings = || wait(bell.as_fd(), PollFlags::IN, Some(std::time::Duration::ZERO)).unwrap();
+    let lazily = |bytes: &[u8]| worker.send.try_write_lazily(&[IoSlice::new(bytes)], None).unwrap();
+    let mut buffer = vec![0; CAPACITY_BYTES];
+    assert_eq!(receive.about_to_doze(), Some(true));
+    lazily(b"later");
+    assert!(!rings());
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 5, "another thread takes it");
+    lazily(b"later");
+    worker.send.try_write(&[IoSlice::new(b"now")], None).unwrap();
+    assert!(rings());
+    receive.has_dozed().unwrap();
+    assert!(!rings());
+    assert_eq!(receive.about_to_doze(), Some(false), "there is something already");
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 8);
+    assert_eq!(receive.about_to_doze(), Some(true));
+    lazily(&vec![0; CAPACITY_BYTES / 2]);
+    assert!(!rings());
+    lazily(b"x");
+    assert!(rings());
+    receive.has_dozed().unwrap();
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), CAPACITY_BYTES / 2 + 1);
+    // Who looks after it ceases to.
+    assert_eq!(receive.about_to_doze(), Some(true));
+    lazily(b"x");
+    assert!(!receive.sleeps_from_here(), "this is for whoever asks to read");
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 1);
+    assert!(receive.sleeps_from_here() && !rings());
+    lazily(b"x");
+    assert!(rings());
+    receive.has_dozed().unwrap();
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 1);
+    assert_eq!(receive.about_to_doze(), Some(true));
+    drop(worker);
+    assert!(rings(), "the end cannot wait");
+    receive.has_dozed().unwrap();
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 0);
+    assert_eq!(receive.about_to_doze(), Some(false));
 }
 
 /// Both directions at once, more than the rings hold, in pieces that do not fit; whoever can sleep does.

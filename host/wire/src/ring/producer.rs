@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
 use super::Violation;
-use super::layout::{Memory, Place, Word, split};
+use super::layout::{AWAKE, DOZES, Memory, Place, SLEEPS, Word, split};
 
 /// Bytes after which the other side can go on if it is awake, while the rest is still being copied.
 pub(super) const PIECE_BYTES: usize = 32 * 1024;
@@ -57,7 +57,25 @@ impl<M: Memory> Producer<M> {
     pub(crate) fn has_to_ring(&self) -> bool {
         M::fence();
         let sleeps = self.memory.word(Place::ConsumerSleeps);
-        sleeps.load(Ordering::Relaxed) != 0 && sleeps.swap(0, Ordering::Relaxed) != 0
+        sleeps.load(Ordering::Relaxed) != AWAKE && sleeps.swap(AWAKE, Ordering::Relaxed) != AWAKE
+    }
+
+    /// As [`has_to_ring`](Self::has_to_ring), after a write that can wait: a consumer that dozes is left alone while the ring
+    /// is at most half full.
+    pub(crate) fn has_to_ring_lazily(&self) -> bool {
+        M::fence();
+        let sleeps = self.memory.word(Place::ConsumerSleeps);
+        match sleeps.load(Ordering::Relaxed) {
+            AWAKE => false,
+            DOZES if self.used() <= much(self.memory.capacity()) => false,
+            _ => sleeps.swap(AWAKE, Ordering::Relaxed) != AWAKE,
+        }
+    }
+
+    /// Bytes that the consumer has not read, as it says. A word is looked at, and nothing is believed.
+    fn used(&self) -> usize {
+        let head = self.memory.word(Place::Head).load(Ordering::Relaxed);
+        usize::try_from(self.tail.wrapping_sub(head)).unwrap_or(usize::MAX)
     }
 
     /// How many bytes can be written.
@@ -85,7 +103,7 @@ impl<M: Memory> Producer<M> {
 
     /// Says that this side sleeps until there is much room; false if there is already.
     pub(crate) fn about_to_wait(&mut self) -> Result<bool, Violation> {
-        self.memory.word(Place::ProducerSleeps).store(1, Ordering::Relaxed);
+        self.memory.word(Place::ProducerSleeps).store(SLEEPS, Ordering::Relaxed);
         M::fence();
         if self.has_much_room()? {
             self.is_awake();
@@ -96,7 +114,7 @@ impl<M: Memory> Producer<M> {
 
     /// Takes back what [`about_to_wait`](Self::about_to_wait) said.
     pub(crate) fn is_awake(&self) {
-        self.memory.word(Place::ProducerSleeps).store(0, Ordering::Relaxed);
+        self.memory.word(Place::ProducerSleeps).store(AWAKE, Ordering::Relaxed);
     }
 
     fn known_room(&self) -> usize {

@@ -17,7 +17,8 @@ use sandgate_wire::grants::{Directory, ExecutionGrants, Grants};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::message::{Close, Codegen, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
 use sandgate_wire::outcome::KilledBy;
-use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
+use sandgate_wire::ring;
+use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, socket_pair, unix_socket};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, Outbox, Outcome, Side, ToHost, ToWorker};
 use sha2::{Digest, Sha256};
 
@@ -74,6 +75,25 @@ impl Default for Call {
     }
 }
 
+impl Call {
+    fn of(self, module: ModuleId) -> Execute {
+        Execute {
+            module,
+            codegen: self.codegen,
+            entry: self.entry,
+            has_arguments: self.arguments.is_some(),
+            stdin: false,
+            patient: false,
+            argv: self.argv,
+            limits: self.limits,
+            grants: self.grants,
+        }
+    }
+}
+
+/// Both halves of one side of a connection.
+type Halves = (Box<dyn SendHalf>, Box<dyn ReceiveHalf>);
+
 impl Host {
     /// A worker that has said hello.
     pub(super) fn new(max_executions: u32) -> Host {
@@ -86,7 +106,20 @@ impl Host {
     }
 
     fn greeted(max_executions: u32, directories: Vec<Directory>) -> Host {
-        let mut host = Host::without_hello();
+        Host::without_hello().greet(max_executions, directories)
+    }
+
+    /// A worker of one executor that talks through shared memory.
+    pub(super) fn over_rings() -> Host {
+        let (ours, theirs) = socket_pair().unwrap();
+        let (send, receive) = ring::offer(ours).map_err(|(error, _)| error).unwrap();
+        let theirs = ring::accept(theirs).unwrap();
+        let host = Host::over((theirs.send, theirs.receive), (Box::new(send), Box::new(receive)));
+        host.greet(1, Vec::new())
+    }
+
+    fn greet(self, max_executions: u32, directories: Vec<Directory>) -> Host {
+        let mut host = self;
         host.send(&ToWorker::Hello(HostHello {
             gateway: "test".to_owned(),
             host_pid: std::process::id(),
@@ -107,18 +140,21 @@ impl Host {
 
     pub(super) fn without_hello() -> Host {
         let (ours, theirs) = socket_pair().unwrap();
-        let (send, receive) = unix_socket(theirs, Descriptors::Accept);
-        let worker =
-            Builder::new().name("worker".to_owned()).spawn(move || run(Box::new(send), Box::new(receive))).unwrap();
-        let (send, receive) = unix_socket(ours, Descriptors::Refuse);
-        let outbox = Arc::new(Outbox::new(Box::new(send)));
+        let theirs = unix_socket(theirs, Descriptors::Accept);
+        let ours = unix_socket(ours, Descriptors::Refuse);
+        Host::over((Box::new(theirs.0), Box::new(theirs.1)), (Box::new(ours.0), Box::new(ours.1)))
+    }
+
+    fn over(theirs: Halves, (send, receive): Halves) -> Host {
+        let worker = Builder::new().name("worker".to_owned()).spawn(move || run(theirs.0, theirs.1)).unwrap();
+        let outbox = Arc::new(Outbox::new(send));
         let outbox_of_thread = Arc::clone(&outbox);
         Builder::new().name("host-writer".to_owned()).spawn(move || outbox_of_thread.run_writer()).unwrap();
         let (to_test, events) = channel();
         Builder::new()
             .name("host-reader".to_owned())
             .spawn(move || {
-                let mut reader = FrameReader::new(Box::new(receive));
+                let mut reader = FrameReader::new(receive);
                 let mut assemblies = std::collections::HashMap::<_, Assembly>::new();
                 while let Ok(Some(frame)) = reader.read_frame() {
                     let event = match ToHost::decode(frame).unwrap() {
@@ -229,23 +265,25 @@ impl Host {
 
     pub(super) fn execute(&mut self, module: ModuleId, call: Call) -> ChannelId {
         let id = self.id();
-        let has_arguments = call.arguments.is_some();
-        if let Some(arguments) = call.arguments {
+        if let Some(arguments) = call.arguments.clone() {
             self.outbox.push_arguments(id, arguments).unwrap();
         }
-        let execute = Execute {
-            module,
-            codegen: call.codegen,
-            entry: call.entry,
-            has_arguments,
-            stdin: false,
-            patient: false,
-            argv: call.argv,
-            limits: call.limits,
-            grants: call.grants,
-        };
-        self.send(&ToWorker::Execute(id, execute));
+        self.send(&ToWorker::Execute(id, call.of(module)));
         id
+    }
+
+    /// Executes as a pool does, whose worker is not woken for it if it has other things to do.
+    pub(super) fn execute_lazily(&mut self, module: ModuleId, call: Call) -> ChannelId {
+        let id = self.id();
+        self.execute_lazily_on(id, module, call);
+        id
+    }
+
+    pub(super) fn execute_lazily_on(&mut self, id: ChannelId, module: ModuleId, call: Call) {
+        let arguments = call.arguments.clone();
+        let execute = ToWorker::Execute(id, Execute { patient: true, ..call.of(module) });
+        self.outbox.place_lazily(arguments, execute.encode()).unwrap();
+        self.outbox.write_placed();
     }
 
     /// Compiles, loads and executes.
