@@ -107,9 +107,9 @@ impl SendHalf for RingSendHalf {
     fn try_write(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
         let mut sending = self.sending.lock();
         let Sending { producer, line_is_full } = sending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let bells = self.bells.read();
-        let bells = bells.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         if let Some(descriptor) = descriptor {
+            let bells = self.bells.read();
+            let bells = bells.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
             if producer.room().map_err(|violation| self.wrong(violation))? == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -123,7 +123,7 @@ impl SendHalf for RingSendHalf {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if producer.has_to_ring() {
-            bells.ring_bytes()?;
+            self.bells.read().as_ref().ok_or(io::ErrorKind::BrokenPipe)?.ring_bytes()?;
         }
         Ok(written)
     }
