@@ -1,13 +1,22 @@
-//! Pools over machines: how many gateways each gets.
+//! Pools over machines: how many gateways each gets, and how much work each of these.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use super::{DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, PoolBuilder};
+use super::PoolBuilder;
 use crate::error::GatewayError;
 use crate::pool::PoolError;
 use crate::remote::{Hosts, ReachError, ways};
 use crate::spec::Spec;
+
+/// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
+/// long: about 4 ms of work, and one task more than the one that runs at least.
+pub const DEFAULT_IN_FLIGHT: usize = 64;
+/// The same of a gateway whose instance is [reused](PoolBuilder::reuse): one more is a message more, and what travels together
+/// costs as much as a single one.
+pub const DEFAULT_REUSED_IN_FLIGHT: usize = 256;
+/// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
+pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 
 impl PoolBuilder {
     /// As many gateways of each of these specs as its machine has cores, instead of a number of equal ones.
@@ -61,10 +70,15 @@ impl PoolBuilder {
     /// Tasks under way that keep all gateways busy.
     pub(super) fn enough(&self, specs: &[Spec]) -> usize {
         let most_on = |spec: &Spec| match spec.route() {
-            [] => self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
+            [] => self.near_in_flight(),
             _ => self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
         };
         specs.iter().map(most_on).sum()
+    }
+
+    /// Most tasks of a gateway on this machine.
+    pub(super) fn near_in_flight(&self) -> usize {
+        self.in_flight.unwrap_or(if self.reuse { DEFAULT_REUSED_IN_FLIGHT } else { DEFAULT_IN_FLIGHT })
     }
 
     /// How many gateways the pool will have, once its [machines were reached](Self::reach_machines).
