@@ -305,6 +305,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flow::Window;
 
     fn push(assembly: &mut Assembly, flags: u8, payload: &[u8]) -> Result<Option<Message>, AssemblyError> {
         assembly.push(Chunk { flags, payload }, 1000, None)
