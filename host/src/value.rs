@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use postcard::ser_flavors::Flavor;
 use sandgate_wire::{ChannelId, Message};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -35,13 +36,41 @@ pub(crate) struct Encoded {
 }
 
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Encoded, CodecError> {
+    let mut bytes = Vec::new();
+    let channels = encode_behind(value, &mut bytes)?;
+    Ok(Encoded { bytes: bytes.into(), channels })
+}
+
+/// Adds a value to the end of `bytes`, and returns the channels it holds. After an error part of it may be there.
+pub(crate) fn encode_behind<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<Vec<Channel>, CodecError> {
     let scope = Entered::new(Scope::Encoding(Vec::new()));
-    let bytes = postcard::to_allocvec(value);
+    let encoded = postcard::serialize_with_flavor(value, Behind(bytes));
     let Some(Scope::Encoding(channels)) = scope.leave() else {
         return Err(CodecError::new("values were serialised in a tangle"));
     };
-    let bytes = bytes.map_err(|error| CodecError::new(error.to_string()))?;
-    Ok(Encoded { bytes: bytes.into(), channels })
+    encoded.map_err(|error| CodecError::new(error.to_string()))?;
+    Ok(channels)
+}
+
+/// Has a value serialised behind others.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Behind<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(message: &Message, connection: &Arc<Connection>) -> Result<T, CodecError> {

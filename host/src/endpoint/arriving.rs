@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
@@ -9,7 +10,7 @@ use sandgate_wire::frame::{FrameError, FrameReader, Header};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
 use sandgate_wire::message::{Close, Output, Stream, kind};
 use sandgate_wire::outbox::CreditFor;
-use sandgate_wire::{Outcome, Side, ToWorker};
+use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
 
@@ -17,6 +18,9 @@ use super::{Endpoint, State};
 const MAX_MESSAGES: usize = 64;
 /// Bytes after which the lock is let go.
 const MAX_BYTES: usize = 64 * 1024;
+/// Messages up to this size share memory with those that are taken with them, and are gone when those are, give or take
+/// the one that somebody is at.
+const SHARED_BYTES: usize = 512;
 
 /// Why what has arrived is not taken.
 #[derive(Debug)]
@@ -40,6 +44,26 @@ struct Arrivals {
     /// Counted anew, and not any more.
     more: u64,
     less: u64,
+    /// Small messages that follow another one, one behind the other, and where each begins. They are the last in the queue,
+    /// without their bytes.
+    shared: Vec<u8>,
+    begins: Vec<usize>,
+}
+
+impl Arrivals {
+    /// Gives the small messages at the end of the queue their bytes.
+    fn share(&mut self, state: &mut State) {
+        if self.begins.is_empty() {
+            return;
+        }
+        let bytes = Bytes::from(std::mem::take(&mut self.shared));
+        let first = state.queue.len() - self.begins.len();
+        let mut begins = self.begins.drain(..).peekable();
+        for message in state.queue.range_mut(first..) {
+            let Some(begin) = begins.next() else { return };
+            message.bytes = bytes.slice(begin..begins.peek().copied().unwrap_or(bytes.len()));
+        }
+    }
 }
 
 impl Endpoint {
@@ -48,6 +72,18 @@ impl Endpoint {
     pub(crate) fn arrive(self: &Arc<Self>, frames: &mut FrameReader) -> Result<(), Refused> {
         let mut state = self.state.lock();
         let mut arrivals = Arrivals::default();
+        let taken = self.take_frames(&mut state, frames, &mut arrivals);
+        // Also what came before something that is refused.
+        arrivals.share(&mut state);
+        taken?;
+        self.count(&mut state, &arrivals).map_err(Refused::Message)?;
+        if arrivals.messages > 0 {
+            self.notify(&state, arrivals.messages);
+        }
+        Ok(())
+    }
+
+    fn take_frames(&self, state: &mut State, frames: &mut FrameReader, arrivals: &mut Arrivals) -> Result<(), Refused> {
         while arrivals.messages < MAX_MESSAGES && arrivals.bytes < MAX_BYTES {
             let is_next = |header: Header| header.kind == kind::DATA && header.channel == self.id;
             if !frames.next_header()?.is_some_and(is_next) {
@@ -58,11 +94,7 @@ impl Endpoint {
                 return Err(Refused::AfterClose);
             }
             let chunk = Chunk { flags: frame.header.flags, payload: frame.payload };
-            self.take(&mut state, chunk, &mut arrivals).map_err(Refused::Message)?;
-        }
-        self.count(&mut state, &arrivals).map_err(Refused::Message)?;
-        if arrivals.messages > 0 {
-            self.notify(&state, arrivals.messages);
+            self.take(state, chunk, arrivals).map_err(Refused::Message)?;
         }
         Ok(())
     }
@@ -72,6 +104,19 @@ impl Endpoint {
         if state.closed || state.outcome.is_some() {
             return Ok(());
         }
+        let State { assembly, receive_window, .. } = state;
+        if arrivals.messages > 0
+            && chunk.payload.len() <= SHARED_BYTES
+            && let Some(bytes) = assembly.whole(chunk, self.limits.message_bytes, receive_window)?
+        {
+            arrivals.more += cost(bytes.len() as u64);
+            arrivals.messages += 1;
+            arrivals.begins.push(arrivals.shared.len());
+            arrivals.shared.extend_from_slice(bytes);
+            state.queue.push_back(Message::default());
+            return Ok(());
+        }
+        arrivals.share(state);
         let State { assembly, receive_window, .. } = state;
         match assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? {
             None => {

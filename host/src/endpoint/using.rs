@@ -1,11 +1,14 @@
 //! What users do with an endpoint, and the threads that run their callbacks. All that waits has a deadline.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::Assembly;
+use sandgate_wire::flow::Credit;
 use sandgate_wire::message::Close;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{Message, Outbox, Outcome, ToWorker};
@@ -62,6 +65,58 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Sends these messages without waiting, those that are small under one lock. Says how many were sent, and why not the
+    /// next one.
+    pub(crate) fn send_now(&self, messages: &[&Bytes]) -> (usize, Option<SendError>) {
+        let mut sent = 0;
+        while let Some(next) = messages.get(sent) {
+            let result = if Outbox::is_small(next) {
+                let (count, result) = self.send_small(&messages[sent..]);
+                sent += count;
+                result
+            } else {
+                let message = Message { bytes: Bytes::clone(next), channels: Vec::new() };
+                let result = self.send(message, Deadline::after(Duration::ZERO));
+                sent += usize::from(result.is_ok());
+                result
+            };
+            if let Err(error) = result {
+                return (sent, Some(error));
+            }
+        }
+        (sent, None)
+    }
+
+    /// Sends the small messages at the beginning of these, as far as there is credit.
+    fn send_small(&self, messages: &[&Bytes]) -> (usize, Result<(), SendError>) {
+        let mut state = self.state.lock();
+        let mut result = self.can_send(&state);
+        let mut count = 0;
+        while let (Ok(()), Some(next)) = (&result, messages.get(count).filter(|next| Outbox::is_small(next))) {
+            let length = next.len();
+            if length as u64 > self.limits.message_bytes {
+                result = Err(SendError::too_large(length, &self.limits));
+            } else if state.send_window.try_start(length as u64) {
+                count += 1;
+            } else {
+                result = Err(SendError::Timeout(Duration::ZERO));
+            }
+        }
+        // If the connection is gone, its end is about to reach this channel and says why.
+        let _ = self.connection.outbox.push_small(self.id, &messages[..count]);
+        (count, result)
+    }
+
+    fn can_send(&self, state: &State) -> Result<(), SendError> {
+        match &state.outcome {
+            // This side's own close is not told as if the peer had closed it.
+            Some(Outcome::Closed) if state.closed => Err(SendError::Closed),
+            Some(outcome) => Err(SendError::Ended(outcome.clone())),
+            None if state.send_closed => Err(SendError::Closed),
+            None => Ok(()),
+        }
+    }
+
     /// Takes what a message of this length takes, and keeps the lock, under which the message is to be begun.
     fn take_credit(&self, length: usize, deadline: Deadline) -> Result<MutexGuard<'_, State>, SendError> {
         if length as u64 > self.limits.message_bytes {
@@ -69,13 +124,7 @@ impl Endpoint {
         }
         let mut state = self.state.lock();
         loop {
-            match &state.outcome {
-                // This side's own close is not told as if the peer had closed it.
-                Some(Outcome::Closed) if state.closed => return Err(SendError::Closed),
-                Some(outcome) => return Err(SendError::Ended(outcome.clone())),
-                None if state.send_closed => return Err(SendError::Closed),
-                None => {}
-            }
+            self.can_send(&state)?;
             if state.send_window.try_start(length as u64) {
                 return Ok(state);
             }
@@ -124,6 +173,29 @@ impl Endpoint {
             self.end_was_delivered(state);
         }
         Some(Delivery::End(outcome))
+    }
+
+    /// Moves all messages that are here to the end of `messages`, which is empty, for a pool. Returns the end if that is next,
+    /// once.
+    pub(crate) fn take_deliveries(&self, messages: &mut VecDeque<Message>) -> Option<Outcome> {
+        let mut state = self.state.lock();
+        std::mem::swap(&mut state.queue, messages);
+        let mut credit = Credit::default();
+        for message in &*messages {
+            let length = message.bytes.len() as u64;
+            state.taken += cost(length);
+            credit.add(state.receive_window.take(length));
+        }
+        if state.credit_wanted {
+            credit.add(state.receive_window.give_all());
+        }
+        self.send_credit(&mut state, (credit != Credit::default()).then_some(credit));
+        if state.end_delivered {
+            return None;
+        }
+        let outcome = state.outcome.clone()?;
+        self.end_was_delivered(state);
+        Some(outcome)
     }
 
     /// The consumer is done with the end.

@@ -23,7 +23,7 @@ use super::map::Map;
 use super::result::{OutcomeKind, ProgramOutput, RetryOn, TaskError};
 use super::seat::Told;
 use super::stats::{GatewayStats, PoolStats};
-use super::work::{self, Codec, RawValue, Work};
+use super::work::{self, Codec, Owner, RawValue, Work};
 use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
@@ -33,14 +33,10 @@ mod building;
 pub(super) mod machines;
 mod starting;
 
+pub use machines::{DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_REUSED_IN_FLIGHT};
 #[cfg(test)]
 pub(crate) use starting::Begin;
 
-/// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
-/// long: about 4 ms of work, and one task more than the one that runs at least.
-pub const DEFAULT_IN_FLIGHT: usize = 64;
-/// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
-pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 /// Losses of a worker after which an input is poisonous, unless the builder says otherwise.
 pub const DEFAULT_MAX_LOSSES: u32 = 3;
 /// Inputs that an iterator has pulled and not given a result for, unless the builder says otherwise.
@@ -252,8 +248,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 64, and 1024 of one on another machine; less if tasks take longer
-    /// than some ten microseconds.
+    /// Most tasks that a gateway is given at once. Default: 64, 256 if its instance is [reused](Self::reuse), and 1024 of one
+    /// on another machine; less if tasks take longer than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
         self.in_flight = Some(tasks.max(1));
@@ -378,8 +374,9 @@ impl Pool {
     ) -> TaskHandle<T> {
         let (sender, results) = mailbox();
         let id = self.next_task();
-        let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
-        let work = Work { owner: self.next_owner(), index: id, input, argv: None, results: sender, refused };
+        let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(Box::new(error))), |input| (input, None));
+        let owner = Arc::new(Owner { number: self.next_owner(), results: sender });
+        let work = Work { owner, index: id, input, argv: None, refused };
         self.submit_all(vec![(id, work)]);
         TaskHandle::new(id, results, self.told.notes.clone(), decode)
     }

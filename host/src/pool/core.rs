@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandgate_wire::Outcome;
+use sandgate_wire::ids::ChannelHashes;
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
 use super::event::PoolEvent;
@@ -34,9 +35,9 @@ use super::stats::Counts;
 mod dispatching;
 mod leaving;
 
-/// Runs that a worker may have ended without the host having heard of it: workers gather what they send for 100 µs. What is
-/// further behind the one that a lost worker was at, as far as is known, has not begun. Were it otherwise, each further loss
-/// makes as many suspects more.
+/// Runs that a worker is taken to have ended without the host having heard of it. What is further behind the one that a lost
+/// worker was at, as far as is known, is no suspect, and may have begun all the same: workers gather what they send. So it is
+/// run again in groups of which all are suspects should another worker be lost.
 const UNHEARD: usize = 3;
 
 /// Links that may be lost under a task for each worker that it may cost.
@@ -123,14 +124,19 @@ struct Task<P> {
     /// Links that were lost while it ran.
     links: u32,
     retries: u32,
+    /// It was lost with a worker, behind those that were suspects.
+    was_behind: bool,
     queued: Instant,
 }
+
+/// Looked up a few times for each task, and their numbers are this side's own.
+type Tasks<P> = HashMap<TaskId, Task<P>, ChannelHashes>;
 
 /// The state of a pool.
 #[derive(Debug)]
 pub(crate) struct Core<P, V> {
     rules: Rules,
-    tasks: HashMap<TaskId, Task<P>>,
+    tasks: Tasks<P>,
     waiting: VecDeque<TaskId>,
     suspects: VecDeque<TaskId>,
     lanes: Vec<Lane>,
@@ -148,7 +154,7 @@ impl<P, V> Core<P, V> {
     pub(crate) fn new(rules: Rules, lanes: usize, now: Instant, wants_events: bool) -> Core<P, V> {
         Core {
             rules,
-            tasks: HashMap::new(),
+            tasks: Tasks::default(),
             waiting: VecDeque::new(),
             suspects: VecDeque::new(),
             lanes: (0..lanes).map(|_| Lane::new(now)).collect(),
@@ -211,7 +217,8 @@ impl<P, V> Core<P, V> {
     pub(crate) fn submit(&mut self, id: TaskId, payload: P, now: Instant) {
         self.counts.queued += 1;
         self.tell(now, || PoolEvent::TaskQueued { task: id });
-        self.tasks.insert(id, Task { payload, attempts: 0, losses: 0, links: 0, retries: 0, queued: now });
+        self.tasks
+            .insert(id, Task { payload, attempts: 0, losses: 0, links: 0, retries: 0, was_behind: false, queued: now });
         match self.broken.clone() {
             Some(error) => self.finish(id, Err(TaskError::NoGateway(error)), None, now),
             None => self.waiting.push_back(id),
@@ -376,10 +383,8 @@ impl<P, V> Core<P, V> {
         }
         let took_long = it.is_at_a_long_run(now);
         let Some(flight) = it.remove(run) else { return };
-        it.ended_well(now, flight.started);
-        if it.flights.is_empty() && !self.waiting.is_empty() && !took_long {
-            it.has_run_dry(&self.rules);
-        }
+        it.ended_well(1, now, flight.started);
+        self.see_whether_dry(lane, took_long);
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
         task.attempts += 1;
         let place = Some((lane, flight.started.max(began)));
@@ -399,6 +404,33 @@ impl<P, V> Core<P, V> {
             return;
         }
         self.finish(flight.task, Err(error), place, now);
+    }
+
+    /// A lane's session has answered the first of its tasks, one after the other. What nothing was asked for is dropped.
+    pub(crate) fn answered(&mut self, lane: usize, values: impl ExactSizeIterator<Item = V>, now: Instant) {
+        let it = &mut self.lanes[lane];
+        let count = values.len().min(it.flights.len());
+        let Some(first) = it.flights.front() else { return };
+        let (put, mut began) = (first.started, it.progress);
+        let took_long = it.is_at_a_long_run(now);
+        it.ended_well(count, now, put);
+        for value in values.take(count) {
+            let Some(flight) = self.lanes[lane].remove_first() else { return };
+            if let Some(task) = self.tasks.get_mut(&flight.task) {
+                task.attempts += 1;
+                self.finish(flight.task, Ok(value), Some((lane, flight.started.max(began))), now);
+            }
+            began = now;
+        }
+        self.see_whether_dry(lane, took_long);
+    }
+
+    /// Runs have ended on a lane. If none are left it was given too little.
+    fn see_whether_dry(&mut self, lane: usize, took_long: bool) {
+        let it = &mut self.lanes[lane];
+        if it.flights.is_empty() && !self.waiting.is_empty() && !took_long {
+            it.has_run_dry(&self.rules);
+        }
     }
 
     /// A lane's one execution for many tasks has ended: the run at its head ends like this, the others have not begun.
@@ -441,7 +473,7 @@ impl<P, V> Core<P, V> {
         // The machine or the way to it has failed, and no task is a suspect for that; one that is there each time is, in the end.
         let is_link = matches!(loss.cause, LossCause::Link { .. });
         let single = flights.len() == 1 && !is_innocent && !is_link;
-        let mut behind = Vec::new();
+        let (mut behind, all_suspects) = (Vec::new(), self.all_suspects());
         for (position, flight) in flights.into_iter().enumerate() {
             let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
             task.links += u32::from(is_link && position < self.rules.executions);
@@ -454,14 +486,21 @@ impl<P, V> Core<P, V> {
                     continue;
                 }
             }
+            let is_suspect = position < all_suspects && !is_link;
+            task.was_behind = !is_suspect && !is_link;
             self.retry(flight.task, lane, OutcomeKind::WorkerLost, now);
-            if position < self.rules.executions + UNHEARD && !is_link {
+            if is_suspect {
                 self.suspects.push_back(flight.task);
             } else {
                 behind.push(flight.task);
             }
         }
         behind.into_iter().rev().for_each(|task| self.waiting.push_front(task));
+    }
+
+    /// How many runs are suspects of the loss of their worker at most.
+    fn all_suspects(&self) -> usize {
+        self.rules.executions + UNHEARD
     }
 
     fn finish(&mut self, id: TaskId, value: Result<V, TaskError>, place: Option<(usize, Instant)>, now: Instant) {
@@ -484,6 +523,11 @@ fn unresponsive(message: String) -> WorkerLoss {
 
 #[cfg(test)]
 impl<P, V> Core<P, V> {
+    /// Whether a lane has a run of this task.
+    pub(crate) fn flies(&self, lane: usize, task: TaskId) -> bool {
+        self.lanes[lane].flights.iter().any(|flight| flight.task == task)
+    }
+
     /// How many places each unfinished task is in: one, by the invariant.
     pub(crate) fn places(&self) -> HashMap<TaskId, usize> {
         let mut places: HashMap<TaskId, usize> = self.tasks.keys().map(|&id| (id, 0)).collect();

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::core::{Action, Core, TaskId, Verdict};
 use super::event::{EventSink, PoolEvent, TimedEvent};
 use super::ground::{Came, Ground, Made, NotBegun};
@@ -144,7 +146,7 @@ impl Driver {
                     let refused = work.refused.take();
                     self.core.submit(id, work, now);
                     if let Some(error) = refused {
-                        self.core.refuse(id, error, now);
+                        self.core.refuse(id, *error, now);
                     }
                     if self.state != Life::Open {
                         self.core.cancel(id, now);
@@ -161,7 +163,7 @@ impl Driver {
             }
             Note::Gone { .. } => {}
             Note::CancelTask(id) => self.core.cancel(id, now),
-            Note::CancelOwner(owner) => self.cancel(now, |work| work.owner == owner),
+            Note::CancelOwner(owner) => self.cancel(now, |work| work.owner.number == owner),
             Note::CancelAll => self.end(Life::Cancelled, now),
             Note::Shutdown => {
                 self.ground.give_up();
@@ -193,10 +195,8 @@ impl Driver {
         let core = &mut self.core;
         self.ground.take(lane, number, |came| match came {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
-            Came::Answered(message) => {
-                if let Some(head) = core.head(lane) {
-                    core.ended(lane, head, Verdict::Value(RawValue::Message(Some(message))), now);
-                }
+            Came::Answered(messages) => {
+                core.answered(lane, messages.map(|message| RawValue::Message(Some(message))), now);
             }
             Came::SessionEnded(verdict) => core.session_ended(lane, verdict, now),
         });
@@ -280,7 +280,12 @@ impl Driver {
                 self.ground.start_spares();
             }
         }
-        for action in std::mem::take(&mut self.core.actions) {
+        let mut actions = std::mem::take(&mut self.core.actions);
+        if self.ground.reuses() {
+            self.begin_in_sessions(&actions, now);
+            actions.retain(|action| !matches!(action, Action::Run { .. }));
+        }
+        for action in actions.drain(..) {
             match action {
                 Action::Run { lane, task, run } => self.begin(lane, task, run, now),
                 Action::Stop { lane, run } => self.ground.stop(lane, run),
@@ -291,13 +296,11 @@ impl Driver {
                 Action::End { lane } => self.ground.leave(lane),
             }
         }
-        let mut finished = std::mem::take(&mut self.core.finished).into_iter().peekable();
-        while let Some(one) = finished.next() {
-            let gateway = one.lane.and_then(|lane| self.names[lane].clone());
-            // Whoever waits for several is woken for the last of them.
-            let more = finished.peek().is_some_and(|next| next.payload.results.is_same(&one.payload.results));
-            work::deliver(one, gateway, self.epoch, more);
+        if self.core.actions.is_empty() {
+            self.core.actions = actions;
         }
+        let names = &self.names;
+        work::deliver(&mut self.core.finished, |lane| names[lane].clone(), self.epoch);
         self.tell_all();
     }
 
@@ -305,9 +308,51 @@ impl Driver {
         let Some(work) = self.core.payload(task) else { return };
         match self.ground.begin(lane, task, run, (work.input.clone(), work.argv.clone())) {
             Ok(()) => self.tell_if_recycled(lane, now),
-            Err(NotBegun::Full) => self.core.not_taken(lane, run, now),
-            Err(NotBegun::Refused(error)) => self.core.ended(lane, run, Verdict::Failed(error), now),
-            Err(NotBegun::Closing) => {
+            Err(not_begun) => self.not_begun(lane, run, not_begun, now),
+        }
+    }
+
+    /// Gives each session the inputs that are for it, all at once.
+    fn begin_in_sessions(&mut self, actions: &[Action], now: Instant) {
+        let run = |action: &Action| match *action {
+            Action::Run { lane, task, run } => Some((lane, task, run)),
+            _ => None,
+        };
+        let mut all: Vec<(usize, TaskId, u64)> = actions.iter().filter_map(run).collect();
+        // Those of one lane stay in their order.
+        all.sort_by_key(|&(lane, ..)| lane);
+        for of_lane in all.chunk_by(|one, next| one.0 == next.0) {
+            let lane = of_lane[0].0;
+            let known = of_lane.iter().filter_map(|&(_, task, run)| Some((run, &self.core.payload(task)?.input)));
+            let (mut runs, inputs): (Vec<u64>, Vec<&Bytes>) = known.unzip();
+            let mut not_begun = Vec::new();
+            let (mut at, mut any_begun) = (0, false);
+            while at < runs.len() {
+                let (begun, why_not) = self.ground.ask_session(lane, &inputs[at..]);
+                (at, any_begun) = (at + begun, any_begun || begun > 0);
+                let Some(why_not) = why_not else { break };
+                let is_full = matches!(why_not, NotBegun::Full);
+                not_begun.push((runs[at], why_not));
+                at += 1;
+                if is_full {
+                    not_begun.extend(runs.drain(at..).map(|run| (run, NotBegun::Full)));
+                }
+            }
+            if any_begun {
+                self.tell_if_recycled(lane, now);
+            }
+            // The last one first, so that they wait in their order.
+            for (run, why_not) in not_begun.into_iter().rev() {
+                self.not_begun(lane, run, why_not, now);
+            }
+        }
+    }
+
+    fn not_begun(&mut self, lane: usize, run: u64, why: NotBegun, now: Instant) {
+        match why {
+            NotBegun::Full => self.core.not_taken(lane, run, now),
+            NotBegun::Refused(error) => self.core.ended(lane, run, Verdict::Failed(error), now),
+            NotBegun::Closing => {
                 self.core.not_begun(lane, run, now);
                 let generation = self.core.generation(lane);
                 let _ = self.own.send(Note::Gone { lane, generation });

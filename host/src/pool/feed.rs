@@ -15,7 +15,7 @@ use super::driver::{Note, Shown};
 use super::mailbox::{Receiver, Sender, mailbox};
 use super::result::{ProgramOutput, TaskError, TaskResult};
 use super::seat::Told;
-use super::work::{self, RawResult, RawValue, Work};
+use super::work::{self, Owner, RawResult, RawValue, Work};
 
 /// Inputs that are gathered before they are handed to the pool, unless [`TaskFeed::flush`] comes first.
 const MAX_BATCH: usize = 64;
@@ -27,9 +27,8 @@ pub struct TaskFeed {
     told: Told,
     shown: Arc<Shown>,
     next_task: Arc<AtomicU64>,
-    owner: u64,
+    owner: Arc<Owner>,
     epoch: Instant,
-    results: Sender<RawResult>,
     next: u64,
     batch: Vec<(TaskId, Work)>,
 }
@@ -58,12 +57,13 @@ impl Pool {
 
     fn stream<T>(&self, decode: fn(RawValue) -> Result<T, TaskError>) -> (TaskFeed, TaskResults<T>) {
         let (sender, results) = mailbox();
-        let (owner, notes) = (self.next_owner(), self.told.notes.clone());
+        let (number, notes) = (self.next_owner(), self.told.notes.clone());
+        let owner = Arc::new(Owner { number, results: sender });
         let next_task = Arc::clone(&self.next_task);
         let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
         let (told, shown) = (self.told.clone(), Arc::clone(&self.shown));
-        let feed = TaskFeed { told, shown, next_task, owner, epoch, results: sender, next: 0, batch: Vec::new() };
-        (feed, TaskResults { results, notes, owner, decode })
+        let feed = TaskFeed { told, shown, next_task, owner, epoch, next: 0, batch: Vec::new() };
+        (feed, TaskResults { results, notes, owner: number, decode })
     }
 }
 
@@ -81,8 +81,8 @@ impl TaskFeed {
 
     fn add(&mut self, input: Vec<u8>, argv: Option<Arc<[String]>>) -> u64 {
         let (id, index) = self.take_numbers();
-        let (owner, input, results) = (self.owner, Bytes::from(input), self.results.clone());
-        self.batch.push((id, Work { owner, index, input, argv, results, refused: None }));
+        let (owner, input) = (Arc::clone(&self.owner), Bytes::from(input));
+        self.batch.push((id, Work { owner, index, input, argv, refused: None }));
         if self.batch.len() >= MAX_BATCH {
             self.flush();
         }
@@ -93,7 +93,7 @@ impl TaskFeed {
     /// once, and nothing runs. It has a number like any other, but neither the pool's events nor its numbers know of it.
     pub fn skip(&mut self) -> u64 {
         let (id, index) = self.take_numbers();
-        let _ = self.results.send(RawResult::cancelled(index, id, self.epoch.elapsed()));
+        let _ = self.owner.results.send(RawResult::cancelled(index, id, self.epoch.elapsed()));
         index
     }
 

@@ -3,7 +3,7 @@
 //! This is the one place where a task is put on a gateway ([`Ground::begin`]): in a fresh instance, or as a message to an
 //! execution that serves many (a *session*). Nothing here decides anything, and nothing here waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque, vec_deque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,11 +82,11 @@ pub(crate) enum NotBegun {
 
 /// What came from a lane.
 #[derive(Debug)]
-pub(crate) enum Came {
+pub(crate) enum Came<'a> {
     /// A run has ended.
     Ended { run: u64, verdict: Verdict<RawValue> },
-    /// The session has answered the first of its tasks.
-    Answered(Message),
+    /// The session has answered the first of its tasks, one with each message.
+    Answered(vec_deque::Drain<'a, Message>),
     /// The session has ended.
     SessionEnded(Verdict<RawValue>),
 }
@@ -129,6 +129,8 @@ pub(crate) struct Ground {
     spares: Spares,
     /// Where something was begun that is not written yet.
     placed: Vec<Arc<Connection>>,
+    /// Empty between calls, for its memory.
+    answers: VecDeque<Message>,
 }
 
 /// Gateways that are ready, for the lanes that lose theirs.
@@ -161,7 +163,7 @@ impl Ground {
     ) -> Ground {
         let places = (0..lanes).map(|_| Place::default()).collect();
         let spares = Spares { wanted: spares, ..Spares::default() };
-        let call = Arc::new(Call { patient: !reuse, ..call });
+        let call = Arc::new(Call { patient: true, ..call });
         Ground {
             places,
             maker,
@@ -173,6 +175,7 @@ impl Ground {
             told,
             spares,
             placed: Vec::new(),
+            answers: VecDeque::new(),
         }
     }
 
@@ -297,7 +300,12 @@ impl Ground {
         self.gateway(lane).map_or(Duration::ZERO, |gateway| gateway.connection().round_trip())
     }
 
-    /// Puts a task on a gateway: its input, and its arguments if they are its own.
+    /// Whether one instance on each gateway serves one task after the other.
+    pub(crate) fn reuses(&self) -> bool {
+        self.reuse
+    }
+
+    /// Puts a task on a gateway, in an instance of its own: its input, and its arguments if they are its own.
     pub(crate) fn begin(
         &mut self,
         lane: usize,
@@ -305,9 +313,6 @@ impl Ground {
         run: u64,
         (input, argv): (Bytes, Option<Arc<[String]>>),
     ) -> Result<(), NotBegun> {
-        if self.reuse {
-            return self.ask_session(lane, input);
-        }
         let call = match argv {
             None => Arc::clone(&self.call),
             Some(argv) => Arc::new(Call { argv: argv.to_vec(), ..Call::clone(&self.call) }),
@@ -330,25 +335,33 @@ impl Ground {
         Origin { gateway: Arc::clone(&self.places[lane].name), task }
     }
 
-    fn ask_session(&mut self, lane: usize, input: Bytes) -> Result<(), NotBegun> {
-        if self.places[lane].session.is_none() {
-            let call = Call { origin: Some(self.origin(lane, None)), ..Call::clone(&self.call) };
-            let channel = self.begin_on(lane, |gateway, module| gateway.remote_exec_with(module, &call))?;
-            let number = self.next_session;
-            self.next_session += 1;
-            let told = channel.endpoint().set_pool(self.told.clone(), lane, number, false);
-            told.map_err(|_| NotBegun::Closing)?;
-            self.places[lane].session = Some(Session { number, channel });
+    /// Gives a gateway's session these inputs, and begins it if there is none. Says how many it has taken, and why not the
+    /// next one.
+    pub(crate) fn ask_session(&mut self, lane: usize, inputs: &[&Bytes]) -> (usize, Option<NotBegun>) {
+        if self.places[lane].session.is_none()
+            && let Err(not_begun) = self.begin_session(lane)
+        {
+            return (0, Some(not_begun));
         }
-        let Some(session) = &self.places[lane].session else { return Err(NotBegun::Closing) };
-        let sent = session
-            .channel
-            .send_encoded(Encoded { bytes: input, channels: Vec::new() }, Deadline::after(Duration::ZERO));
-        sent.map_err(|error| match error {
+        let Some(session) = &self.places[lane].session else { return (0, Some(NotBegun::Closing)) };
+        let (sent, error) = session.channel.endpoint().send_now(inputs);
+        let why_not = error.map(|error| match error {
             // Its end is about to be told.
             SendError::Ended(_) | SendError::Closed | SendError::Timeout(_) => NotBegun::Full,
             error => NotBegun::Refused(TaskError::Refused(Arc::new(ExecError::Arguments(error)))),
-        })
+        });
+        (sent, why_not)
+    }
+
+    fn begin_session(&mut self, lane: usize) -> Result<(), NotBegun> {
+        let call = Call { origin: Some(self.origin(lane, None)), ..Call::clone(&self.call) };
+        let channel = self.begin_on(lane, |gateway, module| gateway.remote_exec_with(module, &call))?;
+        let number = self.next_session;
+        self.next_session += 1;
+        let told = channel.endpoint().set_pool(self.told.clone(), lane, number, false);
+        told.map_err(|_| NotBegun::Closing)?;
+        self.places[lane].session = Some(Session { number, channel });
+        Ok(())
     }
 
     fn begin_on(
@@ -374,7 +387,7 @@ impl Ground {
     }
 
     /// What a run, or a session, has brought since the last time. What is late finds nothing.
-    pub(crate) fn take(&mut self, lane: usize, number: u64, mut came: impl FnMut(Came)) {
+    pub(crate) fn take(&mut self, lane: usize, number: u64, mut came: impl FnMut(Came<'_>)) {
         let place = &mut self.places[lane];
         if !self.reuse {
             let name = &place.name;
@@ -395,18 +408,17 @@ impl Ground {
             return;
         }
         let Some(session) = place.session.as_ref().filter(|session| session.number == number) else { return };
-        while let Some(delivery) = session.channel.endpoint().next_delivery() {
-            match delivery {
-                Delivery::Message(message) => came(Came::Answered(message)),
-                Delivery::End(outcome) => {
-                    let verdict = match outcome {
-                        Outcome::Returned => Verdict::Failed(TaskError::NoValue),
-                        outcome => verdict(&place.name, outcome, None),
-                    };
-                    place.session = None;
-                    return came(Came::SessionEnded(verdict));
-                }
-            }
+        let outcome = session.channel.endpoint().take_deliveries(&mut self.answers);
+        if !self.answers.is_empty() {
+            came(Came::Answered(self.answers.drain(..)));
+        }
+        if let Some(outcome) = outcome {
+            let verdict = match outcome {
+                Outcome::Returned => Verdict::Failed(TaskError::NoValue),
+                outcome => verdict(&place.name, outcome, None),
+            };
+            place.session = None;
+            came(Came::SessionEnded(verdict));
         }
     }
 

@@ -92,6 +92,8 @@ pub(super) struct Flight {
     pub(super) stop_by: Option<Instant>,
     /// It was asked for, to be run elsewhere.
     pub(super) recalled: bool,
+    /// It was lost with a worker before, behind those that were suspects.
+    pub(super) was_behind: bool,
 }
 
 impl Flight {
@@ -133,6 +135,13 @@ impl Lane {
         Some(flight)
     }
 
+    /// Takes the run at its head, which has ended.
+    pub(super) fn remove_first(&mut self) -> Option<Flight> {
+        let flight = self.flights.pop_front()?;
+        self.stops -= usize::from(flight.stop_by.is_some());
+        Some(flight)
+    }
+
     pub(super) fn recount_stops(&mut self) {
         self.stops = self.flights.iter().filter(|flight| flight.stop_by.is_some()).count();
     }
@@ -142,19 +151,22 @@ impl Lane {
         self.way = way.min(MAX_WAY);
     }
 
-    /// One run has ended that was put on it then. Before that another one had ended, or the lane was empty.
-    pub(super) fn ended_well(&mut self, now: Instant, put: Instant) {
+    /// So many runs have ended, of which the first was put on it then. Before that another one had ended, or the lane was empty.
+    pub(super) fn ended_well(&mut self, count: usize, now: Instant, put: Instant) {
         let whole = now.saturating_duration_since(self.progress.max(put));
         let on_the_way = (put + self.way).saturating_duration_since(self.progress.max(put));
         // The way is an estimate, and the time without it no less than a part of the whole.
         let took = whole.saturating_sub(on_the_way).max(whole / LEAST_PART);
-        let took = took.as_secs_f64().max(f64::MIN_POSITIVE);
-        self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * MEAN_SHARE };
+        let count = i32::try_from(count).unwrap_or(i32::MAX).max(1);
+        let took = (took.as_secs_f64() / f64::from(count)).max(f64::MIN_POSITIVE);
+        // As if each of them had taken that long.
+        let share = 1.0 - (1.0 - MEAN_SHARE).powi(count);
+        self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * share };
         self.progress = now;
         self.losses_in_a_row = 0;
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         if self.flights.len() as f64 * 2.0 > self.enough {
-            self.enough *= 1.0 - MEAN_SHARE / 4.0;
+            self.enough *= (1.0 - MEAN_SHARE / 4.0).powi(count);
         }
     }
 

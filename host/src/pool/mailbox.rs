@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvError, RecvTimeoutError, TryRecvError};
@@ -14,12 +15,14 @@ use parking_lot::{Condvar, Mutex};
 /// Both ends of a new one, which has no bound.
 pub(crate) fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
     let state = State { items: VecDeque::new(), senders: 1, asleep: false, roused: false, is_over: false };
-    let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new() });
+    let shared = Arc::new(Shared { state: Mutex::new(state), count: AtomicUsize::new(0), came: Condvar::new() });
     (Sender(Arc::clone(&shared)), Receiver(shared))
 }
 
 struct Shared<T> {
     state: Mutex<State<T>>,
+    /// Items, for whoever only looks. Changed with the state locked.
+    count: AtomicUsize,
     came: Condvar,
 }
 
@@ -50,36 +53,42 @@ impl<T> Shared<T> {
             self.came.notify_one();
         }
     }
+
+    fn count(&self, state: &State<T>) {
+        self.count.store(state.items.len(), Ordering::Release);
+    }
 }
 
 impl<T> Sender<T> {
     /// Adds an item. Never blocks. Fails if there is no receiver any more.
     pub(crate) fn send(&self, item: T) -> Result<(), Gone> {
-        self.add(item, true)
+        self.add([item], true)
     }
 
     /// Adds an item and lets the receiver sleep, if it does: others follow, or somebody else takes what is there.
     pub(crate) fn send_quietly(&self, item: T) -> Result<(), Gone> {
-        self.add(item, false)
+        self.add([item], false)
     }
 
-    fn add(&self, item: T, wakes: bool) -> Result<(), Gone> {
+    /// Adds several items at once. Never blocks. Fails if there is no receiver any more.
+    pub(crate) fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), Gone> {
+        self.add(items, true)
+    }
+
+    /// The items are made with the mailbox locked, and are not to need it.
+    fn add(&self, items: impl IntoIterator<Item = T>, wakes: bool) -> Result<(), Gone> {
         let mut state = self.0.state.lock();
         if state.is_over {
-            // Dropping it may do anything.
+            // Dropping them may do anything.
             drop(state);
             return Err(Gone);
         }
-        state.items.push_back(item);
+        state.items.extend(items);
+        self.0.count(&state);
         if wakes {
             self.0.wake(&mut state);
         }
         Ok(())
-    }
-
-    /// Whether both lead to the same receiver.
-    pub(crate) fn is_same(&self, other: &Sender<T>) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
@@ -98,7 +107,10 @@ impl<T> Receiver<T> {
     pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
         let mut state = self.0.state.lock();
         match state.items.pop_front() {
-            Some(item) => Ok(item),
+            Some(item) => {
+                self.0.count(&state);
+                Ok(item)
+            }
             None if state.senders == 0 => Err(TryRecvError::Disconnected),
             None => Err(TryRecvError::Empty),
         }
@@ -109,6 +121,17 @@ impl<T> Receiver<T> {
         let mut state = self.0.state.lock();
         let count = state.items.len().min(most);
         to.extend(state.items.drain(..count));
+        self.0.count(&state);
+    }
+
+    /// Takes all there is, in exchange for memory of what was taken before.
+    pub(crate) fn take_all(&self, to: &mut VecDeque<T>) {
+        debug_assert!(to.is_empty(), "what is there is behind what was taken before");
+        if !self.is_empty() {
+            let mut state = self.0.state.lock();
+            std::mem::swap(&mut state.items, to);
+            self.0.count(&state);
+        }
     }
 
     /// Waits until something is there or the last sender has gone, `deadline` has come, or it is [roused](Self::rouse).
@@ -137,13 +160,20 @@ impl<T> Receiver<T> {
         self.0.wake(&mut state);
     }
 
-    /// How many items there are.
+    /// How many items there are. Takes no lock.
     pub(crate) fn len(&self) -> usize {
-        self.0.state.lock().items.len()
+        self.0.count.load(Ordering::Acquire)
     }
 
+    /// Whether nothing is there. Takes no lock.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether nothing is there, in one order with all that is added: who adds something afterwards sees what the caller did
+    /// before.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.state.lock().items.is_empty()
     }
 
     fn receive(&self, deadline: Option<Instant>) -> Result<T, RecvTimeoutError> {
@@ -239,6 +269,11 @@ mod tests {
         sender.send_quietly(1).unwrap();
         receiver.wait(Some(deadline));
         assert_eq!((receiver.len(), receiver.try_recv()), (1, Ok(1)));
+        sender.send_all([2, 3, 4]).unwrap();
+        let mut taken = VecDeque::new();
+        receiver.take(1, &mut Vec::new());
+        receiver.take_all(&mut taken);
+        assert_eq!((taken, receiver.len()), (VecDeque::from([3, 4]), 0));
         drop(sender);
         receiver.wait(Some(deadline));
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
@@ -252,6 +287,6 @@ mod tests {
         sender.send(Arc::clone(&kept)).unwrap();
         drop(receiver);
         assert_eq!(Arc::strong_count(&kept), 1);
-        assert!(again.is_same(&sender) && again.send(kept).is_err());
+        assert!(again.send(kept).is_err() && sender.send_all([]).is_err());
     }
 }

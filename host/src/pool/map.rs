@@ -5,22 +5,26 @@
 //!         └─ while fewer than `window` are under way or not taken, and fewer bytes than `buffer_bytes`
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::builder::Pool;
 use super::core::TaskId;
-use super::mailbox::{Receiver, Sender, mailbox};
+use super::mailbox::{Receiver, mailbox};
 use super::result::TaskResult;
-use super::work::{Codec, RawResult, Work};
+use super::work::{Codec, Owner, RawResult, Work};
 
 /// Most inputs that are handed to the pool in one go.
 const MAX_BATCH: usize = 64;
 /// An iterator that gives an input within this time is not waited for with those it gave before.
 const SOON: Duration = Duration::from_micros(20);
+/// Inputs up to this size share memory with those that are pulled with them, which is kept until all of them are through.
+const SHARED_BYTES: usize = 1024;
 
 /// Iterator over the results of a pool's tasks; see [`Pool::map`].
 ///
@@ -30,18 +34,22 @@ pub struct Map<'a, I: Iterator, T> {
     pool: &'a Pool,
     inputs: Option<I>,
     ordered: bool,
-    owner: u64,
-    sender: Sender<RawResult>,
+    owner: Arc<Owner>,
     results: Receiver<RawResult>,
+    /// Results that were taken together and are to be looked at.
+    taken: VecDeque<RawResult>,
     /// Inputs that were pulled and whose results were not given out, and bytes of both.
     outstanding: usize,
     bytes: usize,
     pulled: u64,
     next: u64,
-    /// Results that came before their turn.
-    early: BTreeMap<u64, RawResult>,
+    /// Results that came before their turn, each in its place from the next one on, and how many there are.
+    early: VecDeque<Option<RawResult>>,
+    early_count: usize,
     /// Inputs that are pulled in one go; one if they come slowly.
     batch: usize,
+    /// The last input was too large to share memory with others.
+    large: bool,
     codec: Codec<I::Item, T>,
 }
 
@@ -49,13 +57,23 @@ pub struct Map<'a, I: Iterator, T> {
 struct Batch<'a> {
     pool: &'a Pool,
     tasks: Vec<(TaskId, Work)>,
+    /// The small ones of them, and where each is.
+    bytes: Vec<u8>,
+    places: Vec<Range<usize>>,
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if !self.tasks.is_empty() {
-            self.pool.submit_all(std::mem::take(&mut self.tasks));
+        if self.tasks.is_empty() {
+            return;
         }
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        for ((_, work), place) in self.tasks.iter_mut().zip(self.places.drain(..)) {
+            if !place.is_empty() {
+                work.input = bytes.slice(place);
+            }
+        }
+        self.pool.submit_all(std::mem::take(&mut self.tasks));
     }
 }
 
@@ -69,15 +87,17 @@ where
             pool,
             inputs: Some(inputs),
             ordered,
-            owner: pool.next_owner(),
-            sender,
+            owner: Arc::new(Owner { number: pool.next_owner(), results: sender }),
             results,
+            taken: VecDeque::new(),
             outstanding: 0,
             bytes: 0,
             pulled: 0,
             next: 0,
-            early: BTreeMap::new(),
+            early: VecDeque::new(),
+            early_count: 0,
             batch: 1,
+            large: false,
             codec,
         }
     }
@@ -89,7 +109,7 @@ where
 
     /// Inputs whose results have not come.
     fn under_way(&self) -> usize {
-        self.outstanding - self.results.len() - self.early.len()
+        self.outstanding - self.results.len() - self.taken.len() - self.early_count
     }
 
     fn may_pull(&self) -> bool {
@@ -100,14 +120,32 @@ where
 
     /// Whether `next` need not wait.
     fn is_ready(&mut self) -> bool {
-        if !self.ordered {
-            return !self.results.is_empty();
+        if self.early.front().is_some_and(Option::is_some) {
+            return true;
         }
-        while !self.early.contains_key(&self.next) {
-            let Ok(result) = self.results.try_recv() else { return false };
-            self.early.insert(result.index, result);
+        loop {
+            if self.taken.is_empty() {
+                self.results.take_all(&mut self.taken);
+            }
+            match self.taken.pop_front() {
+                None => return false,
+                Some(result) if !self.ordered || result.index == self.next => {
+                    self.taken.push_front(result);
+                    return true;
+                }
+                Some(result) => self.keep(result),
+            }
         }
-        true
+    }
+
+    /// Keeps a result whose turn has not come.
+    fn keep(&mut self, result: RawResult) {
+        let place = usize::try_from(result.index - self.next).expect("no more are under way than fit into memory");
+        if self.early.len() <= place {
+            self.early.resize_with(place + 1, || None);
+        }
+        self.early[place] = Some(result);
+        self.early_count += 1;
     }
 
     /// Pulls one batch of inputs and hands it to the pool.
@@ -118,11 +156,12 @@ where
         // An iterator that panics is not asked again.
         let Some(mut inputs) = self.inputs.take() else { return };
         let start = Instant::now();
-        let mut batch = Batch { pool: self.pool, tasks: Vec::with_capacity(self.batch) };
+        let tasks = Vec::with_capacity(self.batch);
+        let mut batch = Batch { pool: self.pool, tasks, bytes: Vec::new(), places: Vec::new() };
         let mut ended = false;
         for _ in 0..self.batch {
             match inputs.next() {
-                Some(input) => batch.tasks.push(self.work(&input)),
+                Some(input) => self.add(&input, &mut batch),
                 None => ended = true,
             }
             if ended || self.bytes >= self.pool.buffer_bytes || self.outstanding >= self.pool.window {
@@ -138,15 +177,36 @@ where
     }
 
     /// An input as the pool gets it. One that cannot be encoded is told there as well: it has its number and its result.
-    fn work(&mut self, input: &I::Item) -> (TaskId, Work) {
+    fn add(&mut self, input: &I::Item, batch: &mut Batch<'_>) {
         let index = self.pulled;
-        let encoded = (self.codec.encode)(input);
+        let (mut own, begin) = (Vec::new(), batch.bytes.len());
+        let encoded = (self.codec.encode)(input, if self.large { &mut own } else { &mut batch.bytes });
         self.pulled += 1;
         self.outstanding += 1;
-        let (owner, results) = (self.owner, self.sender.clone());
-        let (input, refused) = encoded.map_or_else(|error| (Bytes::new(), Some(error)), |input| (input, None));
-        self.bytes += input.len();
-        (self.pool.next_task(), Work { owner, index, input, argv: None, results, refused })
+        if encoded.is_err() {
+            batch.bytes.truncate(begin);
+            own.clear();
+        } else if batch.bytes.len() - begin > SHARED_BYTES {
+            own = batch.bytes.split_off(begin);
+        }
+        self.large = own.len() > SHARED_BYTES;
+        let place = begin..batch.bytes.len();
+        self.bytes += own.len() + place.len();
+        batch.places.push(place);
+        let (owner, refused) = (Arc::clone(&self.owner), encoded.err().map(Box::new));
+        let work = Work { owner, index, input: own.into(), argv: None, refused };
+        batch.tasks.push((self.pool.next_task(), work));
+    }
+
+    /// The next result, which is there.
+    fn take(&mut self) -> Option<RawResult> {
+        match self.early.pop_front() {
+            Some(Some(result)) => {
+                self.early_count -= 1;
+                Some(result)
+            }
+            _ => self.taken.pop_front(),
+        }
     }
 
     fn give(&mut self, result: RawResult) -> TaskResult<T> {
@@ -172,18 +232,14 @@ where
                 self.pull();
                 continue;
             }
+            if ready {
+                return self.take().map(|result| self.give(result));
+            }
             if self.outstanding == 0 {
                 return None;
             }
-            let result = match self.early.remove(&self.next) {
-                Some(result) => result,
-                // There is a sender as long as there is this iterator, and the pool answers for all that it was given.
-                None => self.results.recv().ok()?,
-            };
-            if !self.ordered || result.index == self.next {
-                return Some(self.give(result));
-            }
-            self.early.insert(result.index, result);
+            // The pool answers for all that it was given.
+            self.results.wait(None);
         }
     }
 }
@@ -191,7 +247,7 @@ where
 impl<I: Iterator, T> Drop for Map<'_, I, T> {
     fn drop(&mut self) {
         if self.outstanding > 0 {
-            self.pool.cancel_owner(self.owner);
+            self.pool.cancel_owner(self.owner.number);
         }
     }
 }

@@ -31,8 +31,8 @@ mod stats;
 mod work;
 
 pub use builder::{
-    DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_SPARES, DEFAULT_WINDOW,
-    Pool, PoolBuilder,
+    DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_REUSED_IN_FLIGHT,
+    DEFAULT_SPARES, DEFAULT_WINDOW, Pool, PoolBuilder,
 };
 pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};

@@ -134,7 +134,7 @@ impl Seat {
     /// Does what there is to do, unless somebody else is at it.
     fn visit(&self) {
         let work = AssertUnwindSafe(|| {
-            while !self.notes.is_empty() {
+            while !self.notes.is_drained() {
                 let Some(mut seat) = self.driver.try_lock() else { return };
                 let Some(driver) = seat.as_mut().filter(|_| !self.is_broken.load(Ordering::Acquire)) else { return };
                 driver.work(&self.notes);

@@ -14,18 +14,23 @@ use super::result::{ProgramOutput, TaskError, TaskResult, Timing};
 use crate::error::CodecError;
 use crate::value;
 
-/// One input on its way, and where its result goes.
+/// An iterator, feed or handle: its number, and where the results of its inputs go.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) number: u64,
+    pub(crate) results: Sender<RawResult>,
+}
+
+/// One input on its way.
 #[derive(Debug)]
 pub(crate) struct Work {
-    /// The iterator or handle that it belongs to.
-    pub(crate) owner: u64,
+    pub(crate) owner: Arc<Owner>,
     pub(crate) index: u64,
     pub(crate) input: Bytes,
     /// Its own arguments, instead of the pool's.
     pub(crate) argv: Option<Arc<[String]>>,
-    pub(crate) results: Sender<RawResult>,
     /// It cannot be run: its result is this.
-    pub(crate) refused: Option<TaskError>,
+    pub(crate) refused: Option<Box<TaskError>>,
 }
 
 /// What a run brought.
@@ -37,21 +42,26 @@ pub(crate) enum RawValue {
     Program(ProgramOutput),
 }
 
-/// How inputs of a type become bytes, and what becomes of a result.
+/// How inputs of a type become bytes, at the end of others, and what becomes of a result.
 pub(crate) struct Codec<I, T> {
-    pub(crate) encode: fn(&I) -> Result<Bytes, TaskError>,
+    pub(crate) encode: fn(&I, &mut Vec<u8>) -> Result<(), TaskError>,
     pub(crate) decode: fn(RawValue) -> Result<T, TaskError>,
 }
 
 impl<I: Serialize, T: DeserializeOwned> Codec<I, T> {
     /// Both are values.
-    pub(crate) const VALUES: Codec<I, T> = Codec { encode: encode::<I>, decode: decode::<T> };
+    pub(crate) const VALUES: Codec<I, T> = Codec { encode: encode_behind::<I>, decode: decode::<T> };
 }
 
 impl<I: AsRef<[u8]>> Codec<I, ProgramOutput> {
     /// What a program reads, and what it prints.
-    pub(crate) const PROGRAMS: Codec<I, ProgramOutput> =
-        Codec { encode: |input| Ok(Bytes::copy_from_slice(input.as_ref())), decode: output_of };
+    pub(crate) const PROGRAMS: Codec<I, ProgramOutput> = Codec {
+        encode: |input, bytes| {
+            bytes.extend_from_slice(input.as_ref());
+            Ok(())
+        },
+        decode: output_of,
+    };
 }
 
 /// A result before anybody has asked for its type.
@@ -69,25 +79,49 @@ pub(crate) struct RawResult {
 
 /// The bytes of an input. A tuple is a task's arguments; another value is its only one.
 pub(crate) fn encode<T: Serialize + ?Sized>(input: &T) -> Result<Bytes, TaskError> {
-    let encoded = value::encode(input).and_then(|encoded| match encoded.channels.is_empty() {
-        true => Ok(encoded.bytes),
+    let mut bytes = Vec::new();
+    encode_behind(input, &mut bytes).map(|()| bytes.into())
+}
+
+/// As [`encode`], at the end of other bytes. What is there of an input that cannot be encoded is of no use.
+pub(crate) fn encode_behind<T: Serialize + ?Sized>(input: &T, bytes: &mut Vec<u8>) -> Result<(), TaskError> {
+    let encoded = value::encode_behind(input, bytes).and_then(|channels| match channels.is_empty() {
+        true => Ok(()),
         false => Err(CodecError::new("an input of a pool cannot hold channels")),
     });
     encoded.map_err(|error| TaskError::Encode(Arc::new(error)))
 }
 
-/// Hands a result to whoever waits for it, if anybody does; without waking that if `more` for the same is about to follow.
-pub(crate) fn deliver(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant, more: bool) {
-    let Finished { task, payload, value, attempts, queued, started, finished, .. } = finished;
-    let since = |instant: Instant| instant.saturating_duration_since(epoch);
-    let timing = Timing { queued: since(queued), started: started.map(since), finished: since(finished) };
-    let input_bytes = payload.input.len();
-    let index = payload.index;
-    let result = RawResult { index, task, value, attempts, gateway, timing, input_bytes };
-    let _ = if more { payload.results.send_quietly(result) } else { payload.results.send(result) };
+/// Hands results to those who wait for them, if anybody does. Results of one owner that follow each other go together, and
+/// wake it once. `name` tells the gateway of a lane.
+pub(crate) fn deliver(
+    finished: &mut Vec<Finished<Work, RawValue>>,
+    name: impl Fn(usize) -> Option<Arc<str>>,
+    epoch: Instant,
+) {
+    let mut finished = finished.drain(..).peekable();
+    while let Some(first) = finished.next() {
+        let owner = Arc::clone(&first.payload.owner);
+        let mut next = Some(first);
+        let run = std::iter::from_fn(|| {
+            let one = next.take().or_else(|| finished.next_if(|next| Arc::ptr_eq(&next.payload.owner, &owner)))?;
+            let gateway = one.lane.and_then(&name);
+            Some(RawResult::of(one, gateway, epoch))
+        });
+        // If nobody wants them, those that are left are dropped here.
+        let _ = owner.results.send_all(run);
+    }
 }
 
 impl RawResult {
+    fn of(finished: Finished<Work, RawValue>, gateway: Option<Arc<str>>, epoch: Instant) -> RawResult {
+        let Finished { task, payload, value, attempts, queued, started, finished, .. } = finished;
+        let since = |instant: Instant| instant.saturating_duration_since(epoch);
+        let timing = Timing { queued: since(queued), started: started.map(since), finished: since(finished) };
+        let (index, input_bytes) = (payload.index, payload.input.len());
+        RawResult { index, task, value, attempts, gateway, timing, input_bytes }
+    }
+
     /// The result of an input that the pool does not hear of.
     pub(crate) fn cancelled(index: u64, task: u64, at: Duration) -> RawResult {
         let timing = Timing { queued: at, started: None, finished: at };

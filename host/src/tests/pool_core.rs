@@ -307,6 +307,70 @@ fn a_session_answers_in_order_and_its_end_is_that_of_the_first() {
 }
 
 #[test]
+fn a_session_that_answers_many_at_once_is_one_that_answers_one_by_one() {
+    let mut table = Table::new(Rules { sessions: true, ..rules() }, 1);
+    table.submit(0..100);
+    let mut through = Vec::new();
+    for answers in [1, 2, 2, 3, 5, 8, 8, 1] {
+        table.actions();
+        if through.len() == 1 {
+            // The third is not wanted any more, and is answered all the same.
+            table.core.cancel(2, table.now);
+        }
+        table.now += answers * Duration::from_micros(10);
+        assert!(table.core.in_flight(0) >= answers as usize, "{answers} of {}", table.core.in_flight(0));
+        table.core.answered(0, vec![7; answers as usize].into_iter(), table.now);
+        through.extend(table.finished());
+    }
+    let expected = |id: u64| match id {
+        2 => (2, OutcomeKind::Cancelled, 0),
+        id => (id, OutcomeKind::Returned, 1),
+    };
+    through.sort_unstable();
+    assert_eq!(through, (0..30).map(expected).collect::<Vec<_>>());
+    table.actions();
+    let in_flight = table.core.in_flight(0);
+    table.core.answered(0, vec![7; in_flight + 5].into_iter(), table.now);
+    assert_eq!(table.finished().len(), in_flight, "what nothing was asked for is nobody's");
+}
+
+#[test]
+fn what_was_behind_the_suspects_of_a_loss_goes_on_in_small_groups() {
+    let mut table = Table::new(Rules { max_in_flight: 64, max_losses: 1, sessions: true, ..rules() }, 1);
+    table.submit(0..200);
+    while table.core.in_flight(0) < 64 {
+        table.actions();
+        table.now += Duration::from_micros(1);
+        table.core.answered(0, [0].into_iter(), table.now);
+        table.actions();
+    }
+    let first = table.finished().len() as u64;
+    // Workers are lost under one of those at the end of all that were given to it.
+    let poison = first + 60;
+    let mut losses = 0;
+    for _ in 0..500 {
+        table.now += 2 * SECOND;
+        if table.actions().contains(&Action::Start { lane: 0 }) {
+            table.core.lane_up(0, table.now);
+            table.actions();
+        }
+        let Some(head) = table.core.head(0) else { continue };
+        // What it has answered in a group before its end is not heard.
+        if table.core.flies(0, poison) {
+            losses += 1;
+            table.ended(0, head, Verdict::Lost(loss()));
+        } else {
+            let all = table.core.in_flight(0);
+            table.core.answered(0, vec![0; all].into_iter(), table.now);
+        }
+    }
+    assert_eq!((losses, table.core.unfinished()), (3, 0), "in company, in a small group, and alone");
+    let finished: BTreeMap<u64, _> = table.finished().into_iter().map(|(id, kind, _)| (id, kind)).collect();
+    assert_eq!(finished.len() as u64, 200 - first);
+    assert!(finished.iter().all(|(id, kind)| (*kind == OutcomeKind::WorkerLost) == (*id == poison)));
+}
+
+#[test]
 fn a_run_that_has_not_begun_is_not_counted() {
     let mut table = Table::new(rules(), 1);
     table.submit(0..2);

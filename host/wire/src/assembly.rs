@@ -158,6 +158,28 @@ impl Assembly {
 }
 
 impl Assembly {
+    /// The bytes of a message that is no more than this chunk, if it is that and has no channels: what [`push`](Self::push)
+    /// does, without a copy.
+    ///
+    /// # Errors
+    /// See [`AssemblyError`].
+    pub fn whole<'a>(
+        &self,
+        chunk: Chunk<'a>,
+        maximum: u64,
+        window: &mut ReceiveWindow,
+    ) -> Result<Option<&'a [u8]>, AssemblyError> {
+        if chunk.flags != 0 || self.partial.is_some() {
+            return Ok(None);
+        }
+        let length = chunk.payload.len() as u64;
+        if length > maximum {
+            return Err(AssemblyError::TooLarge { length, maximum });
+        }
+        window.arrive(length)?;
+        Ok(Some(chunk.payload))
+    }
+
     /// Of a message that is not complete and has no channels: its length, and how many of its bytes are here.
     pub fn under_way(&self) -> Option<(u64, usize)> {
         let partial = self.partial.as_ref().filter(|partial| partial.channels.is_empty())?;
@@ -283,6 +305,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flow::Window;
 
     fn push(assembly: &mut Assembly, flags: u8, payload: &[u8]) -> Result<Option<Message>, AssemblyError> {
         assembly.push(Chunk { flags, payload }, 1000, None)
@@ -323,6 +346,22 @@ mod tests {
         let mut assembly = Assembly::default();
         assert_eq!(push(&mut assembly, MORE, &start(5, b"ab")), Ok(None));
         assert_eq!(push(&mut assembly, 0, b"c"), Err(AssemblyError::Length { announced: 5, arrived: 3 }));
+    }
+
+    #[test]
+    fn a_whole_message_without_channels_needs_no_copy() {
+        let (mut assembly, mut window) = (Assembly::default(), ReceiveWindow::new(Window::new(1000, 2)));
+        let chunk = |flags, payload| Chunk { flags, payload };
+        assert_eq!(assembly.whole(chunk(0, b"ab"), 2, &mut window), Ok(Some(&b"ab"[..])));
+        let too_large = AssemblyError::TooLarge { length: 3, maximum: 2 };
+        assert_eq!(assembly.whole(chunk(0, b"abc"), 2, &mut window), Err(too_large));
+        for flags in [MORE, CHANNELS, GIVEN_UP, 0x80] {
+            assert_eq!(assembly.whole(chunk(flags, b"ab"), 2, &mut window), Ok(None), "for `push` to say");
+        }
+        assert_eq!(assembly.whole(chunk(0, b""), 2, &mut window), Ok(Some(&b""[..])));
+        assert_eq!(assembly.whole(chunk(0, b""), 2, &mut window), Err(FlowError::Overrun.into()));
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assert_eq!(assembly.whole(chunk(0, b"cdef"), 10, &mut window), Ok(None), "it is the end of another");
     }
 
     #[test]

@@ -17,6 +17,16 @@ pub struct Credit {
     pub messages: u32,
 }
 
+impl Credit {
+    /// More of it.
+    pub fn add(&mut self, more: impl Into<Option<Credit>>) {
+        if let Some(Credit { bytes, messages }) = more.into() {
+            self.bytes = self.bytes.saturating_add(bytes);
+            self.messages = self.messages.saturating_add(messages);
+        }
+    }
+}
+
 /// The peer broke the rules of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -151,9 +161,19 @@ impl ReceiveWindow {
     pub fn take(&mut self, length: u64) -> Option<Credit> {
         self.gathered.bytes += length;
         self.gathered.messages += 1;
-        let enough = self.gathered.bytes >= self.full.bytes.unsigned_abs() / 2
-            || i64::from(self.gathered.messages) >= self.full.messages / 2;
-        if enough { self.give_all() } else { None }
+        if self.is_enough(Credit::default()) { self.give_all() } else { None }
+    }
+
+    /// Whether credits are due once the user has taken that much more than it has.
+    pub fn is_enough(&self, more: Credit) -> bool {
+        let gathered = self.gathered.bytes.saturating_add(more.bytes);
+        let messages = i64::from(self.gathered.messages).saturating_add(i64::from(more.messages));
+        gathered >= self.full.bytes.unsigned_abs() / 2 || messages >= self.full.messages / 2
+    }
+
+    /// The user took that much, which is not [enough](Self::is_enough) for credits to be due.
+    pub fn took(&mut self, taken: Credit) {
+        self.gathered.add(taken);
     }
 
     /// All credits that have gathered, for a sender that waits for them.
@@ -215,6 +235,25 @@ mod tests {
             window.arrive(0).unwrap();
         }
         assert_eq!(window.arrive(0), Err(FlowError::Overrun));
+    }
+
+    #[test]
+    fn what_is_not_enough_can_be_told_together() {
+        for (bytes, messages, length) in [(1000, 9, 30), (100, 1000, 7), (0, 1, 5), (1 << 20, 1024, 0)] {
+            let window = Window::new(bytes, messages);
+            let (mut one_by_one, mut together) = (ReceiveWindow::new(window), ReceiveWindow::new(window));
+            let mut taken = Credit::default();
+            for _ in 0..3000 {
+                taken.add(Credit { bytes: length, messages: 1 });
+                let credit = one_by_one.take(length);
+                assert_eq!(credit.is_some(), together.is_enough(taken), "{window:?}");
+                if credit.is_some() {
+                    taken = Credit { bytes: taken.bytes - length, messages: taken.messages - 1 };
+                    together.took(std::mem::take(&mut taken));
+                    assert_eq!(together.take(length), credit);
+                }
+            }
+        }
     }
 
     proptest! {

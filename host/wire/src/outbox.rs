@@ -252,9 +252,7 @@ impl Outbox {
         if state.closed {
             return Err(OutboxClosed);
         }
-        let waiting = state.credits.entry(to).or_default();
-        waiting.bytes = waiting.bytes.saturating_add(credit.bytes);
-        waiting.messages = waiting.messages.saturating_add(credit.messages);
+        state.credits.entry(to).or_default().add(credit);
         self.start(state);
         Ok(())
     }
@@ -289,6 +287,21 @@ impl Outbox {
         }
         let mut state = self.open()?;
         if self.put_small(&mut state, channel, bytes) {
+            self.start(state);
+        }
+        Ok(())
+    }
+
+    /// Sends [small](Self::is_small) messages without channels, at once and together. Their bytes are copied. Never blocks.
+    ///
+    /// # Errors
+    /// [`OutboxClosed`] once the connection is gone.
+    pub fn push_small(&self, channel: ChannelId, messages: &[impl AsRef<[u8]>]) -> Result<(), OutboxClosed> {
+        let mut state = self.open()?;
+        for message in messages {
+            state.push_small(channel, message.as_ref());
+        }
+        if !messages.is_empty() {
             self.start(state);
         }
         Ok(())
@@ -359,7 +372,7 @@ impl Outbox {
 
     /// Writes all there is, and waits for room. The caller has set `writing`.
     fn write_and_wait(&self) {
-        while let Progress::NoRoom | Progress::TurnsUp = self.write(usize::MAX) {
+        while let Progress::NoRoom | Progress::TurnsUp = self.write(self.state.lock(), usize::MAX) {
             if self.transport.wait_writable().is_err() {
                 self.shutdown();
             }
@@ -431,8 +444,7 @@ impl Outbox {
             return;
         }
         state.writing = true;
-        drop(state);
-        self.write_inline();
+        self.write_inline(state);
     }
 
     /// Ends the connection, for its peer does not read.
@@ -445,8 +457,8 @@ impl Outbox {
     }
 
     /// Writes what can be written without waiting, and leaves the rest to the writer thread. The caller has set `writing`.
-    fn write_inline(&self) {
-        if let Progress::NoRoom | Progress::TurnsUp = self.write(MAX_INLINE_BATCHES) {
+    fn write_inline(&self, state: MutexGuard<'_, State>) {
+        if let Progress::NoRoom | Progress::TurnsUp = self.write(state, MAX_INLINE_BATCHES) {
             let mut state = self.state.lock();
             state.writing = false;
             state.writer_wanted = true;
@@ -456,8 +468,7 @@ impl Outbox {
 
     /// Writes batch after batch. The caller has set `writing`; on `Done` it is cleared under the same lock that saw the
     /// queues empty, so that no message is left lying.
-    fn write(&self, max_batches: usize) -> Progress {
-        let mut state = self.state.lock();
+    fn write(&self, mut state: MutexGuard<'_, State>, max_batches: usize) -> Progress {
         let mut batches = 0;
         loop {
             if state.closed {

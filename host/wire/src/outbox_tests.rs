@@ -519,3 +519,18 @@ fn where_room_is_unknown_a_thread_writes_all_of_it() {
     assert_eq!(transport.frames().len(), 3);
     assert_eq!(outbox.serve(), Served::Nothing);
 }
+
+#[test]
+fn small_messages_can_be_sent_together() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    outbox.push_small(ChannelId(1), &[b"first"; 100]).unwrap();
+    assert_eq!((transport.frames(), transport.writes()), (vec![(kind::DATA, 1, 5); 100], 1));
+    outbox.push_small(ChannelId(1), &[[0; 4000]; 5]).unwrap();
+    outbox.push_small(ChannelId(1), &[b""; 0]).unwrap();
+    assert_eq!(transport.frames()[100..], [(kind::DATA, 1, 4000); 5]);
+    assert!(!outbox.is_gathering());
+    outbox.shutdown();
+    assert_eq!(outbox.push_small(ChannelId(1), &[b"late"]), Err(OutboxClosed));
+}

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
@@ -21,8 +22,10 @@ use sandgate_wire::{ChannelId, Message};
 use crate::execution::Execution;
 
 mod landing;
+mod pocket;
 
 pub(crate) use landing::{Landed, Landing};
+pub(crate) use pocket::Pocket;
 
 /// What the host still does on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +95,16 @@ pub(crate) struct Arrived {
     less: u64,
     /// There are parts of a message among them.
     parts: bool,
+    /// There is something before the next chunk.
+    follows: bool,
+    /// Small messages that follow it, one behind the other, and where each begins. They are the last that wait, without
+    /// their bytes.
+    shared: Vec<u8>,
+    begins: Vec<usize>,
 }
+
+/// Messages up to this size share memory with those that arrive with them.
+const SHARED_BYTES: usize = 512;
 
 /// Messages that follow each other.
 #[derive(Debug)]
@@ -219,12 +231,26 @@ impl Endpoint {
 
     // ---- memory --------------------------------------------------------------------------------------------------
 
-    /// Takes a chunk, and returns the message that is whole by it. What it takes is added to `arrived`, and is to be
-    /// [counted](Self::count).
+    /// Takes a chunk, and returns the message that is whole by it, unless that has a place already. What it takes is added to
+    /// `arrived`, and is to be [counted](Self::count).
     pub(crate) fn arrive(&mut self, chunk: Chunk<'_>, arrived: &mut Arrived) -> Result<Option<Message>, AssemblyError> {
         if self.broken {
             return Ok(None);
         }
+        if arrived.follows
+            && chunk.payload.len() <= SHARED_BYTES
+            && let Some(bytes) = self.assembly.whole(chunk, self.message_bytes, &mut self.receive)?
+        {
+            if !self.close_sent {
+                arrived.more += cost(bytes.len() as u64);
+                arrived.begins.push(arrived.shared.len());
+                arrived.shared.extend_from_slice(bytes);
+                self.put(Message::default());
+            }
+            return Ok(None);
+        }
+        self.share(arrived);
+        arrived.follows = true;
         let message = self.assembly.push(chunk, self.message_bytes, Some(&mut self.receive))?;
         match &message {
             None => {
@@ -241,9 +267,24 @@ impl Endpoint {
         Ok(message)
     }
 
+    /// Gives the small messages at the end of those that wait their bytes.
+    fn share(&mut self, arrived: &mut Arrived) {
+        if arrived.begins.is_empty() {
+            return;
+        }
+        let bytes = Bytes::from(mem::take(&mut arrived.shared));
+        let first = self.messages.len() - arrived.begins.len();
+        let mut begins = arrived.begins.drain(..).peekable();
+        for message in self.messages.range_mut(first..) {
+            let Some(begin) = begins.next() else { return };
+            message.bytes = bytes.slice(begin..begins.peek().copied().unwrap_or(bytes.len()));
+        }
+    }
+
     /// Counts what has arrived, and says who is over its limit now. Who takes messages as they come is woken for parts of them.
     #[must_use = "it is to be stopped"]
-    pub(crate) fn count(&mut self, arrived: &Arrived) -> Option<Arc<Execution>> {
+    pub(crate) fn count(&mut self, mut arrived: Arrived) -> Option<Arc<Execution>> {
+        self.share(&mut arrived);
         if arrived.parts && self.wants_parts() {
             self.wake();
         }

@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sandgate_wire::account::Account;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{ChannelId, Limits};
 
+use crate::channel::Pocket;
 use crate::cpu_time::CpuTime;
 use crate::reading::{Waiters, Waker};
 
@@ -38,6 +40,8 @@ pub(crate) struct Execution {
     pub(crate) account: Account,
     /// Its processor time, if that has a limit which it can reach.
     pub(crate) cpu: Option<CpuTime>,
+    /// Messages of its own channel that its thread takes by itself.
+    pub(crate) pocket: Mutex<Pocket>,
     /// What its thread waits on, together with the hub's mutex.
     pub(crate) waker: Waker,
     /// Channels it made that are not forgotten yet.
@@ -60,6 +64,7 @@ impl Execution {
             account: Account::new(limits.memory_bytes),
             cpu: limited_cpu_time(&limits).map(CpuTime::new),
             limits,
+            pocket: Mutex::default(),
             waker: Waker::new(waiters),
             made: AtomicI64::new(0),
             closed_unused: AtomicI64::new(0),

@@ -1,6 +1,7 @@
 //! What a store holds for its guest: its handles, its output, its last report, its limits.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sandgate_wire::limits::LimitName;
@@ -44,6 +45,28 @@ pub(crate) struct Guest {
     pub(crate) fixed_time: u64,
     /// Whether it was given any.
     pub(crate) has_directories: bool,
+    /// How fast it takes what it is sent, if what it says may be kept for a moment.
+    pub(crate) pace: Option<Pace>,
+}
+
+/// How fast a guest takes messages.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    since: Instant,
+    taken: u32,
+}
+
+/// What is said may be kept for a moment by a guest that needs no longer than this for each message.
+const QUICK: Duration = Duration::from_micros(100);
+
+impl Pace {
+    /// So many messages are at hand now, after those before were taken. Says whether these took a short time.
+    pub(crate) fn go_on(&mut self, at_hand: u32) -> bool {
+        let now = Instant::now();
+        let is_quick = now.saturating_duration_since(self.since) <= QUICK * self.taken;
+        (self.since, self.taken) = (now, at_hand);
+        is_quick
+    }
 }
 
 /// The last `task_report`.
@@ -56,6 +79,8 @@ pub(crate) struct Report {
 impl Guest {
     pub(crate) fn new(worker: Arc<Worker>, job: Job) -> Guest {
         let limits = &job.execution.limits;
+        // With several executors, what one says is not what another may keep.
+        let is_patient = job.execute.patient && worker.max_executions == 1;
         let growth = Growth { execution: Arc::clone(&job.execution), asked: 0, denied: None };
         let (arguments, stdin) = match job.arguments {
             Some(message) if job.execute.stdin => (None, message.bytes),
@@ -78,6 +103,7 @@ impl Guest {
             random: None,
             fixed_time: 0,
             has_directories: !worker.directories.is_empty(),
+            pace: is_patient.then(|| Pace { since: Instant::now(), taken: 0 }),
             worker,
             execution: job.execution,
         }

@@ -292,8 +292,13 @@ fn wait(memory: &mut [u8], guest: &mut Guest, pointer: u32, count: u32, timeout:
         length => guest.next_wait % length,
     };
     let order = || (first..channels.len()).chain(0..first);
-    let found = guest.worker.wait(&guest.execution, deadline(timeout), |hub| {
-        order().find(|position| hub.channels.get(&channels[*position]).is_none_or(Endpoint::is_ready))
+    let execution = &guest.execution;
+    let found = guest.worker.wait(execution, deadline(timeout), |hub| {
+        let is_ready = |id: &ChannelId| {
+            let is_at_hand = *id == execution.id && !execution.pocket.lock().is_empty();
+            is_at_hand || hub.channels.get(id).is_none_or(Endpoint::is_ready)
+        };
+        order().find(|position| is_ready(&channels[*position]))
     })?;
     match found {
         Some(position) => {

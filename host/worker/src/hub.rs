@@ -392,6 +392,9 @@ impl Hub {
                 holder.set_stop(Stop::Limit(LimitName::Message));
             }
             endpoint.holders.push(Arc::clone(holder));
+            if let Some(Running { execution, .. }) = self.running.get(&channel).filter(|_| endpoint.is_own()) {
+                endpoint.empty(&mut execution.pocket.lock(), &execution.account);
+            }
             if !endpoint.has_payer() && endpoint.pay(Some(Arc::clone(holder))) {
                 holder.set_stop(Stop::Limit(LimitName::Memory));
             }

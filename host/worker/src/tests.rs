@@ -14,5 +14,6 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod module_limits;
+mod pocket;
 mod promptness;
 mod stopping;

@@ -1,8 +1,17 @@
-//! Pools over machines.
+//! Pools over machines: which, and how much work each gateway gets.
 
 use super::PoolBuilder;
 use crate::pool::machines::Machines;
 use crate::spec::Spec;
+
+/// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
+/// long: about 4 ms of work, and one task more than the one that runs at least.
+pub const DEFAULT_IN_FLIGHT: usize = 64;
+/// The same of a gateway whose instance is [reused](PoolBuilder::reuse): one more is a message more, and what travels together
+/// costs as much as a single one.
+pub const DEFAULT_REUSED_IN_FLIGHT: usize = 256;
+/// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
+pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 
 impl PoolBuilder {
     /// As many gateways of each of these specs as its machine has cores, instead of a number of equal ones.
@@ -27,5 +36,10 @@ impl PoolBuilder {
     pub fn machines_of(mut self, machines: &Machines) -> PoolBuilder {
         self.list = Some(machines.clone());
         self
+    }
+
+    /// Most tasks of a gateway on this machine.
+    pub(super) fn near_in_flight(&self) -> usize {
+        self.in_flight.unwrap_or(if self.reuse { DEFAULT_REUSED_IN_FLIGHT } else { DEFAULT_IN_FLIGHT })
     }
 }

@@ -1,29 +1,52 @@
 //! What is to be done: which lane takes which task, what is taken back, and what happens only because time passes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::event::PoolEvent;
 use super::super::lane::{Flight, Lane, State};
-use super::{Action, Core, Task, TaskId};
+use super::{Action, Core, TaskId, Tasks};
 
 impl<P, V> Core<P, V> {
     /// Puts tasks on lanes that can take them.
     pub(crate) fn dispatch(&mut self, now: Instant) {
         self.see_off(now);
         self.drain_for_suspects();
-        let mut lanes: Vec<usize> = (0..self.lanes.len()).collect();
-        lanes.retain(|&lane| self.lanes[lane].is_to_be_filled(&self.rules));
-        while !lanes.is_empty() {
-            lanes.retain(|&lane| self.dispatch_one(lane, now));
+        // How many runs each can take, of which it is given one in its turn.
+        let mut rooms: VecDeque<(usize, usize)> = VecDeque::with_capacity(self.lanes.len());
+        for lane in 0..self.lanes.len() {
+            if self.lanes[lane].is_to_be_filled(&self.rules) {
+                rooms.push_back((lane, self.room(lane, now)));
+            }
+        }
+        while let Some((lane, room)) = rooms.pop_front() {
+            if room == 0 || self.is_to_be_careful(lane) && self.lanes[lane].flights.len() >= self.all_suspects() {
+                continue;
+            }
+            let Some(id) = pop(&mut self.waiting, &self.tasks) else { break };
+            self.fly(lane, id, now);
+            rooms.push_back((lane, room - 1));
         }
         self.recall(now);
     }
 
-    fn dispatch_one(&mut self, lane: usize, now: Instant) -> bool {
+    /// Whether a lane is not to have more than can be suspects at once: it would be given, or has, what was lost with a worker
+    /// and was none. Should that cost another one, all of it are, so that each task that costs workers is found soon.
+    fn is_to_be_careful(&self, lane: usize) -> bool {
+        if self.counts.lost_workers == 0 {
+            return false;
+        }
+        let flights = &self.lanes[lane].flights;
+        let was_lost = |id: &TaskId| self.tasks.get(id).is_some_and(|task| task.was_behind);
+        [flights.front(), flights.back()].into_iter().flatten().any(|flight| flight.was_behind)
+            || self.waiting.front().is_some_and(was_lost)
+    }
+
+    /// How many more runs a lane can take of those that wait. A suspect has its first turn if it is empty.
+    fn room(&mut self, lane: usize, now: Instant) -> usize {
         let it = &self.lanes[lane];
         if it.state != State::Up || it.killed || it.is_leaving {
-            return false;
+            return 0;
         }
         if self.lanes[lane].flights.is_empty() {
             self.lanes[lane].alone = false;
@@ -31,18 +54,15 @@ impl<P, V> Core<P, V> {
             if let Some(id) = pop(&mut self.suspects, &self.tasks) {
                 self.lanes[lane].alone = true;
                 self.fly(lane, id, now);
-                return true;
             }
         }
         let it = &self.lanes[lane];
+        if it.alone || it.draining {
+            return 0;
+        }
         // Behind a run that takes long nothing more is put: whichever lane is free first takes it.
         let most = if it.is_at_a_long_run(now) { self.rules.executions } else { usize::MAX };
-        if it.alone || it.draining || it.flights.len() >= it.window(&self.rules).min(most) {
-            return false;
-        }
-        let Some(id) = pop(&mut self.waiting, &self.tasks) else { return false };
-        self.fly(lane, id, now);
-        true
+        it.window(&self.rules).min(most).saturating_sub(it.flights.len())
     }
 
     fn fly(&mut self, lane: usize, task: TaskId, now: Instant) {
@@ -52,10 +72,13 @@ impl<P, V> Core<P, V> {
         if it.flights.is_empty() {
             it.progress = now;
         }
-        it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false });
+        let was_behind = self.counts.lost_workers > 0 && self.tasks.get(&task).is_some_and(|task| task.was_behind);
+        it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false, was_behind });
         self.actions.push(Action::Run { lane, task, run });
-        let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
-        self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
+        if self.events.is_some() {
+            let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
+            self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
+        }
     }
 
     /// Whether a lane has nothing to do, and nothing waits that it could be given: else it would have been.
@@ -140,6 +163,6 @@ impl<P, V> Core<P, V> {
 }
 
 /// The next that was not cancelled meanwhile.
-fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &HashMap<TaskId, Task<P>>) -> Option<TaskId> {
+fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &Tasks<P>) -> Option<TaskId> {
     std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
 }

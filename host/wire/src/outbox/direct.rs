@@ -148,14 +148,12 @@ impl Direct<'_> {
         state.batch.set_rest(head, chunk, written);
         if end == self.length {
             state.direct = None;
-            drop(state);
-            self.outbox.write_inline();
+            self.outbox.write_inline(state);
             return Written::All;
         }
         // Others go on while the rest is copied, which takes milliseconds.
         state.stall(self.channel);
-        drop(state);
-        self.outbox.write_inline();
+        self.outbox.write_inline(state);
         let rest = keep(end);
         let mut state = self.outbox.state.lock();
         let message = Credit { bytes: self.length as u64, messages: 1 };
@@ -191,9 +189,10 @@ impl Direct<'_> {
     }
 
     fn finish(&self) {
-        self.outbox.state.lock().direct = None;
+        let mut state = self.outbox.state.lock();
+        state.direct = None;
         // There may be something of others by now.
-        self.outbox.write_inline();
+        self.outbox.write_inline(state);
     }
 
     /// The connection is gone, and the message with it.

@@ -13,6 +13,8 @@ use crate::message::Encoded;
 
 /// Small messages in quick succession that are written one by one before the next ones are gathered.
 const STREAK: u32 = 3;
+/// The streak of a sender that has waited since.
+const WAITED: u32 = u32::MAX;
 /// Two messages closer together than this are in quick succession.
 const STREAK_GAP: Duration = Duration::from_micros(50);
 /// Bytes that are gathered at most.
@@ -53,7 +55,7 @@ impl Outbox {
     /// For a sender that is about to wait, perhaps for an answer: what was gathered is sent. Never blocks, and costs next to
     /// nothing when nothing was.
     pub fn about_to_wait(&self) {
-        self.streak.store(0, Ordering::Relaxed);
+        self.streak.store(WAITED, Ordering::Relaxed);
         if !self.is_gathering() {
             return;
         }
@@ -62,8 +64,7 @@ impl Outbox {
             return;
         }
         state.writing = true;
-        drop(state);
-        self.write_inline();
+        self.write_inline(state);
     }
 
     /// Waits once, and says whether what is gathered has to be written now.
@@ -103,10 +104,16 @@ impl Outbox {
             state.gathered_bytes += bytes;
             return state.gathered_bytes < GATHER_BYTES;
         }
+        if !patient && self.streak.load(Ordering::Relaxed) == WAITED {
+            // It is the first after a wait, so nobody need look at the clock.
+            self.streak.store(0, Ordering::Relaxed);
+            return false;
+        }
         let now = Instant::now();
         let quick = state.last_small.is_some_and(|last| now.saturating_duration_since(last) < STREAK_GAP);
         state.last_small = Some(now);
-        let streak = if quick { self.streak.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        let before = self.streak.load(Ordering::Relaxed);
+        let streak = if quick && before != WAITED { (before + 1).min(STREAK) } else { 0 };
         self.streak.store(streak, Ordering::Relaxed);
         if state.writing || state.writer_wanted {
             return false;

@@ -64,8 +64,7 @@ impl Outbox {
             return after(&mut state);
         }
         state.writing = true;
-        drop(state);
-        let served = match self.write(MAX_INLINE_BATCHES) {
+        let served = match self.write(state, MAX_INLINE_BATCHES) {
             Progress::Done => return after(&mut self.state.lock()),
             Progress::Failed => return Served::Closed,
             Progress::NoRoom => Served::Full,

@@ -112,9 +112,9 @@ impl RingSendHalf {
     ) -> io::Result<usize> {
         let mut sending = self.sending.lock();
         let Sending { producer, line_is_full } = sending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let bells = self.bells.read();
-        let bells = bells.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
         if let Some(descriptor) = descriptor {
+            let bells = self.bells.read();
+            let bells = bells.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
             if producer.room().map_err(|violation| self.wrong(violation))? == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -128,7 +128,7 @@ impl RingSendHalf {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         if has_to_ring(producer) {
-            bells.ring_bytes()?;
+            self.bells.read().as_ref().ok_or(io::ErrorKind::BrokenPipe)?.ring_bytes()?;
         }
         Ok(written)
     }

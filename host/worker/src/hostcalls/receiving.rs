@@ -28,15 +28,21 @@ pub(super) fn receive(
     }
     let id = channel(guest, handle)?;
     buffer.check(memory)?;
+    let own = id == guest.execution.id;
+    if own && let Some(taken) = receive_at_hand(memory, guest, buffer).transpose() {
+        return taken;
+    }
     let deadline = deadline(timeout);
     let channels_left = guest.channels_left();
     let (worker, execution) = (&guest.worker, &guest.execution);
-    let own = id == execution.id;
     let mut credit = None;
     let got = worker.wait(execution, deadline, |hub| {
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
         };
+        if own {
+            endpoint.settle_pocket(&mut execution.pocket.lock());
+        }
         if endpoint.is_landing() {
             // What another guest is taking is not here for this one.
             return None;
@@ -54,6 +60,9 @@ pub(super) fn receive(
         }
         let message;
         (message, credit) = endpoint.pop()?;
+        if own {
+            endpoint.fill(&mut execution.pocket.lock());
+        }
         for channel in &message.channels {
             hub.hold(*channel, execution);
         }
@@ -65,6 +74,9 @@ pub(super) fn receive(
     match got {
         Some(Got::Message(message)) => {
             guest.got(LimitName::Channels);
+            if own {
+                set_patience(guest);
+            }
             buffer.write(memory, guest, &message)
         }
         Some(Got::Begun(length)) => land(memory, guest, buffer, length, deadline),
@@ -78,6 +90,31 @@ pub(super) fn receive(
         Some(Got::Ended(status)) => Ok(status),
         None => Ok(status::TIMEOUT),
     }
+}
+
+/// What a guest says that has more at hand is kept until it has done all of that, if it does so quickly.
+fn set_patience(guest: &mut Guest) {
+    let Some(pace) = &mut guest.pace else { return };
+    let at_hand = guest.execution.pocket.lock().len();
+    let is_quick = pace.go_on(u32::try_from(at_hand + 1).unwrap_or(u32::MAX));
+    guest.worker.outbox.be_patient(is_quick && at_hand > 0);
+}
+
+/// Takes the next message that the guest has at hand, if there is one.
+fn receive_at_hand(memory: &mut [u8], guest: &mut Guest, buffer: Buffer) -> Result<Option<i32>, Early> {
+    let mut pocket = guest.execution.pocket.lock();
+    let Some(next) = pocket.next() else { return Ok(None) };
+    if let Some(stop) = guest.worker.check(&guest.execution) {
+        return Err(stop.into());
+    }
+    if let Err(kept) = buffer.fits(next, 0) {
+        Size::of(next).write(memory, buffer.size_pointer())?;
+        return Ok(Some(kept));
+    }
+    let message = pocket.pop(&guest.execution.account).unwrap_or_default();
+    drop(pocket);
+    guest.got(LimitName::Channels);
+    buffer.write(memory, guest, &message).map(Some)
 }
 
 /// Takes the message of the guest's own channel that arrives at this moment, and whose `length` fits.

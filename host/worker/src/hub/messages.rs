@@ -32,37 +32,15 @@ impl Hub {
             let attached = assembly::attached(chunk).map_err(|source| Violation::Message { channel, source })?;
             return Ok(self.forward_to_nobody(attached).map(|()| Vec::new())?);
         };
-        let abandoned = endpoint.close_sent;
-        let mut attached = Vec::new();
-        let mut too_large = false;
         let mut arrived = Arrived::default();
-        while *left > 0
-            && let Some(chunk) = next_chunk(frames, channel)?
-        {
-            *left -= 1;
-            match endpoint.arrive(chunk, &mut arrived) {
-                Ok(None) => {}
-                Ok(Some(message)) if message.channels.is_empty() && abandoned => {}
-                Ok(Some(message)) if message.channels.is_empty() => endpoint.put(message),
-                Ok(Some(message)) => {
-                    // It is to be there once all of its channels are.
-                    attached.push(message);
-                    break;
-                }
-                Err(AssemblyError::TooLarge { .. }) => {
-                    endpoint.broken = true;
-                    too_large = true;
-                    break;
-                }
-                Err(source) => return Err(Violation::Message { channel, source }.into()),
+        let taken = take_chunks(endpoint, channel, frames, left, &mut arrived);
+        let over = endpoint.count(arrived);
+        match taken? {
+            Taken::Messages => {}
+            Taken::Attached(message) => self.put_attached(channel, message)?,
+            Taken::TooLarge => {
+                return Ok(endpoint.holders.iter().map(|holder| (Arc::clone(holder), LimitName::Message)).collect());
             }
-        }
-        let over = endpoint.count(&arrived);
-        if too_large {
-            return Ok(endpoint.holders.iter().map(|holder| (Arc::clone(holder), LimitName::Message)).collect());
-        }
-        for message in attached {
-            self.put_attached(channel, message)?;
         }
         Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
     }
@@ -132,6 +110,44 @@ impl Hub {
             self.place(&ToHost::Close(channel, close));
         }
     }
+}
+
+/// What chunks have brought that were taken together.
+enum Taken {
+    /// Messages, all of which are in the queue.
+    Messages,
+    /// The last is a message with channels, which is to be there once all of these are.
+    Attached(Message),
+    /// The last is of a message that is too large.
+    TooLarge,
+}
+
+/// Takes the chunks of this channel that are here, as long as one after the other can be.
+fn take_chunks(
+    endpoint: &mut Endpoint,
+    channel: ChannelId,
+    frames: &mut FrameReader,
+    left: &mut usize,
+    arrived: &mut Arrived,
+) -> Result<Taken, WorkerError> {
+    let abandoned = endpoint.close_sent;
+    while *left > 0
+        && let Some(chunk) = next_chunk(frames, channel)?
+    {
+        *left -= 1;
+        match endpoint.arrive(chunk, arrived) {
+            Ok(None) => {}
+            Ok(Some(message)) if message.channels.is_empty() && abandoned => {}
+            Ok(Some(message)) if message.channels.is_empty() => endpoint.put(message),
+            Ok(Some(message)) => return Ok(Taken::Attached(message)),
+            Err(AssemblyError::TooLarge { .. }) => {
+                endpoint.broken = true;
+                return Ok(Taken::TooLarge);
+            }
+            Err(source) => return Err(Violation::Message { channel, source }.into()),
+        }
+    }
+    Ok(Taken::Messages)
 }
 
 /// The chunk that is here, if it is of this channel.
