@@ -22,9 +22,7 @@ const LEAST: Duration = Duration::from_micros(2);
 /// Looking without yields.
 const TIGHT: Duration = Duration::from_micros(4);
 /// Looks between two looks at the clock.
-const LOOKS: u32 = 32;
-/// Looks for one pause, which takes as long as ten of them.
-const LOOKS_FOR_A_PAUSE: u32 = 4;
+const LOOKS: u32 = 16;
 /// A yield that takes longer has let somebody else run.
 const LATE: Duration = Duration::from_micros(5);
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
@@ -118,13 +116,11 @@ impl Spin {
 
 fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> End {
     loop {
-        for number in 1..=LOOKS {
+        for _ in 0..LOOKS {
             if ready() {
                 return End::Ready;
             }
-            if number % LOOKS_FOR_A_PAUSE == 0 {
-                hint::spin_loop();
-            }
+            hint::spin_loop();
         }
         let before = Instant::now();
         let spent = before.saturating_duration_since(start);
