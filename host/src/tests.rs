@@ -8,6 +8,7 @@ mod inside_values;
 mod leading;
 mod output;
 mod pool_core;
+mod pool_far;
 mod pool_gateways;
 mod pool_schedules;
 mod queues;

@@ -264,7 +264,10 @@ impl fmt::Debug for Settings {
 /// An address as it can be shown: whatever stands before its `@` may be secret, and so may a port that is none, where the `@` was
 /// forgotten.
 fn without_secrets(address: &str) -> Cause {
-    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
+    // What stands before a `://` that is within an address is none, and may be a login.
+    let scheme =
+        address.split_once("://").filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let (scheme, rest) = scheme.unwrap_or(("", address));
     let (login, host) = rest.rsplit_once('@').map_or(("", rest), |(_, host)| ("…@", host));
     let host = match host.rsplit_once(':') {
         Some((host, port)) if !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']') => format!("{host}:…"),
@@ -354,7 +357,7 @@ mod tests {
         };
         check("", "", "no host");
         check("http://a:secret@b", "http://…@b", "has to begin with `nats://` or `tls://`");
-        check("a:secret@http://b", "a:…", "has to begin with");
+        check("a:secret@http://b", "…@http:…", "has to begin with");
         check("nats://", "nats://", "no host");
         check("nats://a:secret@", "nats://…@", "no host");
         check("nats://a:secret%4@b", "nats://…@b", "hexadecimal digits");
