@@ -13,7 +13,7 @@ use crate::secrets::documented_roles;
 use crate::server::Server;
 
 /// Tasks that are gone: more than a server tries in the time after which it begins with the first again.
-const GONE: u64 = 300;
+const GONE: u64 = 3000;
 const CONSUMER: &str = "CONSUMER.INFO.sandgate_tasks.workers";
 
 fn submit(server: &Server, job: &str, input: &str) {
