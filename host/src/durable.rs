@@ -19,7 +19,7 @@
 //! | `name`, `setup` | what things are called on a server; making them |
 //! | `message`, `job`, `modules` | what is stored: tasks and results; records of jobs; modules |
 //! | `submit`, `work`, `collect` | the three ends |
-//! | `pull` | one request for messages |
+//! | `pull`, `reviving` | one request for messages; a consumer that gives none although it could |
 //!
 //! All that is asynchronous runs on one thread of the [`Queue`]; the functions here block.
 
@@ -34,6 +34,7 @@ mod name;
 mod nats;
 mod pull;
 mod queue;
+mod reviving;
 mod settings;
 mod setup;
 mod submit;

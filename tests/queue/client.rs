@@ -45,6 +45,26 @@ impl Client {
         self.say(&format!("SUB {inbox} {0}\r\nUNSUB {0} 1\r\nPUB {subject} {inbox} {1}\r\n", self.next, payload.len()));
         self.writer.write_all(payload).unwrap();
         self.say("\r\n");
+        self.message()
+    }
+
+    /// Takes so many tasks, as a worker does that is never heard of again.
+    pub(crate) fn take_tasks(&mut self, count: u64) {
+        self.next += 1;
+        let asked = json!({ "batch": count, "expires": 10_000_000_000_u64 }).to_string();
+        self.say(&format!(
+            "SUB _INBOX.test.{0} {0}\r\nPUB $JS.API.CONSUMER.MSG.NEXT.sandgate_tasks.workers _INBOX.test.{0} {1}\r\n{asked}\r\n",
+            self.next,
+            asked.len()
+        ));
+        for _ in 0..count {
+            self.message();
+        }
+        self.say(&format!("UNSUB {}\r\n", self.next));
+    }
+
+    /// The next message.
+    fn message(&mut self) -> Vec<u8> {
         loop {
             let line = self.line();
             match line.split(' ').next() {

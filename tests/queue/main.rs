@@ -14,6 +14,7 @@ mod hosts;
 mod kinds;
 mod losses;
 mod marathon;
+mod reviving;
 mod round;
 mod secrets;
 mod server;

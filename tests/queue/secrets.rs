@@ -175,13 +175,18 @@ fn whoever_may_not_is_told_what() {
     );
 }
 
-/// The permissions of the documentation are enough for each role, and no more than its own.
-#[test]
-fn roles_can_do_what_the_documentation_gives_them() {
+/// The roles of the documentation, as lines of a server's configuration; `admin` has the password `secret-ADMIN`, and so on.
+pub(crate) fn documented_roles() -> String {
     let page = fs::read_to_string(repository().join("DURABLE.md")).unwrap();
     let (_, rest) = page.split_once("```nats\n").unwrap();
     let (config, _) = rest.split_once("```").unwrap();
-    let Some(server) = Server::start(&config.replace("password: \"$", "password: \"secret-")) else { return };
+    config.replace("password: \"$", "password: \"secret-")
+}
+
+/// The permissions of the documentation are enough for each role, and no more than its own.
+#[test]
+fn roles_can_do_what_the_documentation_gives_them() {
+    let Some(server) = Server::start(&documented_roles()) else { return };
     let as_role = |role: &str, words: &[&str], input: &[u8]| {
         let url = format!("nats://{role}:secret-{}@127.0.0.1:{}", role.to_uppercase(), server.port);
         run(&[words, &["--nats", &url, "--inbox", role]].concat(), input, &[], LIMIT)

@@ -55,6 +55,8 @@ pub enum Notice {
     Full,
     /// JetStream does not answer; it is asked again.
     Silent,
+    /// The consumer of a queue gave nothing out although tasks were there: it was made anew.
+    Renewed,
 }
 
 impl fmt::Display for Notice {
@@ -65,6 +67,7 @@ impl fmt::Display for Notice {
             Notice::Back => "connection to NATS is there again",
             Notice::Full => "queue is full; waiting for room",
             Notice::Silent => "JetStream does not answer; trying again",
+            Notice::Renewed => "the server gave no tasks out although it has some; the workers' consumer was made anew",
         })
     }
 }

@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use self::looking::Looks;
 use super::flight::{Capacity, Entry, Flight, Key, Stage};
 use super::pools::{PoolNote, Pools, Trouble};
 use super::report::Fate;
@@ -32,6 +33,7 @@ use crate::durable::setup::{self, Wanted};
 use crate::pool::OutcomeKind;
 
 mod ending;
+mod looking;
 
 /// Requests for tasks at once.
 const MAX_REQUESTS: usize = 4;
@@ -62,6 +64,8 @@ enum Sent {
     Record { job: JobId, found: Result<Option<(Job, u64)>, DurableError> },
     /// The consumer is there again.
     Ready(Result<Duration, DurableError>),
+    /// The consumer was looked at, and perhaps made anew.
+    Looked { is_renewed: bool },
 }
 
 /// What is known of a job.
@@ -94,6 +98,8 @@ pub(super) struct Crew {
     requests: usize,
     /// Whether the consumer is there, as far as is known.
     is_ready: bool,
+    /// When to see whether it does what it is there for.
+    looks: Looks,
     /// When a last task came or went.
     busy: Instant,
     worked: Worked,
@@ -126,6 +132,7 @@ impl Crew {
             requested: 0,
             requests: 0,
             is_ready: true,
+            looks: Looks::new(),
             busy: Instant::now(),
             worked: Worked::default(),
             fatal: None,
@@ -139,7 +146,7 @@ impl Crew {
         let mut standing = self.nats.standing.clone();
         loop {
             self.request();
-            let look = self.next_look();
+            let look = self.next_look().min(self.look());
             tokio::select! {
                 Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
                 Some(note) = self.pool_notes.recv() => self.noted(note),
@@ -360,6 +367,7 @@ impl Crew {
                 Err(error) => self.fail(error),
             },
             Sent::Garbage(buried) => buried.unwrap_or_else(|error| self.fail(error)),
+            Sent::Looked { is_renewed } => self.looks.ended(is_renewed),
             Sent::Ready(made) => match made {
                 Ok(ack_wait) => (self.ack_wait, self.is_ready) = (ack_wait, true),
                 Err(error) => self.fail(error),
