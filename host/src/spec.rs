@@ -218,7 +218,7 @@ impl Spec {
         let command: Vec<String> = command.into_iter().map(Into::into).collect();
         if command.first().is_none_or(String::is_empty) {
             let problem = "needs a program".to_owned();
-            return Err(SpecError::Value { key: "exec".to_owned(), spec: format!("{command:?}"), problem });
+            return Err(SpecError::Value { key: "exec".to_owned(), spec: "exec=…".to_owned(), problem });
         }
         Ok(Spec::popen().setting("exec", |it| it.step = Some(Step::Exec { command })))
     }

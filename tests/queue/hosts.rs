@@ -151,7 +151,10 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
         };
         let started = Instant::now();
         let spec = |(number, host): (usize, &Host)| {
-            ["--gateway".to_owned(), format!("{}//heartbeat=500ms//id=m{number}", host.machine.server.spec_text())]
+            [
+                "--gateway".to_owned(),
+                format!("{}//heartbeat=500ms//hello=60s//id=m{number}", host.machine.server.spec_text()),
+            ]
         };
         let gateways: Vec<String> = hosts.iter().enumerate().flat_map(spec).collect();
         let gateways: Vec<&str> = gateways.iter().map(String::as_str).collect();

@@ -59,12 +59,15 @@ struct Watcher {
 impl Hosts {
     /// Those that are named, and those of the file; none is this machine's gateways as they are without. What is wrong with
     /// them is wrong with the command line.
-    pub(crate) fn read(gateways: &[Spec], file: Option<&Path>) -> Result<Hosts> {
+    pub(crate) fn read(gateways: &[String], file: Option<&Path>) -> Result<Hosts> {
+        // Not by the parser of the command line, whose errors repeat a value: it may have what is secret.
+        let named = gateways.iter().map(|text| machine(text)).collect::<Result<Vec<Spec>, String>>();
+        let named = named.map_err(|problem| WrongUsage(format!("--gateway: {problem}")))?;
         let Some(path) = file else {
-            let machines = Machines::new(gateways.to_vec());
+            let machines = Machines::new(named);
             return Ok(Hosts { machines: machines.map_err(|bad| wrong_option(&bad))?, file: None, watcher: None });
         };
-        let file = HostsFile { path: path.to_owned(), named: gateways.to_vec(), text: read(path) };
+        let file = HostsFile { path: path.to_owned(), named, text: read(path) };
         let machines = Machines::new([]).context("an empty list is one")?;
         // What is wrong with options does not become right by a file.
         file.apply(&machines).map_err(|problem| WrongUsage(file.tell(&problem)))?;
@@ -220,7 +223,7 @@ fn lines_of(text: &str) -> Result<Vec<(usize, Spec)>, Problem> {
         .collect()
 }
 
-pub(crate) fn machine(text: &str) -> Result<Spec, String> {
+fn machine(text: &str) -> Result<Spec, String> {
     text.parse().map_err(|error: sandgate::SpecError| error.to_string())
 }
 
@@ -246,7 +249,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let write = |text: &str| std::fs::write(file.path(), text).unwrap();
         write("popen\nexec=a\n");
-        let hosts = Hosts::read(&specs(&["exec=named"]), Some(file.path())).unwrap();
+        let hosts = Hosts::read(&["exec=named".to_owned()], Some(file.path())).unwrap();
         let (machines, mut hosts) = (hosts.machines, hosts.file.unwrap());
         let mut check = |text: Option<&str>, told: Option<&str>, expected: &[&str]| {
             match text {
@@ -281,6 +284,6 @@ mod tests {
         check("popen\nssh=-x\n", ", line 2: ");
         check("popen\n\npopen//via=x\n", ", line 3: ");
         assert!(Hosts::read(&[], Some(Path::new("/nonexistent"))).unwrap_err().is::<WrongUsage>());
-        assert!(Hosts::read(&specs(&["popen//via=x"]), None).unwrap_err().is::<WrongUsage>());
+        assert!(Hosts::read(&["popen//via=x".to_owned()], None).unwrap_err().is::<WrongUsage>());
     }
 }

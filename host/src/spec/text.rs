@@ -237,7 +237,7 @@ impl FromStr for Spec {
                 Some((key, value)) => (key, Some(value)),
                 None => (part.as_str(), None),
             };
-            let (key, spec) = (key.to_owned(), spec.to_owned());
+            let (key, spec) = (key.to_owned(), shown(spec));
             if !seen.insert(key.clone()) {
                 return Err(SpecError::DuplicateKey { key, spec });
             }
@@ -250,12 +250,22 @@ impl FromStr for Spec {
             }
         }
         match ["popen", "exec", "ssh"].into_iter().filter(|kind| seen.contains(*kind)).count() {
-            0 => return Err(SpecError::NoKind { spec: spec.to_owned() }),
+            0 => return Err(SpecError::NoKind { spec: shown(spec) }),
             1 => {}
-            _ => return Err(SpecError::TwoKinds { spec: spec.to_owned() }),
+            _ => return Err(SpecError::TwoKinds { spec: shown(spec) }),
         }
         Ok(parsed)
     }
+}
+
+/// A spec as it can be told: arguments of launchers and values of variables may be secret, and so may be whatever stands after a
+/// key that is none.
+fn shown(spec: &str) -> String {
+    let part = |part: String| match part.split_once('=') {
+        Some((key, _)) if !matches!(key, "ssh" | "id" | "via") => format!("{key}=…"),
+        _ => part,
+    };
+    parts(spec).into_iter().map(part).collect::<Vec<_>>().join("//")
 }
 
 /// The parts of a spec with their escapes resolved.
@@ -421,6 +431,18 @@ mod tests {
             let error = spec.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains(message), "`{spec}` gives: {error}");
         }
+    }
+
+    #[test]
+    fn what_may_be_secret_is_in_no_error() {
+        for more in ["bogus=secret", "heartbeat=zz", "exec=secret", "popen", "env:A=secret//env:A=secret", "id="] {
+            let error = format!("exec=env TOKEN=secret agent//env:K=secret//{more}").parse::<Spec>().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+        }
+        let error = "exec=env TOKEN='secret agent".parse::<Spec>().unwrap_err().to_string();
+        assert!(error.contains("`exec=…`") && !error.contains("secret"), "{error}");
+        let error = "ssh=me@big//id=x//memory=y".parse::<Spec>().unwrap_err().to_string();
+        assert!(error.contains("`ssh=me@big//id=x//memory=…`"), "{error}");
     }
 
     proptest::proptest! {

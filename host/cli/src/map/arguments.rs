@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-use crate::hosts::machine;
 use crate::options::{Sandbox, setting};
 
 /// Run a task for each input, on all cores, each in a sandbox of its own
@@ -75,8 +74,8 @@ pub(crate) struct Arguments {
     pub(crate) jobs: Option<usize>,
     /// A machine that takes tasks, as many at once as it has cores: `popen` is this one, `ssh=me@host` and `exec=COMMAND` are
     /// others; can be given again. A spec says what else a gateway is, as in `ssh=me@host//heartbeat=5s`
-    #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
-    pub(crate) gateway: Vec<sandgate::Spec>,
+    #[arg(long, value_name = "SPEC", help_heading = "Execution", conflicts_with = "jobs")]
+    pub(crate) gateway: Vec<String>,
     /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment. It is looked at every 2 seconds while
     /// this runs: machines on new lines join, those whose lines are gone leave once what runs there is done
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use sandgate::durable::{Queue, Stopper, Worked, WorkerSettings};
-use sandgate::{Group, Module, OutputSink, Pool, Spec};
+use sandgate::{Group, Module, OutputSink, Pool};
 
 use super::options::{Options, ack_wait, duration, some_time};
 use crate::exit::Exit;
-use crate::hosts::{Hosts, machine};
+use crate::hosts::Hosts;
 use crate::interrupt::Interrupt;
 use crate::map::arguments::jobs;
 use crate::map::cores;
@@ -43,8 +43,8 @@ pub(crate) struct Arguments {
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
     jobs: Option<usize>,
     /// A machine that takes tasks, as for `sandgate map`; can be given again
-    #[arg(long, value_name = "SPEC", value_parser = machine, help_heading = "Execution", conflicts_with = "jobs")]
-    gateway: Vec<Spec>,
+    #[arg(long, value_name = "SPEC", help_heading = "Execution", conflicts_with = "jobs")]
+    gateway: Vec<String>,
     /// A file with a SPEC on each line, as for --gateway; what follows a `#` is a comment. It is looked at every 2 seconds while
     /// this runs: machines on new lines join, those whose lines are gone leave once what runs there is done
     #[arg(long, value_name = "FILE", help_heading = "Execution", conflicts_with = "jobs")]
