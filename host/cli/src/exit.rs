@@ -45,16 +45,9 @@ impl Exit {
 }
 
 /// The command line is wrong, in a way that its parser does not see.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct WrongUsage(pub(crate) String);
-
-impl std::fmt::Display for WrongUsage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for WrongUsage {}
 
 /// Prints what went wrong, with its causes, and says how to exit.
 pub(crate) fn code(result: anyhow::Result<Exit>) -> Exit {

@@ -62,7 +62,7 @@ impl Hosts {
     pub(crate) fn read(gateways: &[String], file: Option<&Path>) -> Result<Hosts> {
         // Not by the parser of the command line, whose errors repeat a value: it may have what is secret.
         let named = gateways.iter().map(|text| machine(text)).collect::<Result<Vec<Spec>, String>>();
-        let named = named.map_err(|problem| WrongUsage(format!("--gateway: {problem}")))?;
+        let named = named.map_err(|problem| WrongUsage(format!("`--gateway`: {problem}")))?;
         let Some(path) = file else {
             let machines = Machines::new(named);
             return Ok(Hosts { machines: machines.map_err(|bad| wrong_option(&bad))?, file: None, watcher: None });

@@ -233,15 +233,16 @@ impl FromStr for Spec {
         let mut parsed = Spec::popen();
         let mut seen = BTreeSet::new();
         for part in parts(spec) {
-            let (key, value) = match part.split_once('=') {
-                Some((key, value)) => (key, Some(value)),
+            let (name, value) = match part.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
                 None => (part.as_str(), None),
             };
-            let (key, spec) = (key.to_owned(), shown(spec));
-            if !seen.insert(key.clone()) {
+            let spec = shown(spec);
+            let key = if is_plain(name) { name.to_owned() } else { "…".to_owned() };
+            if !seen.insert(name.to_owned()) {
                 return Err(SpecError::DuplicateKey { key, spec });
             }
-            match set(&mut parsed, &key, value) {
+            match set(&mut parsed, name, value) {
                 Ok(given) => {
                     parsed.given.insert(given);
                 }
@@ -262,10 +263,17 @@ impl FromStr for Spec {
 /// key that is none.
 fn shown(spec: &str) -> String {
     let part = |part: String| match part.split_once('=') {
-        Some((key, _)) if !matches!(key, "ssh" | "id" | "via") => format!("{key}=…"),
-        _ => part,
+        Some(("ssh" | "id" | "via", _)) => part,
+        Some((key, _)) if is_plain(key) => format!("{key}=…"),
+        None if is_plain(&part) => part,
+        _ => "…".to_owned(),
     };
     parts(spec).into_iter().map(part).collect::<Vec<_>>().join("//")
+}
+
+/// Whether a key can be told: what stands behind a `//` in a launcher's address is none.
+fn is_plain(key: &str) -> bool {
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte))
 }
 
 /// The parts of a spec with their escapes resolved.
@@ -439,6 +447,8 @@ mod tests {
             let error = format!("exec=env TOKEN=secret agent//env:K=secret//{more}").parse::<Spec>().unwrap_err();
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
         }
+        let error = "exec=fetch https://me:secret@host/path agent//id=x".parse::<Spec>().unwrap_err().to_string();
+        assert!(error.contains("key `…` in spec `exec=…//…//id=x`") && !error.contains("secret"), "{error}");
         let error = "exec=env TOKEN='secret agent".parse::<Spec>().unwrap_err().to_string();
         assert!(error.contains("`exec=…`") && !error.contains("secret"), "{error}");
         let error = "ssh=me@big//id=x//memory=y".parse::<Spec>().unwrap_err().to_string();

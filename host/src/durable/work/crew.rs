@@ -23,6 +23,7 @@ use super::pools::{PoolNote, Pools, Trouble};
 use super::report::Fate;
 use super::storing::{self, Letter};
 use super::{Worked, WorkerSettings};
+use crate::durable::connect::Standing;
 use crate::durable::error::{Cause, DurableError};
 use crate::durable::job::{Job, Record};
 use crate::durable::message::{self, Ending, JobResult};
@@ -148,16 +149,9 @@ impl Crew {
             self.request();
             let look = self.next_look().min(self.look());
             tokio::select! {
-                Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
-                Some(note) = self.pool_notes.recv() => self.noted(note),
-                Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
-                Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
-                _ = standing.changed() => {}
-                () = sleep(look) => {}
+                () = self.go_on(&mut standing, look) => {}
                 () = pull::told(&mut stop) => break,
             }
-            self.take_more();
-            self.look_after();
             if self.fatal.is_some()
                 || self.settings.idle.is_some_and(|idle| self.is_idle() && self.busy.elapsed() >= idle)
             {
@@ -165,6 +159,20 @@ impl Crew {
             }
         }
         self.end().await
+    }
+
+    /// Waits for what comes next, or until `wait` is over or the connection is another one, and does what follows.
+    async fn go_on(&mut self, standing: &mut watch::Receiver<Standing>, wait: Duration) {
+        tokio::select! {
+            Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
+            Some(note) = self.pool_notes.recv() => self.noted(note),
+            Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
+            Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
+            _ = standing.changed() => {}
+            () = sleep(wait) => {}
+        }
+        self.take_more();
+        self.look_after();
     }
 
     /// What else is there already, so that pools get tasks in batches.

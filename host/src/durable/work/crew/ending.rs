@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
-use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 use super::{Crew, Sent};
@@ -48,16 +47,7 @@ impl Crew {
             }
             let next = [cancel_at, Some(withdrawn).filter(|_| !are_withdrawn)].into_iter().flatten().min();
             let wait = next.unwrap_or(over).min(over).saturating_duration_since(now).min(self.ack_wait / 6);
-            tokio::select! {
-                Some(arrival) = self.arrivals.1.recv() => self.arrived(arrival),
-                Some(note) = self.pool_notes.recv() => self.noted(note),
-                Some(sent) = self.sending.next(), if !self.sending.is_empty() => self.sent(sent),
-                Some(sent) = self.asking.next(), if !self.asking.is_empty() => self.sent(sent),
-                _ = standing.changed() => {}
-                () = sleep(wait) => {}
-            }
-            self.take_more();
-            self.look_after();
+            self.go_on(&mut standing, wait).await;
         }
         if self.nats.standing.borrow().is_up {
             // The last acknowledgements; one that is lost costs another run.
