@@ -159,6 +159,7 @@ def terminate(count, gateways):
         channels = group.remote_exec(WAITS)
         channels.send_each(1)
         channels.receive_each()
+        time.sleep(0.3)
         start = clock()
         group.terminate(timeout=10.0)
         samples.append(clock() - start)

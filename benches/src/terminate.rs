@@ -1,5 +1,6 @@
 //! The end of gateways whose tasks wait for a message that never comes.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,9 @@ use crate::rows::Question;
 
 /// What `terminate` is given, on both sides. Neither should need it.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gateways are blocked for so long before they are ended, so that nothing of their start is counted; for the peer as well.
+const BLOCKED: Duration = Duration::from_millis(300);
 
 /// Seconds from the call of `terminate` to its return.
 #[derive(Debug, Serialize)]
@@ -27,6 +31,7 @@ impl Question for Terminate {
             let channels = group.remote_exec(&module)?;
             channels.send_each(&1_u32)?;
             channels.receive_each::<u32>()?;
+            thread::park_timeout(BLOCKED);
             let start = Instant::now();
             let report = group.terminate(TIMEOUT);
             samples.push(start.elapsed().as_secs_f64());

@@ -1,9 +1,9 @@
-//! Workers that do not start are told apart, and leave nothing behind.
+//! Workers that do not start are told apart, and leave nothing behind; those that do hold little while they wait.
 
 use std::time::{Duration, Instant};
 
 use sandgate::{GatewayError, LaunchError, LossCause, Spec};
-use sandgate_tests::{LIMIT, builder, popen, start};
+use sandgate_tests::{LIMIT, builder, eventually, popen, resident_bytes_of, run, spec, start};
 
 fn refused(specs: &[Spec]) -> GatewayError {
     let group = builder().build();
@@ -66,4 +66,16 @@ fn gateways_start_in_parallel() {
     let error = refused(&specs);
     assert!(matches!(error, GatewayError::Handshake { .. }), "{error:?}");
     assert!(start.elapsed() < 3 * deadline, "six deadlines of {deadline:?} took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_gateway_whose_task_waits_holds_little() {
+    let group = builder().build();
+    let gateway = group.make_gateway(spec("popen")).unwrap();
+    let pid = gateway.pid().unwrap();
+    let before = resident_bytes_of(pid);
+    let channel = run(&gateway, "add_one");
+    eventually(LIMIT, "pages of its start to be given back", || resident_bytes_of(pid) < before / 2);
+    channel.send(&1_u32).unwrap();
+    assert_eq!(channel.receive_timeout::<u32>(LIMIT).unwrap(), 2);
 }

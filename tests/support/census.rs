@@ -86,7 +86,16 @@ pub fn assert_no_leaks<T>(what: &str, body: impl FnOnce() -> T) -> T {
 ///
 /// When `/proc` cannot be read.
 pub fn resident_bytes() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").expect("/proc/self/statm");
+    resident_bytes_of(std::process::id())
+}
+
+/// Resident memory of the process `pid` in bytes.
+///
+/// # Panics
+///
+/// When it is not there.
+pub fn resident_bytes_of(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("/proc/PID/statm");
     let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number of pages");
     pages * rustix::param::page_size() as u64
 }

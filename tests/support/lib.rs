@@ -21,7 +21,7 @@ mod states;
 mod waiting;
 mod watched;
 
-pub use census::{Census, Child, assert_no_leaks, children_of, resident_bytes};
+pub use census::{Census, Child, assert_no_leaks, children_of, resident_bytes, resident_bytes_of};
 pub use command::{Running, feed, output, start};
 pub use fixtures::{guest, guests_dir, repository, worker};
 pub use foreign::{foreign, required};

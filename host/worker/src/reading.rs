@@ -34,7 +34,7 @@ use crate::main_loop;
 use crate::worker::{Ended, Worker, WorkerError};
 
 /// Between two looks of the main thread.
-const TICK: Duration = Duration::from_millis(1);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// Who reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,7 +10,7 @@ use std::{ptr, slice};
 
 use rustix::mm::{Advice, madvise};
 
-use crate::hub::HubGuard;
+use crate::hub::{Hub, HubGuard};
 
 /// When a worker gives them back.
 #[derive(Debug)]
@@ -30,11 +30,15 @@ impl StartupPages {
         self.due.store(self.is_process, Ordering::Relaxed);
     }
 
+    /// Whether it is worth it to give them back. The end of the process would take as long as that.
+    pub(crate) fn are_due(&self, hub: &Hub) -> bool {
+        self.due.load(Ordering::Relaxed) && !hub.is_terminating()
+    }
+
     /// Gives them back if that is worth it, and says so: it takes 100 µs, and the hub is let go meanwhile. For a thread that has
     /// nothing to do.
     pub(crate) fn give_back(&self, hub: &mut HubGuard<'_>) -> bool {
-        // The end of the process would take as long as this.
-        let due = !hub.is_terminating() && self.due.swap(false, Ordering::Relaxed);
+        let due = self.are_due(hub) && self.due.swap(false, Ordering::Relaxed);
         if due {
             hub.unlocked(give_back);
         }
@@ -42,22 +46,22 @@ impl StartupPages {
     }
 }
 
-/// Unmaps, until they are touched again, the pages of this program that nobody can write to.
+/// Unmaps, until they are touched again, the pages of this program and its libraries that nobody can write to.
 fn give_back() {
     // SAFETY: the callback has the type that is asked for, takes no data, and calls nothing that loads or unloads libraries.
-    unsafe { libc::dl_iterate_phdr(Some(give_back_program), ptr::null_mut()) };
+    unsafe { libc::dl_iterate_phdr(Some(give_back_object), ptr::null_mut()) };
 }
 
-/// Called for the program, which comes before its libraries; these are left alone, and shared with everybody else anyway.
+/// Called for the program and each of its libraries.
 ///
 /// # Safety
 ///
 /// `info` is null or what `dl_iterate_phdr` gives its callbacks.
-unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
+unsafe extern "C" fn give_back_object(info: *mut libc::dl_phdr_info, _size: usize, _data: *mut c_void) -> c_int {
     // SAFETY: as the caller promises; nobody changes it while the callback runs.
-    let Some(info) = (unsafe { info.as_ref() }) else { return LAST };
+    let Some(info) = (unsafe { info.as_ref() }) else { return NEXT };
     if info.dlpi_phdr.is_null() {
-        return LAST;
+        return NEXT;
     }
     // SAFETY: the headers of a loaded object, so many, which stay mapped for as long as it is loaded.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
@@ -79,11 +83,11 @@ unsafe extern "C" fn give_back_program(info: *mut libc::dl_phdr_info, _size: usi
             let _ = unsafe { madvise(first, end - first.addr(), Advice::LinuxDontNeed) };
         }
     }
-    LAST
+    NEXT
 }
 
-/// What ends the iteration.
-const LAST: c_int = 1;
+/// What goes on with the next one.
+const NEXT: c_int = 0;
 
 fn is_read_only(header: &libc::Elf64_Phdr) -> bool {
     header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0 && header.p_flags & libc::PF_W == 0
@@ -109,8 +113,22 @@ mod tests {
         sum
     }
 
+    /// Maps all of this program's code.
+    fn populate() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        for line in maps.lines().filter(|line| line.contains(" r-xp ") && line.ends_with(program.to_str().unwrap())) {
+            let (start, end) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')).unwrap();
+            let [start, end] = [start, end].map(|address| usize::from_str_radix(address, 16).unwrap());
+            let first = ptr::with_exposed_provenance_mut(start);
+            // SAFETY: it maps pages of a mapping that stays, and changes none.
+            unsafe { madvise(first, end - start, Advice::LinuxPopulateRead) }.unwrap();
+        }
+    }
+
     #[test]
     fn what_is_given_back_is_there_again_when_it_is_touched() {
+        populate();
         let before = mapped();
         give_back();
         let after = mapped();

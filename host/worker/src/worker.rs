@@ -32,7 +32,7 @@ use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
-use crate::reading::{Reading, Role};
+use crate::reading::{Reading, Role, TICK};
 use crate::startup_pages::StartupPages;
 use crate::{executor, main_loop};
 
@@ -127,6 +127,8 @@ pub(crate) struct Worker {
     pub(crate) max_executions: usize,
     pub(crate) second_stage: SecondStage,
     pub(crate) startup_pages: StartupPages,
+    /// It ends with its process, not the other way round.
+    is_process: bool,
     /// Where guests' monotonic clock begins.
     pub(crate) started: Instant,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -190,6 +192,7 @@ pub(crate) fn start(
         max_executions,
         second_stage,
         startup_pages: StartupPages::new(surroundings.is_some()),
+        is_process: surroundings.is_some(),
         started: Instant::now(),
         threads: Mutex::default(),
     });
@@ -233,6 +236,7 @@ impl Worker {
             max_executions: 1,
             second_stage: SecondStage::after_one_module(true),
             startup_pages: StartupPages::new(false),
+            is_process: false,
             started: Instant::now(),
             threads: Mutex::default(),
         })
@@ -292,7 +296,7 @@ impl Worker {
         deadline: Option<Instant>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
-        let mut has_sent = false;
+        let (mut has_sent, mut patience) = (false, None);
         loop {
             if let Some(stop) = execution.stop_reason() {
                 return Err(stop);
@@ -312,11 +316,21 @@ impl Worker {
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 return Ok(None);
             }
+            let mut until = deadline;
+            if self.startup_pages.are_due(&hub) {
+                // What comes soon is waited for with all pages there.
+                let patience = *patience.get_or_insert_with(|| Instant::now() + TICK);
+                if Instant::now() >= patience {
+                    self.startup_pages.give_back(&mut hub);
+                    continue;
+                }
+                until = Some(until.map_or(patience, |until| until.min(patience)));
+            }
             match &execution.cpu {
                 Some(cpu) if hub.reading.role == Role::Free => {
-                    cpu.excuse(|| execution.waker.wait(self, &mut hub, deadline));
+                    cpu.excuse(|| execution.waker.wait(self, &mut hub, until));
                 }
-                _ => execution.waker.wait(self, &mut hub, deadline),
+                _ => execution.waker.wait(self, &mut hub, until),
             }
         }
     }
@@ -350,10 +364,13 @@ impl Worker {
         drop(hub);
     }
 
-    /// Ends the connection if the host asked for it and all is done.
+    /// Ends the connection if the host asked for it and all is done; a process ends at once, without waking its other threads for it.
     pub(crate) fn leave_if_done(&self) {
         if self.hub.lock().is_done() {
             self.outbox.flush();
+            if self.is_process {
+                crate::process::exit(Ok(()));
+            }
             self.outbox.shutdown();
             self.reading.attend(&mut self.hub.lock());
         }
