@@ -86,14 +86,15 @@ impl RemoteHost {
         let command = step.command(binary.as_ref().map_or("", |binary| &binary.hash));
         let launched = launcher::start(&command, base, step.is_ssh())?;
         let _attempt = attempts.begin(&launched.launcher);
-        let Greeted { send, launcher, hello, reader, encoder } = greet(launched, binary.as_ref(), greeting, patience)?;
+        let Greeted { send, launcher, hello, mut reader, encoder } =
+            greet(launched, binary.as_ref(), greeting, patience)?;
         let host = RemoteHost::over(step.name(), send, Some(launcher), hello, greeting.heartbeat);
         let link = Arc::clone(&host.link);
         let reading = Arc::clone(&host);
         let (writing, looking) = (Arc::clone(&link), link);
         let started = host
             .spawn("reader", move || {
-                reading.link.run_reader(reader, |frame| reading.take(frame));
+                reading.link.run_reader(&mut reader, |frame| reading.take(frame));
                 reading.clear_up();
             })
             .and_then(|()| host.spawn("writer", move || writing.run_writer(encoder)))
