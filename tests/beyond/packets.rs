@@ -11,10 +11,10 @@ use std::fs;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use sandgate::{Channel, Group, LinkProblem, Spec};
+use sandgate::{Channel, GatewayError, Group, LinkProblem, ReachError, Spec};
 use sandgate_tests::{
-    Fate, LIMIT, Machine, Road, Running, State, Watched, Way, children_of, comes_true, eventually, installed, run,
-    skip, start, within, worker,
+    Fate, LIMIT, Machine, Road, Running, State, Watched, Way, builder, children_of, comes_true, eventually, installed,
+    run, skip, start, within, worker,
 };
 
 use crate::places::{HEARTBEAT, Script, agent_of, all_go, assert_echoes, exec, family, group, lost_link};
@@ -57,7 +57,6 @@ impl Far {
             String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned()
         };
         let near = near.filter(|pid| line(*pid).contains(&address));
-        let near = near.filter(|pid| !line(*pid).contains("sshd"));
         far.filter(|pid| !self.first.contains(pid)).chain(near).map(|pid| format!("{pid} {}", line(pid))).collect()
     }
 
@@ -170,6 +169,33 @@ fn a_road_that_is_closed_on_the_way_there_is_a_link_that_is_silent() {
 #[test]
 fn a_road_that_is_closed_on_the_way_back_is_a_link_that_is_silent() {
     is_cut(&[Way::Back]);
+}
+
+#[test]
+fn who_cannot_be_reached_is_told_in_time() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let Some(far) = Far::make() else { return };
+    within(LIMIT * 2, "errors", move || {
+        let failure = |fate, ways: &[Way]| {
+            far.road().let_packets_be(fate, ways);
+            let started = Instant::now();
+            let error = builder().build().make_gateway(far.ssh().with_hello_deadline(PATIENCE)).unwrap_err();
+            assert!(started.elapsed() < PATIENCE * 4, "{:?}", started.elapsed());
+            assert!(far.road().met() > 0);
+            far.road().clear();
+            far.nothing_is_left();
+            let GatewayError::Reach { source, .. } = error else { panic!("{error:?}") };
+            source
+        };
+        for ways in [&Way::BOTH[..], &[Way::There], &[Way::Back]] {
+            let dropped = failure(Fate::Dropped, ways);
+            assert!(matches!(dropped, ReachError::Silent { after, .. } if after == PATIENCE), "{dropped:?}");
+        }
+        let refused = failure(Fate::Reset, &[Way::There]);
+        assert!(matches!(&refused, ReachError::Refused { words } if words.contains("refused")), "{refused:?}");
+        let changed = failure(Fate::Changed, &[Way::Back]);
+        assert!(matches!(&changed, ReachError::Ended { words, .. } if !words.is_empty()), "{changed:?}");
+    });
 }
 
 #[test]

@@ -23,11 +23,15 @@ pub enum Failure {
     CutOff,
     /// All of its processes are gone.
     Killed,
+    /// Nothing gets in.
+    Deaf,
+    /// Nothing gets out.
+    Mute,
 }
 
 impl Failure {
     /// All there are.
-    pub const ALL: [Failure; 3] = [Failure::Frozen, Failure::CutOff, Failure::Killed];
+    pub const ALL: [Failure; 5] = [Failure::Frozen, Failure::CutOff, Failure::Killed, Failure::Deaf, Failure::Mute];
 }
 
 /// A network of its own with a server in it.
@@ -83,11 +87,18 @@ impl Machine {
     pub fn fail(&self, failure: Failure) {
         match failure {
             Failure::Frozen => self.network.signal(Signal::STOP),
-            Failure::CutOff => match &self.road {
-                Ok(road) => road.let_packets_be(Fate::Dropped, &Way::BOTH),
-                Err(_) => self.network.pull_the_cable(),
-            },
+            Failure::CutOff => self.cut(&Way::BOTH),
+            Failure::Deaf => self.cut(&[Way::There]),
+            Failure::Mute => self.cut(&[Way::Back]),
             Failure::Killed => self.network.kill_all(),
+        }
+    }
+
+    /// Where there is no road the whole cable is pulled.
+    fn cut(&self, ways: &[Way]) {
+        match &self.road {
+            Ok(road) => road.let_packets_be(Fate::Dropped, ways),
+            Err(_) => self.network.pull_the_cable(),
         }
     }
 
@@ -99,7 +110,7 @@ impl Machine {
     pub fn recover(&mut self, failure: Failure) {
         match failure {
             Failure::Frozen => self.network.signal(Signal::CONT),
-            Failure::CutOff => match &self.road {
+            Failure::CutOff | Failure::Deaf | Failure::Mute => match &self.road {
                 Ok(road) => road.clear(),
                 Err(_) => self.network.plug_it_in(),
             },

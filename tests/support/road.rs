@@ -51,7 +51,7 @@ pub enum Fate {
     Dropped,
     /// They are gone, and their sender is told that the connection is reset.
     Reset,
-    /// The first byte of their data is another one, and their checksum fits it.
+    /// The first byte of their data is 255, and their checksum fits it.
     Changed,
     /// Eight of a hundred are gone.
     LostNowAndThen,
