@@ -8,13 +8,14 @@
 //!
 //! An agent belongs to one host, and to one group of it. It does what that host says, as the user who started it, and nothing
 //! that this user could not do. When the link ends, or is silent for as long as the host's `heartbeat=` says, it kills all
-//! that it has started and ends.
+//! that it has started and ends. Where the host may not see why, it says so before.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
@@ -50,6 +51,8 @@ static CURRENT_EXECUTABLE_IS_AGENT: AtomicBool = AtomicBool::new(false);
 
 /// How long a host may take for its first words.
 const GREETING_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host may take to hang up once it was told why the link ends.
+const PARTING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a process could not be an agent.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +133,21 @@ pub fn run(bounds: Bounds) -> Result<(), AgentError> {
     write_all(&send, &first).map_err(system("say hello"))?;
     let mut reader = LinkReader::new(Box::new(receive), &[]);
     let greeting = greeted(&mut reader, &ready)?;
-    drop(ready);
-    serve(Box::new(send), encoder, reader, greeting, bounds)
+    let served = serve(Box::new(send), encoder, &mut reader, greeting, bounds);
+    if let Err(AgentError::Link(_)) = served {
+        part(&mut reader, &ready);
+    }
+    served
+}
+
+/// Takes what the host still sends, until it hangs up: a connection that is closed with something unread is reset, and the last
+/// word with it.
+fn part(reader: &mut LinkReader, ready: &OwnedFd) {
+    let deadline = Deadline::after(PARTING_PATIENCE);
+    while !deadline.is_over()
+        && wait(ready.as_fd(), PollFlags::IN, deadline.left()).is_ok_and(|is_ready| is_ready)
+        && reader.discard().is_ok_and(|is_more| is_more)
+    {}
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
@@ -183,7 +199,7 @@ fn greeted(reader: &mut LinkReader, ready: &OwnedFd) -> Result<HostGreeting, Age
 fn serve(
     send: Box<dyn SendHalf>,
     encoder: FrameEncoder,
-    reader: LinkReader,
+    reader: &mut LinkReader,
     greeting: HostGreeting,
     bounds: Bounds,
 ) -> Result<(), AgentError> {
@@ -193,7 +209,7 @@ fn serve(
     let store = ArtefactStore::shared(directory, tenant.clone());
     let work = Work::new(&link, store, tenant, bounds, Ability::default());
     let (writing, looking) = (Arc::clone(&link), Arc::clone(&link));
-    spawn("link-writer", move || writing.run_writer(encoder)).map_err(system("start a thread"))?;
+    let writer = thread("link-writer", move || writing.run_writer(encoder)).map_err(system("start a thread"))?;
     spawn("link-clock", move || looking.run_clock()).map_err(system("start a thread"))?;
     // Nothing waits for it, and it ends soon.
     let _ = spawn("prune", || {
@@ -203,6 +219,10 @@ fn serve(
     });
     link.run_reader(reader, |frame| work.take(frame));
     work.end();
+    // It waits for nobody once the link has ended.
+    if writer.join().is_err() {
+        tracing::error!("the writer of the link panicked");
+    }
     match link.ended() {
         Some(end @ (LinkEnd::Corrupt { .. } | LinkEnd::Silent { .. })) => Err(AgentError::Link(end.to_string())),
         _ => Ok(()),
@@ -271,6 +291,11 @@ impl Default for Ability {
     }
 }
 
+/// Starts a thread that nobody waits for.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+    thread(name, run).map(drop)
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }

@@ -32,7 +32,7 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(1);
 /// | `ssh_config=PATH` | the configuration of ssh, instead of the user's and the system's | ssh's |
 /// | `agent=PATH` | the `sandgate` binary that is copied to a host of ssh that does not have it; one for another platform has to be named | this machine's own |
 /// | `via=ID` | the gateway of the group on whose machine the worker, ssh client or launcher is started | this machine |
-/// | `heartbeat=TIME` | how long the link to another machine may be silent before it counts as lost | 10s |
+/// | `heartbeat=TIME` | how long the link to another machine may be silent before it counts as lost; longer than anything waits on its way there and back | 10s |
 /// | `id=NAME` | the gateway's id | `gw0`, `gw1`, … |
 /// | `nice=N` | added to the worker's nice value | 0 |
 /// | `chdir=PATH` | the directory in which the worker process starts, which must exist; guests do not see it, and a worker that is locked in leaves it | the host's |
@@ -253,7 +253,8 @@ impl Spec {
         self.setting("via", |it| it.via = Some(gateway.into()))
     }
 
-    /// How long the link to another machine may be silent.
+    /// How long the link to another machine may be silent. That has to be longer than anything waits on its way there and back,
+    /// in the queue of a road that is full for example.
     #[must_use]
     pub fn with_heartbeat(self, heartbeat: Duration) -> Spec {
         self.setting("heartbeat", |it| it.heartbeat = heartbeat)
@@ -286,7 +287,8 @@ impl Spec {
         self.settings.via.as_deref()
     }
 
-    /// How long the link to another machine may be silent.
+    /// How long the link to another machine may be silent. That has to be longer than anything waits on its way there and back,
+    /// in the queue of a road that is full for example.
     pub fn heartbeat(&self) -> Duration {
         self.settings.heartbeat
     }

@@ -70,7 +70,7 @@ impl Host {
         loop {
             let frame = self.reader.next_frame().unwrap().map(|frame| (frame.kind, FromAgent::decode(frame)));
             match frame {
-                Some((kind::HELLO | kind::BEAT | kind::ECHO | kind::END | kind::CREDIT, _)) => {}
+                Some((kind::HELLO | kind::BEAT | kind::ECHO | kind::END | kind::CREDIT | kind::LAST, _)) => {}
                 Some((_, message)) => return Some(message.unwrap()),
                 None if self.reader.fill(true).unwrap() => {}
                 None => return None,

@@ -163,7 +163,7 @@ fn every_input_has_one_result_while_three_machines_fail_in_turn() {
     });
 }
 
-/// Each machine in turn fails in one of three ways, is missed, is there again, and is at work again; until that was everybody's
+/// Each machine in turn fails in one of five ways, is missed, is there again, and is at work again; until that was everybody's
 /// turn, and there were as many tasks.
 fn fail_in_turn(
     pool: &Pool,
@@ -177,8 +177,8 @@ fn fail_in_turn(
         if turn >= 3 && done.load(Ordering::Relaxed) >= least {
             break;
         }
-        // Another way with each round.
-        let (number, failure) = (turn % 3, Failure::ALL[(turn + turn / 3) % 3]);
+        // Another way with each round, until everybody has failed in all of them.
+        let (number, failure) = (turn % 3, Failure::ALL[turn % Failure::ALL.len()]);
         let lost = pool.stats().lost_workers;
         machines[number].fail(failure);
         eventually(LIMIT, &format!("machine {number}, {failure:?}, to be missed"), || pool.stats().lost_workers > lost);

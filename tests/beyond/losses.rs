@@ -3,22 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use sandgate::{Channel, LinkProblem, LossCause, Outcome, Recycle, WaitError};
+use sandgate::{LinkProblem, LossCause, Outcome, Recycle, WaitError};
 use sandgate_tests::{LIMIT, State, Watched, children_of, run, start_host, within, worker};
 
-use crate::places::{HEARTBEAT, Script, agent_of, all_go, assert_echoes, exec, family, group, worker_of};
-
-/// How a channel's link was lost.
-#[track_caller]
-fn problem(channel: &Channel) -> LinkProblem {
-    match channel.wait_close_timeout(LIMIT) {
-        Err(WaitError::Ended(Outcome::WorkerLost { loss })) => match loss.cause {
-            LossCause::Link { problem, .. } => problem,
-            other => panic!("{other:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
-}
+use crate::places::{HEARTBEAT, Script, agent_of, all_go, assert_echoes, exec, family, group, lost_link, worker_of};
 
 #[test]
 fn an_agent_that_is_killed_is_noticed_at_once() {
@@ -28,7 +16,7 @@ fn an_agent_that_is_killed_is_noticed_at_once() {
     let family = family(&agent);
     agent.signal(Signal::KILL);
     for channel in &channels {
-        assert_eq!(problem(channel), LinkProblem::Ended);
+        assert_eq!(lost_link(channel).0, LinkProblem::Ended);
         let text = channel.outcome().unwrap().to_string();
         assert!(text.contains("ended by signal 9"), "{text}");
     }
@@ -43,7 +31,7 @@ fn an_agent_that_is_frozen_is_noticed_by_its_silence() {
     let family = family(&agent);
     let frozen = Instant::now();
     agent.signal(Signal::STOP);
-    assert_eq!(problem(&channel), LinkProblem::Silent { after: HEARTBEAT });
+    assert_eq!(lost_link(&channel).0, LinkProblem::Silent { after: HEARTBEAT });
     let took = frozen.elapsed();
     assert!(took >= HEARTBEAT / 2 && took < HEARTBEAT * 5, "{took:?}");
     all_go(&family);
@@ -63,7 +51,7 @@ fn an_agent_whose_host_is_silent_ends_with_all_it_has_started() {
         assert_eq!(cats.len(), 2);
         cats.iter().for_each(|cat| Watched::new(cat.pid).signal(Signal::STOP));
         all_go(&family);
-        assert_eq!(problem(&channel), LinkProblem::Silent { after: HEARTBEAT });
+        assert_eq!(lost_link(&channel).0, LinkProblem::Silent { after: HEARTBEAT });
     });
 }
 
@@ -83,7 +71,7 @@ fn what_is_not_what_was_sent_is_noticed() {
             break;
         }
     }
-    assert_eq!(problem(&channel), LinkProblem::Corrupt);
+    assert_eq!(lost_link(&channel).0, LinkProblem::Corrupt);
     all_go(&family);
 }
 
@@ -107,7 +95,7 @@ fn a_gateway_that_replaces_its_worker_reaches_the_machine_anew() {
     let group = group([exec().recycle(Recycle { after_loss: true, ..Recycle::default() })]);
     let lost = State::Receives.enter(&group[0]);
     agent_of(&group[0]).signal(Signal::KILL);
-    assert_eq!(problem(&lost), LinkProblem::Ended);
+    assert_eq!(lost_link(&lost).0, LinkProblem::Ended);
     assert_echoes(&group[0]);
     assert_eq!(group[0].status().unwrap().recycled.losses, 1);
 }

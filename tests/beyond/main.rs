@@ -12,6 +12,7 @@ mod joining;
 mod launchers;
 mod losses;
 mod network;
+mod packets;
 mod places;
 mod pools;
 mod secure_shell;

@@ -1,16 +1,16 @@
-//! Networks that are slow, and networks that go away: a relay that holds back every byte for a while, and a network namespace
-//! whose cable is pulled.
+//! Networks that are slow, and networks that go away: a relay that holds back every byte for a while, which needs nothing of the
+//! kernel, and a network namespace whose cable is pulled. What else becomes of packets is in [`packets`](crate::packets).
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use sandgate::{LinkProblem, LossCause, Outcome, WaitError};
+use sandgate::LinkProblem;
 use sandgate_tests::{LIMIT, Namespace, SshServer, State, run, within};
 
 use crate::agents::task_processors;
-use crate::places::{HEARTBEAT, agent_of, all_go, assert_echoes, exec, family, group};
+use crate::places::{HEARTBEAT, agent_of, all_go, assert_echoes, exec, family, group, lost_link};
 
 const DELAY: Duration = Duration::from_millis(20);
 
@@ -82,13 +82,7 @@ fn a_cable_that_is_pulled_is_noticed_at_both_ends() {
         let family = family(&agent_of(&group[1]));
         let pulled = Instant::now();
         namespace.pull_the_cable();
-        match channel.wait_close_timeout(LIMIT) {
-            Err(WaitError::Ended(Outcome::WorkerLost { loss })) => match loss.cause {
-                LossCause::Link { problem, .. } => assert_eq!(problem, LinkProblem::Silent { after: HEARTBEAT }),
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(lost_link(&channel).0, LinkProblem::Silent { after: HEARTBEAT });
         assert!(pulled.elapsed() < HEARTBEAT * 5, "{:?}", pulled.elapsed());
         all_go(&family);
         assert_echoes(&group[0]);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sandgate::{Gateway, Group, Spec};
+use sandgate::{Channel, Gateway, Group, LinkProblem, LossCause, Outcome, Spec, WaitError};
 use sandgate_tests::{LIMIT, Watched, builder, children_of, eventually, sibling, worker};
 
 /// A link may be this long silent in tests that break links.
@@ -66,6 +66,18 @@ pub(crate) fn family(agent: &Watched) -> Vec<Watched> {
 pub(crate) fn all_go(family: &[Watched]) {
     for process in family {
         eventually(LIMIT, &format!("process {} to be gone", process.pid()), || process.is_gone());
+    }
+}
+
+/// How a channel's link was lost, and what is known of it.
+#[track_caller]
+pub(crate) fn lost_link(channel: &Channel) -> (LinkProblem, String) {
+    match channel.wait_close_timeout(LIMIT) {
+        Err(WaitError::Ended(Outcome::WorkerLost { loss })) => match loss.cause {
+            LossCause::Link { problem, message } => (problem, message),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
     }
 }
 

@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::process::Signal;
-use sandgate::{GatewayError, LinkProblem, LossCause, Outcome, ReachError, Spec, WaitError};
+use sandgate::{GatewayError, LinkProblem, LossCause, ReachError, Spec};
 use sandgate_tests::{LIMIT, SshServer, State, Watched, builder, children_of, popen, within, worker};
 
 use crate::agents::task_processors;
-use crate::places::{agent_of, all_go, assert_echoes, exec, family, group};
+use crate::places::{agent_of, all_go, assert_echoes, exec, family, group, lost_link};
 
 #[track_caller]
 fn failure(spec: Spec) -> ReachError {
@@ -91,15 +91,8 @@ fn a_client_that_is_killed_ends_everything_behind_it() {
         let family = family(&agent_of(&group[0]));
         let client = children_of(std::process::id()).into_iter().find(|child| child.name == "ssh").expect("a client");
         Watched::new(client.pid).signal(Signal::KILL);
-        match channel.wait_close_timeout(LIMIT) {
-            Err(WaitError::Ended(Outcome::WorkerLost { loss })) => match loss.cause {
-                LossCause::Link { problem: LinkProblem::Ended, message } => {
-                    assert!(message.contains("signal 9"), "{message}")
-                }
-                other => panic!("{other:?}"),
-            },
-            other => panic!("{other:?}"),
-        }
+        let (problem, message) = lost_link(&channel);
+        assert!(problem == LinkProblem::Ended && message.contains("signal 9"), "{problem}: {message}");
         all_go(&family);
         assert_echoes(&group[2]);
     });

@@ -203,7 +203,7 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
     });
 }
 
-/// Each host in turn fails in one of three ways and is at work again, by its own worker and for the centre; until that was
+/// Each host in turn fails in one of five ways and is at work again, by its own worker and for the centre; until that was
 /// everybody's turn, there were as many results, and the server was killed twice, while a host was gone.
 fn fail_in_turn(hosts: &mut [Host], server: &mut Server, came: &Came, least: u64) -> BTreeMap<String, usize> {
     let mut failures = BTreeMap::new();
@@ -213,8 +213,8 @@ fn fail_in_turn(hosts: &mut [Host], server: &mut Server, came: &Came, least: u64
         if turn >= 3 && restarts == 2 && results() >= least {
             break;
         }
-        // Another way with each round.
-        let (number, failure) = (turn % 3, Failure::ALL[(turn + turn / 3) % 3]);
+        // Another way with each round, until everybody has failed in all of them.
+        let (number, failure) = (turn % 3, Failure::ALL[turn % Failure::ALL.len()]);
         let host = &mut hosts[number];
         let is_at_work = |before: [u64; 2]| {
             let works = comes_true(LIMIT, || came.on(number).iter().zip(before).all(|(now, before)| *now > before));

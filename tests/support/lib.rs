@@ -1,6 +1,6 @@
 //! What the tests share: the things they run ([`guest`], [`worker`]), groups made of them ([`group()`], [`Ops`]), waits that
 //! end ([`within`], [`eventually`]), the command ([`sandgate()`]), processes from outside ([`Watched`]), machines that fail
-//! ([`Machine`], [`SshServer`]), the seed's task processors ([`process_ten_tasks`]), a count of what this process holds ([`Census`],
+//! ([`Machine`], [`SshServer`]), ways to them ([`Road`]), the seed's task processors ([`process_ten_tasks`]), a count of what this process holds ([`Census`],
 //! [`assert_no_leaks`]), and real things from elsewhere ([`packages()`], [`foreign()`]).
 //!
 //! Everything here panics instead of returning an error: its callers are tests, and the panic is the report.
@@ -15,6 +15,7 @@ mod namespace;
 mod packages;
 mod processors;
 mod remote;
+mod road;
 mod shipped;
 mod ssh;
 mod states;
@@ -31,8 +32,9 @@ pub use namespace::Namespace;
 pub use packages::packages;
 pub use processors::process_ten_tasks;
 pub use remote::{LIMIT, Ops, builder, cache_dir, group, module, popen, run, run_with, spec};
+pub use road::{Fate, Road, Way};
 pub use shipped::{Came, lines, sandgate, start_sandgate};
-pub use ssh::{SshServer, skip};
+pub use ssh::{SshServer, installed, skip};
 pub use states::{LOOP_IN_START, State, assert_echoes, assert_one_end_each, sibling, wat};
 pub use waiting::{comes_true, eventually, within};
 pub use watched::Watched;

@@ -15,7 +15,7 @@ use crate::waiting::comes_true;
 
 /// Where the server is on Debian and its kin; it wants to be started by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
-/// Set where the server has to be there: then its absence is a failure.
+/// Set where the server, and what makes networks, has to be there: then its absence is a failure.
 const REQUIRED: &str = "SANDGATE_TEST_SSHD";
 
 /// The server, and what a client needs to reach it.
@@ -32,9 +32,8 @@ pub struct SshServer {
 impl SshServer {
     /// Starts a server; `None`, and a word about it, where none is installed.
     pub fn start(more: &str) -> Option<SshServer> {
-        if !Path::new(SSHD).exists() {
-            assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and there is no {SSHD}");
-            skip("there is no OpenSSH server here: apt-get install openssh-server");
+        if let Err(why) = installed(SSHD, "openssh-server") {
+            skip(&why);
             return None;
         }
         // Between the look for a free port and its use another process may take it.
@@ -176,6 +175,19 @@ fn client(path: &str, key: &str, known: &str) {
 fn run(program: &str, arguments: &[&str]) {
     let result = output(program, arguments, repository());
     assert!(result.status.success(), "{program}: {}", String::from_utf8_lossy(&result.stderr));
+}
+
+/// Whether a program of the system is there, which this package has; or a word about its absence.
+///
+/// # Panics
+///
+/// When it is not, and has to be.
+pub fn installed(program: &str, package: &str) -> Result<(), String> {
+    if Path::new(program).exists() {
+        return Ok(());
+    }
+    assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and there is no {program}");
+    Err(format!("there is no {program} here: apt-get install {package}"))
 }
 
 /// Says why a test checks nothing.

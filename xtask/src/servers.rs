@@ -1,5 +1,5 @@
-//! Programs of the system that some tests run against: an OpenSSH server, what makes networks, a NATS server, and what makes
-//! certificates for it. Without them those tests are left out, and say so.
+//! Programs of the system that some tests run against: an OpenSSH server, what makes networks and makes them fail, a plain way
+//! through a network, a NATS server, and what makes certificates for it. Without them those tests are left out, and say so.
 
 use std::path::Path;
 
@@ -7,9 +7,11 @@ use crate::toolchain::{Apt, apt, apt_get};
 use crate::workspace::Workspace;
 
 /// What is needed, and the package that has it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/sbin/tc", "iproute2"),
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/bin/socat", "socat"),
     (NATS, "nats-server"),
     ("/usr/bin/openssl", "openssl"),
 ];

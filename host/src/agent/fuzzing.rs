@@ -19,7 +19,7 @@ use sandgate_wire::isolation::{Demand, Policy};
 use sandgate_wire::link::Link;
 use sandgate_wire::link::core::End;
 use sandgate_wire::link::frame::{FrameEncoder, LinkReader};
-use sandgate_wire::link::message::{FromAgent, RemoteCompile, Start, ToAgent, kind};
+use sandgate_wire::link::message::{FromAgent, LastWord, RemoteCompile, Start, ToAgent, kind};
 use sandgate_wire::link::pipes::pipes;
 use sandgate_wire::message::Codegen;
 use sandgate_wire::module_limits::ModuleLimits;
@@ -124,7 +124,7 @@ pub fn link_host(input: &[u8]) {
     let sent = Sent::default();
     let script = Script { input: input.to_vec(), at: 0, frames: Frames::default(), modules, sent: Arc::clone(&sent) };
     let plays = Plays { script, left: Vec::new() };
-    link.run_reader(LinkReader::new(Box::new(plays), &[]), |frame| {
+    link.run_reader(&mut LinkReader::new(Box::new(plays), &[]), |frame| {
         let taken = work.take(frame);
         assert!(link.streams() <= bounds.streams(), "more streams than there may be");
         taken
@@ -147,7 +147,7 @@ pub fn link_host(input: &[u8]) {
             *at += frame.payload.len();
             true
         }
-        _ => FromAgent::decode(frame).is_ok(),
+        _ => FromAgent::decode(frame).is_ok() || LastWord::decode(frame).is_ok(),
     });
 }
 

@@ -69,7 +69,7 @@ pub fn link_agent(input: &[u8]) {
     let writer = writer.spawn(move || writing.run_writer(FrameEncoder::default())).expect("threads can be started");
     let told = Arc::new(parking_lot::Mutex::new((Vec::new(), Vec::new(), Vec::new())));
     let plays = Plays { script: Leaves { script, told: Arc::clone(&told) }, left: Vec::new() };
-    host.link.run_reader(LinkReader::new(Box::new(plays), &[]), |frame| host.take(frame));
+    host.link.run_reader(&mut LinkReader::new(Box::new(plays), &[]), |frame| host.take(frame));
     host.clear_up();
     writer.join().expect("the writer does not panic");
 
@@ -251,6 +251,8 @@ pub fn link_agent_seeds() -> Vec<(String, Vec<u8>)> {
             &[START, &[6, 1, 5, 0, 0, 0], &data(1, 0), &[13, 0], &[7, 1, 0, 3, 0, 0, 0, 0, 2, b'h', b'i'], &[3, 1]],
         ),
         seed("escapes", &[START, &[7, 1, 4, 3, 4, 27, b'[', b'2', b'J', 9, 3, 27, 7, 0]]),
+        seed("last-word-silent", &[START, &[5, 18, 1, 0, 1, 0], &data(1, 0)]),
+        seed("last-word-corrupt", &[START, &[5, 18, 1, 0, 4, 1, 2, 27, b'x'], &data(1, 0)]),
         seed("unasked-start", &[&[6, 1, 5, 0, 0, 0]]),
         seed("exit-twice", &[START, &[7, 1, 0, 3, 0, 0, 0, 0, 0], &[7, 1, 0, 3, 0, 0, 0, 0, 0]]),
         ("more-than-credit".to_owned(), [START, &[&[1, 1, 127, 0, 200][..], &[7; 200]].concat().repeat(100)].concat()),

@@ -146,7 +146,7 @@ pub(super) fn first_words(input: &[u8]) {
         let writer = thread("link-writer").spawn(move || writing.run_writer(FrameEncoder::default()));
         let reader = thread("link-reader").spawn(move || {
             let plays = Plays { script: relay, left: Vec::new() };
-            reading.link.run_reader(LinkReader::new(Box::new(plays), &[]), |frame| reading.take(frame));
+            reading.link.run_reader(&mut LinkReader::new(Box::new(plays), &[]), |frame| reading.take(frame));
             reading.clear_up();
         });
         [writer, reader].map(|thread| thread.expect("threads can be started"))

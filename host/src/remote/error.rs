@@ -167,9 +167,38 @@ pub(super) fn of_launcher(is_ssh: bool, cause: LossCause, words: String) -> Reac
     }
 }
 
+/// Whether ssh has ended because what came was not what its other end had sent. Only the client's own words say so: a server
+/// that finds it hangs up without a word.
+pub(super) fn is_of_corruption(cause: &LossCause, words: &str) -> bool {
+    let texts = [
+        "Corrupted MAC on input",
+        "message authentication code incorrect",
+        "Bad packet length",
+        "Connection corrupted",
+        "Packet corrupt",
+    ];
+    matches!(cause, LossCause::Exited { code: 255 }) && texts.iter().any(|text| words.contains(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_of_ssh_tell_of_corruption() {
+        let check = |code, words: &str| is_of_corruption(&LossCause::Exited { code }, words);
+        assert!(check(
+            255,
+            "Bad packet length 1627390000.\nssh_dispatch_run_fatal: Connection to h port 22: Connection corrupted"
+        ));
+        assert!(check(
+            255,
+            "Corrupted MAC on input.\nssh_dispatch_run_fatal: Connection to h port 22: message authentication code incorrect"
+        ));
+        assert!(check(255, "Received disconnect from h port 22:2: Packet corrupt"));
+        assert!(!check(255, "Connection to h closed by remote host."));
+        assert!(!check(1, "Packet corrupt"));
+    }
 
     #[test]
     fn the_words_of_ssh_tell_its_failures_apart() {

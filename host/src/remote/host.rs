@@ -23,7 +23,7 @@ use sandgate_wire::transport::SendHalf;
 
 use super::artefacts::Tickets;
 use super::attempts::Attempts;
-use super::error::{ReachError, said};
+use super::error::{ReachError, is_of_corruption, said};
 use super::greeting::{Greeted, greet};
 use super::launcher;
 use super::requests::Requests;
@@ -48,6 +48,8 @@ pub(crate) struct RemoteHost {
     hello: AgentHello,
     /// None in tests, whose far end is a script.
     launcher: Option<Arc<Running>>,
+    /// It is an ssh client.
+    is_ssh: bool,
     workers: Mutex<HashMap<u64, Arc<Slot>>>,
     pub(crate) requests: Requests,
     pub(super) tickets: Tickets,
@@ -86,14 +88,15 @@ impl RemoteHost {
         let command = step.command(binary.as_ref().map_or("", |binary| &binary.hash));
         let launched = launcher::start(&command, base, step.is_ssh())?;
         let _attempt = attempts.begin(&launched.launcher);
-        let Greeted { send, launcher, hello, reader, encoder } = greet(launched, binary.as_ref(), greeting, patience)?;
-        let host = RemoteHost::over(step.name(), send, Some(launcher), hello, greeting.heartbeat);
+        let Greeted { send, launcher, hello, mut reader, encoder } =
+            greet(launched, binary.as_ref(), greeting, patience)?;
+        let host = RemoteHost::over(step.name(), send, Some((launcher, step.is_ssh())), hello, greeting.heartbeat);
         let link = Arc::clone(&host.link);
         let reading = Arc::clone(&host);
         let (writing, looking) = (Arc::clone(&link), link);
         let started = host
             .spawn("reader", move || {
-                reading.link.run_reader(reader, |frame| reading.take(frame));
+                reading.link.run_reader(&mut reader, |frame| reading.take(frame));
                 reading.clear_up();
             })
             .and_then(|()| host.spawn("writer", move || writing.run_writer(encoder)))
@@ -105,16 +108,18 @@ impl RemoteHost {
         Ok(host)
     }
 
-    /// A machine at the far end of a link whose threads nobody has started.
+    /// A machine at the far end of a link whose threads nobody has started. With a launcher comes whether it is an ssh client.
     pub(crate) fn over(
         name: String,
         send: Box<dyn SendHalf>,
-        launcher: Option<Arc<Running>>,
+        launcher: Option<(Arc<Running>, bool)>,
         hello: AgentHello,
         heartbeat: Duration,
     ) -> Arc<RemoteHost> {
+        let (launcher, is_ssh) = launcher.unzip();
         Arc::new(RemoteHost {
             name,
+            is_ssh: is_ssh.unwrap_or(false),
             link: Link::new(End::Host, send, heartbeat),
             hello,
             launcher,
@@ -214,17 +219,19 @@ impl RemoteHost {
     /// The link has ended: see why, and tell everybody.
     pub(crate) fn clear_up(&self) {
         let end = self.link.ended().unwrap_or(LinkEnd::Ended);
-        let problem = match &end {
-            LinkEnd::Silent { after } => LinkProblem::Silent { after: *after },
-            LinkEnd::Corrupt { .. } => LinkProblem::Corrupt,
-            _ => LinkProblem::Ended,
-        };
         // One that hangs has nothing more to say.
         if matches!(end, LinkEnd::Silent { .. } | LinkEnd::Corrupt { .. }) {
             self.launcher.iter().for_each(|launcher| launcher.kill());
         }
         let reaped = self.launcher.as_ref().map(|launcher| launcher.reap(LAUNCHER_PATIENCE));
         let cause = reaped.unwrap_or(LossCause::Unknown { message: String::new() });
+        let words = self.launcher.as_ref().map_or_else(String::new, |launcher| launcher.take_stderr_tail());
+        let problem = match &end {
+            LinkEnd::Silent { after } => LinkProblem::Silent { after: *after },
+            LinkEnd::Corrupt { .. } => LinkProblem::Corrupt,
+            LinkEnd::Ended if self.is_ssh && is_of_corruption(&cause, &words) => LinkProblem::Corrupt,
+            _ => LinkProblem::Ended,
+        };
         let mut message = format!("`{}`", self.name);
         if let LinkEnd::Corrupt { what } = &end {
             message.push_str(&format!(", {}", printable(&capped(what.clone()))));
@@ -237,7 +244,6 @@ impl RemoteHost {
             }
             _ => {}
         }
-        let words = self.launcher.as_ref().map_or_else(String::new, |launcher| launcher.take_stderr_tail());
         message.push_str(&said(&words));
         if end != LinkEnd::Closed {
             tracing::warn!("link to {message}: {end}");

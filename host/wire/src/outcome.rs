@@ -270,12 +270,13 @@ pub enum LossCause {
 pub enum LinkProblem {
     /// It ended: the launcher, the connection under it or the agent is gone.
     Ended,
-    /// Nothing was heard for this long: the cable is cut, or the machine frozen.
+    /// Nothing was heard for this long, here or there: the cable is cut, or the machine frozen.
     Silent {
         /// How long that is.
         after: Duration,
     },
-    /// What arrived is not what was sent, or not what any agent sends.
+    /// What arrived here or there is not what was sent, or not what is ever sent. Over ssh its client tells of it; a server
+    /// that finds it hangs up, which is [`Ended`](Self::Ended).
     Corrupt,
 }
 

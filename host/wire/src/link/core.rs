@@ -2,7 +2,8 @@
 //!
 //! Three threads serve a link, and none of them waits for anybody's work: one reads ([`Link::run_reader`]), one writes
 //! ([`Link::run_writer`]), one looks at the clock ([`Link::run_clock`]). The last sends a beat four times in the time that a
-//! link may be silent, and ends the link when nothing was heard for all of it. Anything that arrives counts.
+//! link may be silent, and ends the link when nothing was heard for all of it. Anything that arrives counts. An agent that
+//! ends the link says why with its last frame, if there is room for it: what its host sees may be the end alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -14,14 +15,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::frame::{LinkError, LinkFrame, LinkReader};
-use super::message::{LinkEncoded, kind};
+use super::message::{LastWord, LinkEncoded, kind};
 use super::stream::{Stream, StreamReceive, StreamSend};
+use crate::text::printable;
 use crate::transport::SendHalf;
 
 /// Beats in the time that a link may be silent.
 const BEATS: u32 = 4;
 /// Messages that wait to be sent, above which the peer is taken for one that asks and does not read the answers.
 const MAX_CONTROLS: usize = 65_536;
+/// The longest text of a peer's last word.
+const MAX_LAST_CHARS: usize = 256;
 
 /// Which end of a link this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,8 @@ pub(super) struct State {
     /// The number of the peer's beat that is to be echoed.
     pub(super) echo: Option<u64>,
     pub(super) ended: Option<LinkEnd>,
+    /// The writer is there, and does not wait for room: it sees an end at once.
+    pub(super) writer_is_near: bool,
 }
 
 impl Link {
@@ -212,23 +218,49 @@ impl Link {
         if state.ended.is_some() {
             return;
         }
+        // The writer shuts the transport once it has said so.
+        let is_said = state.writer_is_near && self.last_word(&why).is_some();
         state.ended = Some(why);
         state.controls.clear();
         state.listed.clear();
         let streams = std::mem::take(&mut state.streams);
         drop(state);
-        self.send.shutdown();
+        if !is_said {
+            self.send.shutdown();
+        }
         streams.values().for_each(|stream| stream.cut());
         self.work.notify_all();
         self.over.notify_all();
     }
 
+    /// What this side says at an end that the other one may not see for what it is.
+    pub(super) fn last_word(&self, why: &LinkEnd) -> Option<LastWord> {
+        match why {
+            LinkEnd::Silent { .. } if self.end == End::Agent => Some(LastWord::Silent),
+            LinkEnd::Corrupt { what } if self.end == End::Agent => Some(LastWord::Corrupt(what.clone())),
+            _ => None,
+        }
+    }
+
+    /// The end that an agent tells of.
+    fn told(&self, frame: LinkFrame<'_>) -> LinkEnd {
+        match LastWord::decode(frame) {
+            Ok(LastWord::Silent) => LinkEnd::Silent { after: self.heartbeat },
+            Ok(LastWord::Corrupt(what)) => {
+                let what: String = what.chars().take(MAX_LAST_CHARS).collect();
+                LinkEnd::Corrupt { what: format!("at its far end: {}", printable(&what)) }
+            }
+            Err(error) => LinkEnd::Corrupt { what: error.to_string() },
+        }
+    }
+
     // ---- reading ----
 
     /// Reads until the link ends. What is no stream's is given to `take`; an error of it ends the link.
-    pub fn run_reader(&self, mut frames: LinkReader, mut take: impl FnMut(LinkFrame<'_>) -> Result<(), String>) {
+    pub fn run_reader(&self, frames: &mut LinkReader, mut take: impl FnMut(LinkFrame<'_>) -> Result<(), String>) {
         let why = loop {
             match frames.next_frame() {
+                Ok(Some(frame)) if frame.kind == kind::LAST && self.end == End::Host => break self.told(frame),
                 Ok(Some(frame)) => {
                     if let Err(what) = self.dispatch(frame, &mut take) {
                         break LinkEnd::Corrupt { what };

@@ -162,6 +162,19 @@ impl LinkReader {
         }
     }
 
+    /// Reads what is here and forgets it; false at the end of the link. Never blocks.
+    ///
+    /// # Errors
+    /// The transport's. [`io::ErrorKind::WouldBlock`] is none.
+    pub fn discard(&mut self) -> io::Result<bool> {
+        (self.start, self.end) = (0, 0);
+        match self.source.read(&mut self.buffer, false) {
+            Ok(count) => Ok(count > 0),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the link ended in the middle of a frame.
     pub fn is_inside_frame(&self) -> bool {
         self.end > self.start

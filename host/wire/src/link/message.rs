@@ -16,7 +16,7 @@ use crate::outcome::{LossCause, Rejection, WorkerLoss};
 use crate::profile::Profile;
 
 /// Version of what is said on links. It stands at the beginning of both hellos.
-pub const LINK_VERSION: u16 = 1;
+pub const LINK_VERSION: u16 = 2;
 
 /// How long a link may be silent, unless a spec says otherwise.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(10);
@@ -57,6 +57,8 @@ pub mod kind {
     pub const FORGET: u8 = 16;
     /// A beat was heard: the number that came with it.
     pub const ECHO: u8 = 17;
+    /// Why an agent ends the link; its last.
+    pub const LAST: u8 = 18;
 }
 
 /// An agent's first message.
@@ -197,6 +199,16 @@ pub enum FromAgent {
     Compiled(u64, Box<RemoteCompiled>),
 }
 
+/// Why an agent ends a link that it could still write to. Its host may have seen nothing of it, and would be left with the end
+/// alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LastWord {
+    /// It has heard nothing for as long as a link may be silent.
+    Silent,
+    /// What arrived is not what was sent, or not what is ever sent: what it was.
+    Corrupt(String),
+}
+
 /// Kind, number and body of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkEncoded {
@@ -263,6 +275,24 @@ pub fn read_hello<T: DeserializeOwned>(frame: LinkFrame<'_>) -> Result<T, HelloE
         return Err(HelloError::Version { found });
     }
     postcard::from_bytes(rest).map_err(|_| HelloError::NotAHello)
+}
+
+impl LastWord {
+    /// The message of a frame.
+    ///
+    /// # Errors
+    /// [`NotAMessage`].
+    pub fn decode(frame: LinkFrame<'_>) -> Result<LastWord, NotAMessage> {
+        match frame.kind {
+            kind::LAST => value(kind::LAST, frame.payload),
+            other => Err(NotAMessage(other)),
+        }
+    }
+
+    /// The message as it is sent.
+    pub fn encode(&self) -> LinkEncoded {
+        encoded(kind::LAST, 0, body(self))
+    }
 }
 
 impl ToAgent {

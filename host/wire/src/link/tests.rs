@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::core::{End, Link, LinkEnd};
 use super::frame::{FrameEncoder, HEADER_BYTES, LinkError, LinkFrame, LinkReader, MAX_PAYLOAD_BYTES};
-use super::message::{self, FromAgent, Start, ToAgent, kind};
+use super::message::{self, FromAgent, LastWord, Start, ToAgent, kind};
 use super::stream::{StreamItem, StreamReceive, StreamSend, WINDOW_BYTES};
 use crate::transport::testing::Scripted;
 use crate::transport::{Descriptors, ReceiveHalf, SendHalf, socket_pair, unix_socket};
@@ -33,9 +33,9 @@ fn serve(end: End, socket: OwnedFd, heartbeat: Duration) -> Served {
     let (send, receive) = unix_socket(socket, Descriptors::Refuse);
     let link = Link::new(end, Box::new(send), heartbeat);
     let (reading, writing, looking) = (Arc::clone(&link), Arc::clone(&link), Arc::clone(&link));
-    let reader = LinkReader::new(Box::new(receive), &[]);
+    let mut reader = LinkReader::new(Box::new(receive), &[]);
     let threads = vec![
-        thread("reader", move || reading.run_reader(reader, |frame| Err(format!("kind {}", frame.kind)))),
+        thread("reader", move || reading.run_reader(&mut reader, |frame| Err(format!("kind {}", frame.kind)))),
         thread("writer", move || writing.run_writer(FrameEncoder::default())),
         thread("clock", move || looking.run_clock()),
     ];
@@ -198,6 +198,47 @@ fn the_end_of_the_peer_ends_everything() {
     assert_eq!(never.read(&mut [0], true).unwrap(), 0);
 }
 
+#[test]
+fn an_agent_says_why_it_ends_the_link() {
+    let both = |heartbeat| {
+        let (host, agent) = both(heartbeat);
+        let patience = Instant::now() + Duration::from_secs(20);
+        while agent.link.round_trip().is_none() {
+            assert!(Instant::now() < patience, "nobody writes");
+            std::thread::yield_now();
+        }
+        (host, agent)
+    };
+    let (host, agent) = both(LONG);
+    agent.link.end(LinkEnd::Corrupt { what: "nonsense \u{7}".to_owned() });
+    assert_eq!(wait_until_ended(&host.link), LinkEnd::Corrupt { what: "at its far end: nonsense \\u{7}".to_owned() });
+    let (host, agent) = both(LONG);
+    agent.link.end(LinkEnd::Silent { after: LONG });
+    assert_eq!(wait_until_ended(&host.link), LinkEnd::Silent { after: LONG });
+    // A host needs not say it: its agent ends either way.
+    let (host, agent) = both(LONG);
+    host.link.end(LinkEnd::Corrupt { what: "nonsense".to_owned() });
+    assert_eq!(wait_until_ended(&agent.link), LinkEnd::Ended);
+}
+
+#[test]
+fn an_agent_whose_host_reads_nothing_ends_without_a_word() {
+    let (a, b) = socket_pair().unwrap();
+    let agent = serve(End::Agent, b, LONG);
+    // More than has room, so that the writer waits, or is about to.
+    for number in 0..60_000 {
+        agent.link.push(FromAgent::Resident(number, None).encode());
+    }
+    agent.link.end(LinkEnd::Corrupt { what: "nonsense".to_owned() });
+    drop(agent);
+    let mut reader = LinkReader::new(Box::new(unix_socket(a, Descriptors::Refuse).1), &[]);
+    while reader.fill(true).unwrap() {
+        while let Some(frame) = reader.next_frame().unwrap() {
+            assert!(matches!(frame.kind, kind::BEAT | kind::RESIDENT | kind::LAST), "{}", frame.kind);
+        }
+    }
+}
+
 /// What a host makes of an agent that writes these frames.
 fn from_hostile_agent(frames: &[LinkFrame<'_>]) -> LinkEnd {
     let (a, b) = socket_pair().unwrap();
@@ -233,6 +274,7 @@ fn an_agent_that_breaks_the_rules_loses_its_link() {
     check(&[frame(kind::HELLO, 0, b"")], "second hello");
     check(&[frame(kind::BEAT, 0, b"")], "malformed number");
     check(&[frame(kind::ECHO, 0, &most)], "an echo of a beat that was not sent");
+    check(&[frame(kind::LAST, 0, b"\x07")], "malformed");
     check(&[frame(99, 0, b"")], "kind 99");
 }
 
@@ -333,5 +375,7 @@ fn messages_have_the_bytes_they_had() {
     check(FromAgent::Started(3, 300).encode(), 8, 3, &[0xac, 2]);
     check(FromAgent::Resident(3, Some(1)).encode(), 11, 3, &[1, 1]);
     check(FromAgent::Need(5).encode(), 13, 5, &[]);
-    assert_eq!(message::hello_body(&()), [1, 0]);
+    check(LastWord::Silent.encode(), 18, 0, &[0]);
+    check(LastWord::Corrupt("a".to_owned()).encode(), 18, 0, &[1, 1, b'a']);
+    assert_eq!(message::hello_body(&()), [2, 0]);
 }

@@ -5,22 +5,32 @@ use std::sync::Arc;
 
 use super::core::{Link, LinkEnd, State};
 use super::frame::{FrameEncoder, LinkFrame};
-use super::message::kind;
+use super::message::{LinkEncoded, kind};
 
 /// Bytes that are written in one go, give or take a turn.
 const BATCH_BYTES: usize = 128 * 1024;
 
 impl Link {
-    /// Writes until the link ends. `frames` has counted what was written before.
+    /// Writes until the link ends, and the last word then. `frames` has counted what was written before.
     pub fn run_writer(&self, mut frames: FrameEncoder) {
         let mut batch = Vec::with_capacity(BATCH_BYTES);
+        self.state.lock().writer_is_near = true;
+        let mut is_whole = true;
         while self.gather(&mut frames, &mut batch) {
             if self.write(&batch).is_err() {
+                is_whole = false;
                 // Whoever reads may know better what has happened, if it comes to that.
                 self.end(LinkEnd::Ended);
             }
             batch.clear();
         }
+        let word = self.ended().and_then(|why| self.last_word(&why)).filter(|_| is_whole);
+        if let Some(LinkEncoded { kind, stream, body }) = word.map(|word| word.encode()) {
+            frames.append(LinkFrame { kind, stream, payload: &body }, &mut batch);
+            // There may be nobody left who reads it.
+            let _ = self.write(&batch);
+        }
+        self.send.shutdown();
     }
 
     /// Waits for something to write and takes it; false at the link's end.
@@ -68,10 +78,23 @@ impl Link {
             match self.send.try_write(&[IoSlice::new(rest)], None) {
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.send.wait_writable()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room()?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Not once the link has ended: nobody else shuts the transport then.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.ended.is_some() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        state.writer_is_near = false;
+        drop(state);
+        let waited = self.send.wait_writable();
+        self.state.lock().writer_is_near = true;
+        waited
     }
 }
