@@ -5,6 +5,7 @@
 //!                                                                └ else a warning, once, and nothing changes
 //! ```
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -161,11 +162,28 @@ impl HostsFile {
         if lines.is_empty() && self.named.is_empty() {
             return Err(whole("it names no machine"));
         }
+        self.check_ids(&lines)?;
         let specs = self.named.iter().chain(lines.iter().map(|(_, spec)| spec)).cloned();
         machines.set(specs).map_err(|bad| {
             let at = bad.position.checked_sub(self.named.len()).and_then(|at| lines.get(at));
             Problem { line: at.map(|(line, _)| *line), what: bad.source.to_string() }
         })
+    }
+
+    /// Whether each line has an id of its own, if it has one.
+    fn check_ids(&self, lines: &[(usize, Spec)]) -> Result<(), Problem> {
+        let mut known: HashMap<&str, Option<usize>> =
+            self.named.iter().filter_map(|spec| Some((spec.given_id()?, None))).collect();
+        for (line, id) in lines.iter().filter_map(|(line, spec)| Some((*line, spec.given_id()?))) {
+            if let Some(before) = known.insert(id, Some(line)) {
+                let place = before.map_or_else(|| "a `--gateway`".to_owned(), |line| format!("line {line}"));
+                let what = format!(
+                    "`id={id}` is that of {place} already: give each machine an id of its own, or leave it out"
+                );
+                return Err(Problem { line: Some(line), what });
+            }
+        }
+        Ok(())
     }
 
     fn tell(&self, problem: &Problem) -> String {
@@ -283,6 +301,14 @@ mod tests {
         check("", "names no machine");
         check("popen\nssh=-x\n", ", line 2: ");
         check("popen\n\npopen//via=x\n", ", line 3: ");
+        let twice = ", line 3: `id=a` is that of line 1 already: give each machine an id of its own, or leave it out";
+        check("popen//id=a\nexec=b//id=b\nexec=c//id=a\n", twice);
+        std::fs::write(file.path(), "popen//id=a\n").unwrap();
+        let error = Hosts::read(&["exec=a//id=a".to_owned()], Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains(", line 1: `id=a` is that of a `--gateway` already"), "{error}");
+        let both = ["exec=a//id=a".to_owned(), "exec=b//id=a".to_owned()];
+        let error = Hosts::read(&both, None).unwrap_err();
+        assert!(error.is::<WrongUsage>() && error.to_string().contains("already a gateway `a`"), "{error}");
         assert!(Hosts::read(&[], Some(Path::new("/nonexistent"))).unwrap_err().is::<WrongUsage>());
         assert!(Hosts::read(&["popen//via=x".to_owned()], None).unwrap_err().is::<WrongUsage>());
     }
