@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use sandgate::{BadMachine, Machines, Spec};
+use anyhow::{Context, Result, bail};
+use sandgate::{BadMachine, GatewayError, Looks, Machines, Spec};
 
 use crate::exit::WrongUsage;
+use crate::print;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -79,6 +80,29 @@ impl Hosts {
         &self.machines
     }
 
+    /// Has a look at each machine before there is work: says which one is not there, and goes on as soon as one is.
+    pub(crate) fn look(&self, defaults: &Spec) -> Result<()> {
+        let mut looks = self.machines.look(defaults)?;
+        let mut missing = Vec::new();
+        for found in looks.by_ref() {
+            match found {
+                Ok(_) => {
+                    missing.iter().for_each(say_missing);
+                    return rest_of(looks);
+                }
+                Err(error) => missing.push(error),
+            }
+        }
+        match missing.len() {
+            0 => Ok(()),
+            1 => Err(missing.remove(0)).context("no machine is there"),
+            _ => {
+                missing.iter().for_each(|error| print::complain(&told(error)));
+                bail!("none of {} machines is there", missing.len())
+            }
+        }
+    }
+
     /// Looks after the file from now on, until this is dropped. What happens is said.
     pub(crate) fn watch(&mut self, say: impl Fn(&str) + Send + 'static) -> Result<()> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
@@ -95,6 +119,22 @@ impl Hosts {
         self.watcher = Some(Watcher { is_over, thread: Some(thread.context("no thread for the hosts file")?) });
         Ok(())
     }
+}
+
+/// Says who else is not there, while others work.
+fn rest_of(looks: Looks) -> Result<()> {
+    let body = move || looks.filter_map(Result::err).for_each(|error| say_missing(&error));
+    let thread = std::thread::Builder::new().name("sandgate-looks".to_owned()).spawn(body);
+    thread.map(drop).context("no thread for looks at machines")
+}
+
+fn say_missing(error: &GatewayError) {
+    print::complain(&format!("{}; it is tried again", told(error)));
+}
+
+fn told(error: &GatewayError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Drop for Watcher {
