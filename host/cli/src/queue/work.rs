@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{Queue, Stopper, Worked, WorkerSettings};
+use sandgate::durable::{Stopper, Worked, WorkerSettings};
 use sandgate::{Group, Module, OutputSink, Pool};
 
-use super::options::{Options, ack_wait, duration, some_time};
+use super::options::{Options, ack_wait, connect, duration, some_time};
 use crate::exit::Exit;
 use crate::hosts::Hosts;
 use crate::interrupt::Interrupt;
@@ -127,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     if let Some(idle) = arguments.stop_when_idle {
         settings = settings.stop_when_idle(idle);
     }
-    let queue = Queue::connect(queue)?;
+    let queue = connect(queue)?;
     hosts.look(&defaults)?;
     let stopper = Stopper::default();
     let settings = settings.stopper(&stopper);
