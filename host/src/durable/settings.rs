@@ -372,7 +372,7 @@ mod tests {
         check("nats:a:secret@h", "…@h", "has to begin with");
         check("tls:/h", "tls:…", "has to begin with");
         check("/h", "/h", "has to begin with");
-        check("://a:secret@h", "://…@h", "has to begin with");
+        check("://a:secret@h", "…@h", "has to begin with");
         check("nats://", "nats://", "no host");
         check("nats://a:secret@", "nats://…@", "no host");
         check("nats://a:secret%4@b", "nats://…@b", "hexadecimal digits");
