@@ -9,6 +9,8 @@ use sandgate::{LossCause, PoolEvent, TimedEvent};
 
 /// Machines that are told of while they are missing; of more it is said only that there are more.
 const MOST_MISSING: usize = 16;
+/// A gateway whose link was lost may get a worker that was kept ready on that very link: what is lost so soon after is nothing new.
+const THE_SAME: Duration = Duration::from_secs(2);
 /// Links that are remembered.
 const MOST_LINKS: usize = 1000;
 
@@ -55,7 +57,7 @@ impl Telling {
     /// was told says nothing new.
     fn link_lost(&mut self, at: Duration, gateway: usize, how: String) -> Option<String> {
         let began = self.began.get(&gateway).copied().unwrap_or_default();
-        if self.lost.get(&how).is_some_and(|told| began <= *told) {
+        if self.lost.get(&how).is_some_and(|told| began <= *told || at < *told + THE_SAME) {
             return None;
         }
         let text = format!("machine of gateway `{}` is lost, its link {how}", self.machine(gateway));
@@ -125,10 +127,13 @@ mod tests {
         told.check(20, replaced(1), None);
         // It was on the same link, and nobody has noticed it until now.
         told.check(25, lost(0, cut()), None);
-        told.check(30, lost(1, cut()), Some(CUT));
+        // A worker that was kept ready was on it as well.
+        told.check(30, lost(1, cut()), None);
+        told.check(3000, replaced(1), None);
+        told.check(4000, lost(1, cut()), Some(CUT));
         let other = LossCause::Link { problem: LinkProblem::Corrupt, message: "`exec=x`".to_owned() };
         let text = "machine of gateway `small.1` is lost, its link is corrupt: `exec=x`; what ran there is run again";
-        told.check(40, lost(2, other), Some(text));
+        told.check(4040, lost(2, other), Some(text));
     }
 
     #[test]
