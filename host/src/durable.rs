@@ -48,4 +48,4 @@ pub use name::{BadName, DEFAULT_PREFIX, JobId, Prefix};
 pub use queue::Queue;
 pub use settings::{DEFAULT_PATIENCE, Notice, Settings};
 pub use submit::Submission;
-pub use work::{Stopper, Worked, Worker, WorkerSettings};
+pub use work::{CannotGoOn, Stopper, Worked, Worker, WorkerSettings};

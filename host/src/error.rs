@@ -360,7 +360,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Spec(#[from] SpecError),
     /// The group has a gateway of this id.
-    #[error("group already has a gateway `{id}`")]
+    #[error("there is already a gateway `{id}`")]
     DuplicateId {
         /// The id.
         id: String,

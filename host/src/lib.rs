@@ -116,7 +116,7 @@ pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputPiece, Output
 pub use pool::{
     BadMachine, CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES,
     DEFAULT_REUSED_IN_FLIGHT, DEFAULT_SPARES, DEFAULT_WINDOW, EventSink, EventStream, EventsEnded, FeedEnded,
-    GatewayStats, Histogram, Machines, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats,
+    GatewayStats, Histogram, Looks, Machines, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats,
     ProgramOutput, RetryOn, TaskError, TaskFeed, TaskHandle, TaskResult, TaskResults, TimedEvent, Timing,
 };
 pub use queue::ReceiveQueue;

@@ -5,9 +5,11 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sandgate::{EventSink, Pool, PoolBuilder, PoolError, PoolEvent, Spec};
 use sandgate_tests::{
-    Failure, LIMIT, Machine, builder, cache_dir, comes_true, eventually, feed, guest, module, within, worker,
+    Failure, LIMIT, Machine, Running, Watched, builder, cache_dir, comes_true, eventually, feed, guest, module,
+    start_sandgate, within, worker,
 };
 
 use crate::places::{Script, exec};
@@ -112,9 +114,62 @@ fn the_command_says_which_machine_is_missing_and_goes_on() {
     assert!(output.status.success(), "{said}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n4\n");
     assert!(said.contains("of gateway `missing` was not reached") && said.contains("it is tried again"), "{said}");
+    assert!(!said.contains("pool has no gateway"), "{said}");
+    assert!(said.lines().any(|line| line.trim_start().starts_with("missing ")), "the summary calls it alike: {said}");
+    let output = command(&["--gateway", &missing, "--gateway", &there, "--quiet"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("of gateway `missing` was not reached") && said.lines().count() == 1, "{said}");
     let output = command(&["--gateway", &missing]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("was not reached"));
+}
+
+#[test]
+fn a_run_that_ends_before_a_machine_has_answered_says_nothing_of_it() {
+    let (program, silent) = (guest("pooled"), Script::new("exec sleep 1000"));
+    let silent = format!("exec={}//id=silent//hello=10m", silent.path().replace('/', "\\/"));
+    let words =
+        ["map", program.to_str().unwrap(), "--task", "double", "--json", "--gateway", &silent, "--gateway", "popen"];
+    let output = feed(worker(), &words, b"1\n", &[("SANDGATE_CACHE", cache_dir().as_os_str())], LIMIT);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && output.stdout == b"2\n", "{said}");
+    assert!(!said.contains("tried again") && !said.contains("terminated"), "{said}");
+    assert!(said.lines().any(|line| line.trim_start().starts_with("silent ")), "the summary has its name: {said}");
+}
+
+#[test]
+fn the_command_says_how_a_link_was_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let pid = directory.path().join("pid");
+    let script = Script::new(&format!("echo $$ > '{}'; exec '{}' agent", pid.display(), worker().display()));
+    let gateway = format!("exec={}//id=big//heartbeat=1s", script.path().replace('/', "\\/"));
+    let words = ["map", "--task", "double", "--json", "--progress", "never", "--gateway", &gateway, "@pooled"];
+    let mut map = start_sandgate(&words);
+    let double = |map: &mut Running, input: u64| {
+        map.write(format!("{input}\n").as_bytes());
+        assert_eq!(map.line(LIMIT), (input * 2).to_string());
+    };
+    for (input, signal, expected) in [
+        (1, Signal::KILL, "its link ended: `exec="),
+        (2, Signal::STOP, "its link was silent for 1s (setting `heartbeat=`): `exec="),
+    ] {
+        double(&mut map, input);
+        let agent = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        Watched::new(agent).signal(signal);
+        // Whoever is idle hears of it with the next task, and each of its gateways has to.
+        double(&mut map, input + 10);
+        // A gateway that was just being started is tried again, with a word of its own.
+        let told = loop {
+            let told = map.complaint(LIMIT);
+            if !told.ends_with("it is tried again") {
+                break told;
+            }
+        };
+        assert!(told.contains("machine of gateway `big` is lost, ") && told.contains(expected), "{told}");
+    }
+    let (status, said) = map.wait(LIMIT);
+    assert!(status.success() && !said.contains("machine of gateway"), "{said}");
+    assert!(said.contains("(its link ended; its link was silent for 1s") || said.contains("lost (its link "), "{said}");
 }
 
 fn spec(machine: &Machine, number: usize) -> Spec {

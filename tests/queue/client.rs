@@ -50,6 +50,18 @@ impl Client {
 
     /// Takes so many tasks, as a worker does that is never heard of again.
     pub(crate) fn take_tasks(&mut self, count: u64) {
+        self.take(count);
+    }
+
+    /// Takes so many tasks, and gives them back.
+    pub(crate) fn take_and_return(&mut self, count: u64) {
+        for reply in self.take(count) {
+            self.say(&format!("PUB {reply} 4\r\n-NAK\r\n"));
+        }
+    }
+
+    /// Takes so many tasks; where each is acknowledged.
+    fn take(&mut self, count: u64) -> Vec<String> {
         self.next += 1;
         let asked = json!({ "batch": count, "expires": 10_000_000_000_u64 }).to_string();
         self.say(&format!(
@@ -57,24 +69,29 @@ impl Client {
             self.next,
             asked.len()
         ));
-        for _ in 0..count {
-            self.message();
-        }
+        let replies = (0..count).map(|_| self.delivery().0).collect();
         self.say(&format!("UNSUB {}\r\n", self.next));
+        replies
     }
 
     /// The next message.
     fn message(&mut self) -> Vec<u8> {
+        self.delivery().1
+    }
+
+    /// The next message: where it is answered, and what it says.
+    fn delivery(&mut self) -> (String, Vec<u8>) {
         loop {
             let line = self.line();
             match line.split(' ').next() {
                 Some("PING") => self.say("PONG\r\n"),
                 Some("MSG") => {
-                    let length: usize = line.rsplit(' ').next().unwrap().parse().unwrap();
+                    let words: Vec<&str> = line.split(' ').collect();
+                    let length: usize = words.last().unwrap().parse().unwrap();
                     let mut payload = vec![0; length + 2];
                     self.reader.read_exact(&mut payload).unwrap();
                     payload.truncate(length);
-                    return payload;
+                    return (words[3].to_owned(), payload);
                 }
                 Some("+OK" | "INFO") => {}
                 _ => panic!("the server says `{line}`"),

@@ -73,10 +73,19 @@ fn works(url: &str, options: &[&str], secrets: &[&str]) {
 
 /// Each of the commands is refused, with a word that says so.
 fn is_refused(url: &str, options: &[&str], secrets: &[&str], expected: &str) {
+    ends_with(3, url, options, secrets, expected);
+}
+
+/// A file cannot be used, which is wrong with the command line.
+fn is_wrong(url: &str, options: &[&str], secrets: &[&str], expected: &str) {
+    ends_with(2, url, options, secrets, expected);
+}
+
+fn ends_with(code: i32, url: &str, options: &[&str], secrets: &[&str], expected: &str) {
     for command in [&["submit", "@wasi_filter"][..], &["work"], &["collect", "x"]] {
         let words = [command, &["--nats", url, "--patience", "1s"], options].concat();
         let came = discreet(run(&words, b"in\n", &[], LIMIT), secrets);
-        assert_eq!((came.code, came.stdout.as_str()), (Some(3), ""), "{words:?}: {came:?}");
+        assert_eq!((came.code, came.stdout.as_str()), (Some(code), ""), "{words:?}: {came:?}");
         assert!(came.stderr.contains(expected), "{words:?}: {came:?}");
     }
 }
@@ -144,7 +153,7 @@ fn users_with_tokens_of_an_operator_get_in() {
     // What is cut off is told by the file's name alone.
     let cut = server.file("cut");
     fs::write(&cut, &fs::read_to_string(&file).unwrap()[..200]).unwrap();
-    is_refused(
+    is_wrong(
         &url,
         &["--creds", cut.to_str().unwrap()],
         &[&good[..100]],
@@ -172,10 +181,10 @@ fn keys_get_in_and_other_ones_do_not() {
     // Of the right form, but with a checksum that is not.
     let at = seed.len() - 1;
     let damaged = format!("{}{}", &seed[..at], if seed.ends_with('A') { 'B' } else { 'A' });
-    is_refused(&server.url(), &["--nkey", &file("damaged", &damaged)], &[&seed[..at]], "NKey file");
+    is_wrong(&server.url(), &["--nkey", &file("damaged", &damaged)], &[&seed[..at]], "NKey file");
     // An account's key is nobody's who may connect.
     let account = KeyPair::new_account().seed().unwrap();
-    is_refused(&server.url(), &["--nkey", &file("account", &account)], &[&account], "it has no seed of a user's key");
+    is_wrong(&server.url(), &["--nkey", &file("account", &account)], &[&account], "it has no seed of a user's key");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use sandgate_tests::repository;
 
@@ -98,7 +99,12 @@ fn wrong_addresses_and_files_are_told_without_what_is_secret() {
     let none = directory.path().join("none");
     let none = none.to_str().unwrap();
     let url = format!("nats://a:{PASSWORD}@127.0.0.1:1");
-    let cases: [(&[&str], i32, &str); 11] = [
+    let (other, empty) = (directory.path().join("other"), directory.path().join("empty"));
+    fs::write(&other, "-----BEGIN CERTIFICATE-----\n####\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(&empty, "").unwrap();
+    let (other, empty) = (other.to_str().unwrap(), empty.to_str().unwrap());
+    let nobody = "nats://127.0.0.1:1";
+    let cases: [(&[&str], i32, &str); 17] = [
         (
             &["collect", "x", "--nats", &url, "--patience", "100ms"],
             3,
@@ -108,11 +114,17 @@ fn wrong_addresses_and_files_are_told_without_what_is_secret() {
         (&["submit", "none", "--nats", &format!("nats://a:{PASSWORD}%4@h")], 2, "hexadecimal"),
         (&["work", "--nats", &format!("a:{PASSWORD}")], 2, "`a:…` cannot be used as the address of a NATS server"),
         (&["collect", "x", &url], 2, "nats://…@127.0.0.1:1"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--creds", bad], 3, "is no file of credentials"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--nkey", bad], 3, "it has no seed of a user's key"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--creds", none], 3, "No such file"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--tls-ca", none], 3, "certificate file"),
-        (&["work", "--nats", "nats://127.0.0.1:1", "--tls-cert", bad, "--tls-key", none], 3, "key file"),
+        (&["collect", "x", "--nats", &format!("nats:/a:{PASSWORD}@h")], 2, "--nats: `…@h` cannot be used"),
+        (&["work", "--nats", nobody, "--creds", bad], 2, "is no file of credentials"),
+        (&["work", "--nats", nobody, "--nkey", bad], 2, "it has no seed of a user's key"),
+        (&["work", "--nats", nobody, "--creds", none], 2, "No such file"),
+        (&["collect", "x", "--nats", nobody, "--user", "a", "--password-file", none], 2, "No such file"),
+        (&["work", "--nats", nobody, "--tls-ca", none], 2, "No such file"),
+        (&["work", "--nats", nobody, "--tls-ca", other], 2, "it is no PEM"),
+        (&["work", "--nats", nobody, "--tls-cert", bad, "--tls-key", none], 2, "it has no certificate in PEM"),
+        (&["submit", none, "--nats", nobody], 2, "No such file"),
+        (&["submit", bad, "--nats", nobody], 2, "this is no WebAssembly"),
+        (&["submit", empty, "--nats", nobody], 2, "is empty"),
         (&["work", "--nats", "nats://127.0.0.1:1", "--tls-key", bad], 2, "use --tls-cert or $NATS_CERT"),
     ];
     for (words, code, expected) in cases {
@@ -120,6 +132,30 @@ fn wrong_addresses_and_files_are_told_without_what_is_secret() {
         assert_eq!(came.code, Some(code), "{came:?}");
         assert!(came.stderr.contains(expected), "{words:?}: {came:?}");
     }
+}
+
+#[test]
+fn a_key_that_is_none_is_told_by_its_file() {
+    let Some(server) = Server::start("# @") else { return };
+    let at = |name: &str| server.file(name).to_str().unwrap().to_owned();
+    fs::write(server.file("bad.key"), format!("{PASSWORD}\n")).unwrap();
+    let (certificate, key) = (at("client.pem"), at("bad.key"));
+    let words = ["collect", "x", "--nats", &server.url(), "--tls-cert", &certificate, "--tls-key", &key];
+    let came = discreet(run(&words, b"", &[], LIMIT));
+    assert_eq!(came.code, Some(2), "{came:?}");
+    assert!(
+        came.stderr.contains(&format!("key file `{key}` cannot be used: it has no private key in PEM")),
+        "{came:?}"
+    );
+}
+
+#[test]
+fn a_server_that_is_not_there_is_waited_for_as_long_as_patience_is() {
+    let (patience, started) = (Duration::from_secs(2), Instant::now());
+    let came = run(&["collect", "x", "--nats", "nats://127.0.0.1:1", "--patience", "2s"], b"", &[], LIMIT);
+    let taken = started.elapsed();
+    assert_eq!(came.code, Some(3), "{came:?}");
+    assert!(taken >= patience && taken < patience * 4, "{taken:?}");
 }
 
 #[test]
@@ -167,7 +203,10 @@ fn whoever_may_not_is_told_what() {
     let url = |user: &str| format!("nats://{user}@127.0.0.1:{}", server.port);
     let (admin, reader) = (url("admin:a"), url("reader:r"));
     let _ = run(&["submit", "--job", "x", "--nats", &admin, "@wasi_filter"], b"a\n", &[], LIMIT).well();
+    let started = Instant::now();
     let came = run(&["collect", "x", "--nats", &reader], b"", &[], LIMIT);
+    // Not only once an answer, which does not come, has had its time of 5 s.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     assert_eq!(came.code, Some(3));
     assert!(
         came.stderr.contains("NATS server does not permit it") && came.stderr.contains("STREAM.MSG.GET"),

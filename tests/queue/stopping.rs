@@ -89,6 +89,97 @@ fn a_server_that_comes_back_gets_what_a_worker_had() {
 }
 
 #[test]
+fn workers_that_end_together_give_back_all_that_they_had() {
+    let Some(server) = Server::start("") else { return };
+    let job = ["--job", "busy", "--json", "--task", "slowly", "@pooled"];
+    // Each has room for one more than it gets.
+    let _ = server.submit(&job, &"[1, 1000000]\n".repeat(6)).well();
+    let mut client = Client::to(&server);
+    let words = ["--jobs", "2", "--in-flight", "3", "--ack-wait", "1h", "--grace", "2s"];
+    let mut workers: Vec<Running> = (0..4).map(|_| server.work(&words)).collect();
+    eventually(LIMIT, "all tasks with workers, of which some wait for more", || {
+        client.pending() == 6 && client.requests() > 0
+    });
+    workers.iter().for_each(|worker| signal(worker, Signal::TERM));
+    let said: Vec<String> = workers
+        .iter_mut()
+        .map(|worker| worker.wait(LIMIT))
+        .map(|(status, said)| {
+            assert!(status.success(), "{said}");
+            said
+        })
+        .collect();
+    let returned: u64 = said.iter().map(|said| count(said, " given back")).sum();
+    assert!(returned >= 6, "{said:?}");
+    // For somebody else, long before the ack wait is over.
+    Client::to(&server).take_tasks(6);
+}
+
+/// The number before these words, if they are there.
+fn count(said: &str, words: &str) -> u64 {
+    let before = said.split_once(words).map_or("0", |(before, _)| before);
+    before.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// A gateway by this script.
+fn machine(server: &Server, name: &str, lines: &str) -> String {
+    let path = server.file(name);
+    std::fs::write(&path, format!("{lines}\n")).unwrap();
+    format!("exec=/bin/sh {}//id={name}", path.display().to_string().replace('/', "\\/"))
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_gives_back_what_it_had() {
+    let Some(server) = Server::start("") else { return };
+    let job = ["--job", "three", "--json", "--task", "double", "@pooled"];
+    let _ = server.submit(&job, "1\n2\n3\n").well();
+    // There when it is looked at, and then not any more.
+    let (agent, tried) = (sandgate_tests::worker().display().to_string(), server.file("tried"));
+    let lines = format!("test -e '{0}' && exit 3; echo > '{0}'; exec '{agent}' agent", tried.display());
+    let gateway = machine(&server, "fickle", &lines);
+    // Where tasks lie when they are given back is a matter of chance.
+    for _ in 0..3 {
+        let _ = std::fs::remove_file(&tried);
+        let mut worker = server.work(&["--gateway", &gateway, "--ack-wait", "1h", "--in-flight", "4"]);
+        let (status, said) = worker.wait(LIMIT);
+        assert_eq!(status.code(), Some(3), "{said}");
+        assert!(said.contains("0 tasks done, 3 given back") && !said.contains("neither"), "{said}");
+        assert!(said.contains("of gateway `fickle` was not reached"), "{said}");
+        let mut client = Client::to(&server);
+        client.take_and_return(3);
+    }
+}
+
+#[test]
+fn a_worker_without_any_machine_takes_nothing() {
+    let Some(server) = Server::start("") else { return };
+    let _ = server.submit(&["--job", "one", "@wasi_filter"], "a\n").well();
+    let (left, right) = (machine(&server, "left", "exit 3"), machine(&server, "right", "echo no >&2; exit 4"));
+    let mut worker = server.work(&["--gateway", &left, "--gateway", &right]);
+    let (status, said) = worker.wait(LIMIT);
+    assert_eq!(status.code(), Some(3), "{said}");
+    for expected in
+        ["`left` was not reached: launcher exited with code 3", "`right` was not reached", "none of 2 machines"]
+    {
+        assert!(said.contains(expected), "{said}");
+    }
+    assert!(!said.contains("working"), "{said}");
+    assert_eq!(Client::to(&server).delivered(), 0);
+}
+
+#[test]
+fn a_worker_says_which_machine_is_missing_and_goes_on() {
+    let Some(server) = Server::start("") else { return };
+    let _ = server.submit(&["--job", "one", "@wasi_filter"], "a\n").well();
+    let missing = machine(&server, "missing", "exit 3");
+    let worker = server.work(&["--gateway", &missing, "--gateway", "popen"]);
+    eventually(LIMIT, "a word about the missing machine", || {
+        worker.complaint(LIMIT).contains("`missing` was not reached: launcher exited with code 3; it is tried again")
+    });
+    assert_eq!(server.collect(&["one"]).well(), "A\n");
+}
+
+#[test]
 fn a_second_signal_ends_a_worker_at_once() {
     let Some(server) = Server::start("") else { return };
     let mut worker = busy(&server, &mut Client::to(&server), 100_000, &["--grace", "1h"]);

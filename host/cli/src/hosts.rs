@@ -5,6 +5,7 @@
 //!                                                                └ else a warning, once, and nothing changes
 //! ```
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use sandgate::{BadMachine, Machines, Spec};
+use anyhow::{Context, Result, bail};
+use sandgate::{BadMachine, GatewayError, Looks, Machines, Spec};
 
 use crate::exit::WrongUsage;
+use crate::print;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -78,6 +80,29 @@ impl Hosts {
         &self.machines
     }
 
+    /// Has a look at each machine before there is work: says which one is not there, and goes on as soon as one is.
+    pub(crate) fn look(&self, defaults: &Spec) -> Result<()> {
+        let mut looks = self.machines.look(defaults)?;
+        let mut missing = Vec::new();
+        for found in looks.by_ref() {
+            match found {
+                Ok(_) => {
+                    missing.iter().for_each(say_missing);
+                    return rest_of(looks);
+                }
+                Err(error) => missing.push(error),
+            }
+        }
+        match missing.len() {
+            0 => Ok(()),
+            1 => Err(missing.remove(0)).context("no machine is there"),
+            _ => {
+                missing.iter().for_each(|error| print::complain(&told(error)));
+                bail!("none of {} machines is there", missing.len())
+            }
+        }
+    }
+
     /// Looks after the file from now on, until this is dropped. What happens is said.
     pub(crate) fn watch(&mut self, say: impl Fn(&str) + Send + 'static) -> Result<()> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
@@ -94,6 +119,22 @@ impl Hosts {
         self.watcher = Some(Watcher { is_over, thread: Some(thread.context("no thread for the hosts file")?) });
         Ok(())
     }
+}
+
+/// Says who else is not there, while others work.
+fn rest_of(looks: Looks) -> Result<()> {
+    let body = move || looks.filter_map(Result::err).for_each(|error| say_missing(&error));
+    let thread = std::thread::Builder::new().name("sandgate-looks".to_owned()).spawn(body);
+    thread.map(drop).context("no thread for looks at machines")
+}
+
+fn say_missing(error: &GatewayError) {
+    print::complain(&format!("{}; it is tried again", told(error)));
+}
+
+fn told(error: &GatewayError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl Drop for Watcher {
@@ -161,11 +202,28 @@ impl HostsFile {
         if lines.is_empty() && self.named.is_empty() {
             return Err(whole("it names no machine"));
         }
+        self.check_ids(&lines)?;
         let specs = self.named.iter().chain(lines.iter().map(|(_, spec)| spec)).cloned();
         machines.set(specs).map_err(|bad| {
             let at = bad.position.checked_sub(self.named.len()).and_then(|at| lines.get(at));
             Problem { line: at.map(|(line, _)| *line), what: bad.source.to_string() }
         })
+    }
+
+    /// Whether each line has an id of its own, if it has one.
+    fn check_ids(&self, lines: &[(usize, Spec)]) -> Result<(), Problem> {
+        let mut known: HashMap<&str, Option<usize>> =
+            self.named.iter().filter_map(|spec| Some((spec.given_id()?, None))).collect();
+        for (line, id) in lines.iter().filter_map(|(line, spec)| Some((*line, spec.given_id()?))) {
+            if let Some(before) = known.insert(id, Some(line)) {
+                let place = before.map_or_else(|| "a `--gateway`".to_owned(), |line| format!("line {line}"));
+                let what = format!(
+                    "`id={id}` is that of {place} already: give each machine an id of its own, or leave it out"
+                );
+                return Err(Problem { line: Some(line), what });
+            }
+        }
+        Ok(())
     }
 
     fn tell(&self, problem: &Problem) -> String {
@@ -283,6 +341,14 @@ mod tests {
         check("", "names no machine");
         check("popen\nssh=-x\n", ", line 2: ");
         check("popen\n\npopen//via=x\n", ", line 3: ");
+        let twice = ", line 3: `id=a` is that of line 1 already: give each machine an id of its own, or leave it out";
+        check("popen//id=a\nexec=b//id=b\nexec=c//id=a\n", twice);
+        std::fs::write(file.path(), "popen//id=a\n").unwrap();
+        let error = Hosts::read(&["exec=a//id=a".to_owned()], Some(file.path())).unwrap_err().to_string();
+        assert!(error.contains(", line 1: `id=a` is that of a `--gateway` already"), "{error}");
+        let both = ["exec=a//id=a".to_owned(), "exec=b//id=a".to_owned()];
+        let error = Hosts::read(&both, None).unwrap_err();
+        assert!(error.is::<WrongUsage>() && error.to_string().contains("already a gateway `a`"), "{error}");
         assert!(Hosts::read(&[], Some(Path::new("/nonexistent"))).unwrap_err().is::<WrongUsage>());
         assert!(Hosts::read(&["popen//via=x".to_owned()], None).unwrap_err().is::<WrongUsage>());
     }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use async_nats::rustls::pki_types::pem::PemObject;
+use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use nkeys::{KeyPair, KeyPairType};
 use tokio::sync::watch;
@@ -13,10 +15,13 @@ use super::settings::{Login, Notice, Settings};
 
 /// How long the first connection is tried, if patience allows.
 const FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
+/// The least and the most time for one attempt.
+const LEAST_ATTEMPT: Duration = Duration::from_secs(1);
+const MOST_ATTEMPT: Duration = Duration::from_secs(5);
 /// The least and the longest time between two attempts.
 pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Largest file with credentials.
-const MAX_LOGIN_BYTES: u64 = 64 << 10;
+/// Largest file with credentials or certificates.
+const MAX_LOGIN_BYTES: u64 = 4 << 20;
 /// Messages that wait to be taken from one subscription. What is asked for at once is less.
 const SUBSCRIPTION_MESSAGES: usize = 1 << 16;
 
@@ -47,14 +52,16 @@ pub(super) async fn connect(settings: &Settings) -> Result<(Client, watch::Recei
         let is_final =
             !matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns)
                 || is_of_tls(&error);
-        if is_final || started.elapsed() + pause > FIRST_ATTEMPTS.min(settings.patience) {
+        let left = FIRST_ATTEMPTS.min(settings.patience).saturating_sub(started.elapsed());
+        if is_final || left.is_zero() {
             return Err(refusal(settings, &error));
         }
         if !is_told && started.elapsed() > Duration::from_millis(500) {
             settings.tell(Notice::NotReached);
             is_told = true;
         }
-        sleep(pause).await;
+        // The last attempt is at the very end.
+        sleep(pause.min(left)).await;
         pause = (pause * 2).min(BACKOFF.1);
     }
 }
@@ -91,7 +98,7 @@ fn happened(event: &Event, standing: &watch::Sender<Standing>, settings: &Settin
 async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
     let mut options = ConnectOptions::new()
         .name("sandgate")
-        .connection_timeout(Duration::from_secs(5))
+        .connection_timeout(settings.patience.clamp(LEAST_ATTEMPT, MOST_ATTEMPT))
         .subscription_capacity(SUBSCRIPTION_MESSAGES)
         .ping_interval(Duration::from_secs(20))
         .require_tls(settings.tls)
@@ -106,12 +113,12 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
         options = options.tls_first();
     }
     for file in &settings.roots {
-        check_readable("certificate file", file)?;
+        check_certificates(file)?;
         options = options.add_root_certificates(file.clone());
     }
     if let Some((certificate, key)) = &settings.client_certificate {
-        check_readable("certificate file", certificate)?;
-        check_readable("key file", key)?;
+        check_certificates(certificate)?;
+        check_key(key)?;
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(match &settings.login {
@@ -148,8 +155,24 @@ fn read(what: &'static str, path: &Path) -> Result<String, DurableError> {
     Ok(text)
 }
 
-fn check_readable(what: &'static str, path: &Path) -> Result<(), DurableError> {
-    std::fs::File::open(path).map(drop).map_err(|error| bad_login(what, path, Cause::of(&error)))
+/// Whether a file has certificates. The client library finds out later, and then it cannot be told from what goes wrong with the
+/// server.
+fn check_certificates(path: &Path) -> Result<(), DurableError> {
+    let wrong = |cause| bad_login("certificate file", path, cause);
+    let text = read("certificate file", path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(wrong(Cause::text("it has no certificate in PEM"))),
+        Ok(_) => Ok(()),
+        Err(_) => Err(wrong(Cause::text("it is no PEM"))),
+    }
+}
+
+/// Whether a file has a key. What is wrong with it might repeat it.
+fn check_key(path: &Path) -> Result<(), DurableError> {
+    let text = read("key file", path)?;
+    let found = PrivateKeyDer::from_pem_slice(text.as_bytes()).map(drop);
+    found.map_err(|_| bad_login("key file", path, Cause::text("it has no private key in PEM")))
 }
 
 /// Whether TLS is what has failed, however the client calls it.

@@ -79,7 +79,8 @@ impl Nats {
         let mut attempts = Attempts::new(self, doing);
         loop {
             self.connected(&attempts).await?;
-            match self.context.request::<_, _, Response<T>>(subject.clone(), payload).await {
+            let answer = self.context.request::<_, _, Response<T>>(subject.clone(), payload);
+            match self.unless_denied(&attempts, &subject, answer).await? {
                 Ok(Response::Ok(answer)) => return Ok(Ok(answer)),
                 Ok(Response::Err { error }) => match error.error_code() {
                     ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
@@ -121,11 +122,13 @@ impl Nats {
         let mut attempts = Attempts::new(self, doing);
         loop {
             self.connected(&attempts).await?;
-            let published = match self.context.send_publish(subject.clone(), message.clone()).await {
-                Ok(acknowledged) => acknowledged.await,
-                Err(error) => Err(error),
+            let publish = async {
+                match self.context.send_publish(subject.clone(), message.clone()).await {
+                    Ok(acknowledged) => acknowledged.await,
+                    Err(error) => Err(error),
+                }
             };
-            let error = match published {
+            let error = match self.unless_denied(&attempts, &subject, publish).await? {
                 Ok(ack) => return Ok(Stored::At(ack.sequence)),
                 Err(error) => error,
             };
@@ -148,6 +151,28 @@ impl Nats {
         }
     }
 
+    /// Waits for an answer, unless the server says that what was asked is not permitted: then none comes.
+    async fn unless_denied<T>(
+        &self,
+        attempts: &Attempts<'_>,
+        subject: &str,
+        answer: impl IntoFuture<Output = T>,
+    ) -> Result<T, DurableError> {
+        let mut standing = self.standing.clone();
+        let is_meant = |standing: &Standing| {
+            let denied = standing.denied.as_ref().filter(|(at, _)| *at >= attempts.started);
+            denied.is_some_and(|(_, problem)| is_about(problem, subject))
+        };
+        tokio::select! {
+            biased;
+            answer = answer.into_future() => Ok(answer),
+            Ok(standing) = standing.wait_for(is_meant) => {
+                let problem = standing.denied.as_ref().map(|(_, problem)| problem.clone()).unwrap_or_default();
+                Err(DurableError::NotPermitted { problem })
+            }
+        }
+    }
+
     /// Waits until there is a connection.
     async fn connected(&self, attempts: &Attempts<'_>) -> Result<(), DurableError> {
         let mut standing = self.standing.clone();
@@ -158,6 +183,12 @@ impl Nats {
             Err(_) => Err(attempts.given_up()),
         }
     }
+}
+
+/// Whether what the server does not permit is to publish to this subject, or to hear of any answer.
+fn is_about(problem: &str, subject: &str) -> bool {
+    let problem = problem.to_ascii_lowercase();
+    problem.contains("subscription to") || problem.contains(&format!("{}\"", subject.to_ascii_lowercase()))
 }
 
 /// JetStream's codes for a publication that it has refused.
@@ -210,8 +241,25 @@ impl<'a> Attempts<'a> {
             true => {}
             false => self.started = Instant::now(),
         }
-        sleep(self.pause).await;
+        let left = self.nats.settings.patience.saturating_sub(self.started.elapsed());
+        sleep(if is_timed { self.pause.min(left) } else { self.pause }).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_permitted_is_what_was_asked() {
+        let check =
+            |problem: &str, subject: &str, expected| assert_eq!(is_about(problem, subject), expected, "{problem}");
+        let publish = "Permissions Violation for Publish to \"$JS.API.STREAM.INFO.sandgate_jobs\"";
+        check(publish, "STREAM.INFO.sandgate_jobs", true);
+        check(publish, "STREAM.INFO.sandgate", false);
+        check(publish, "STREAM.INFO.sandgate_tasks", false);
+        check("Permissions Violation for Subscription to \"_INBOX.x.*\"", "STREAM.INFO.sandgate_jobs", true);
     }
 }

@@ -281,11 +281,18 @@ fn without_secrets(address: &str) -> Cause {
 
 /// An address without credentials, and those; or what is wrong with it.
 fn without_login(address: &str) -> Result<(String, Option<Login>), &'static str> {
-    let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
-    if !matches!(scheme, "nats" | "tls") {
-        return Err("it has to begin with `nats://` or `tls://`");
+    let no_scheme = "it has to begin with `nats://` or `tls://`";
+    let (scheme, rest) = address.split_once("://").unwrap_or(("", address));
+    if !matches!(scheme, "nats" | "tls" | "") {
+        return Err(no_scheme);
     }
     let rest = rest.strip_suffix('/').unwrap_or(rest);
+    // What looks as if somebody had meant to write one would be taken for a user or a host.
+    let is_meant = rest.contains('/') || rest.starts_with("nats:") || rest.starts_with("tls:");
+    if scheme.is_empty() && (is_meant || address.contains("://")) {
+        return Err(no_scheme);
+    }
+    let scheme = if scheme.is_empty() { "nats" } else { scheme };
     // The last one: a password may have one, though it should not.
     let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (Some(login), host));
     let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(&byte);
@@ -361,6 +368,11 @@ mod tests {
         check("", "", "no host");
         check("http://a:secret@b", "http://…@b", "has to begin with `nats://` or `tls://`");
         check("a:secret@http://b", "…@http:…", "has to begin with");
+        check("nats:/a:secret@h", "…@h", "has to begin with `nats://` or `tls://`");
+        check("nats:a:secret@h", "…@h", "has to begin with");
+        check("tls:/h", "tls:…", "has to begin with");
+        check("/h", "/h", "has to begin with");
+        check("://a:secret@h", "…@h", "has to begin with");
         check("nats://", "nats://", "no host");
         check("nats://a:secret@", "nats://…@", "no host");
         check("nats://a:secret%4@b", "nats://…@b", "hexadecimal digits");

@@ -104,17 +104,28 @@ impl Submission<'_> {
         self.complete
     }
 
-    /// Adds an input. Blocks while as much is under way as may be, and while the queue is full.
+    /// Adds an input. One that is [too large](Self::too_large) has failed. Blocks while as much is under way as may be, and while the queue is full.
     ///
     /// # Errors
     /// Whatever has ended the submission. No more inputs are taken then.
     pub fn push(&mut self, input: Input) -> Result<(), DurableError> {
-        let argv: usize = input.argv.iter().flatten().map(|argument| argument.len() + 10).sum();
-        if input.bytes.len().saturating_add(argv) > self.max_input {
-            let error = format!("it has more than {} bytes, more than the NATS server takes", self.max_input);
-            return self.refuse(input.name, error);
+        match self.too_large(&input) {
+            Some(problem) => self.refuse(input.name, problem),
+            None => self.send(Ok(input)),
         }
-        self.send(Ok(input))
+    }
+
+    /// What is to be said of an input that is larger than the server takes. If it is pushed all the same, that is its result.
+    pub fn too_large(&self, input: &Input) -> Option<String> {
+        let argv: usize = input.argv.iter().flatten().map(|argument| argument.len() + 10).sum();
+        let bytes = input.bytes.len().saturating_add(argv);
+        (bytes > self.max_input).then(|| {
+            format!(
+                "it has {bytes} bytes, and the NATS server takes {}: its setting `max_payload`, less 16 KiB; raise that, or make \
+                 the input smaller",
+                self.max_input
+            )
+        })
     }
 
     /// Adds an input that cannot be run: its result is there at once, and says why.

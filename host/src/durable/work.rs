@@ -184,7 +184,18 @@ pub struct Worked {
 pub struct Worker<'a> {
     queue: &'a Queue,
     stopper: Stopper,
-    outcome: oneshot::Receiver<Result<Worked, DurableError>>,
+    outcome: oneshot::Receiver<Result<Worked, CannotGoOn>>,
+}
+
+/// A worker that could not go on: what it had done by then, and what became of the rest.
+#[derive(Debug, thiserror::Error)]
+#[error("worker cannot go on")]
+#[non_exhaustive]
+pub struct CannotGoOn {
+    /// Of the tasks that it had, `returned` were given back, and `kept` could not be.
+    pub worked: Worked,
+    /// Why.
+    pub source: DurableError,
 }
 
 /// Stops a worker from anywhere. Clones are the same.
@@ -234,11 +245,12 @@ impl Worker<'_> {
     /// Blocks until it has stopped: it was told to, was idle for long enough, or cannot go on.
     ///
     /// # Errors
-    /// Why it cannot go on. What it had is given to others later.
-    pub fn wait(self) -> Result<Worked, DurableError> {
+    /// Why it cannot go on. What it had was given back within 2 seconds, but for what it counts as kept.
+    pub fn wait(self) -> Result<Worked, CannotGoOn> {
         let Worker { queue, stopper, outcome } = self;
-        let worked = queue.wait(async move { outcome.await.unwrap_or(Err(DurableError::Closed)) });
+        let closed = || CannotGoOn { worked: Worked::default(), source: DurableError::Closed };
+        let worked = queue.link.wait(async move { outcome.await.unwrap_or_else(|_| Err(closed())) });
         drop(stopper);
-        worked
+        worked.unwrap_or_else(|| Err(closed()))
     }
 }

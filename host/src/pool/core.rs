@@ -309,7 +309,7 @@ impl<P, V> Core<P, V> {
         if it.is_leaving {
             return self.has_left(lane, now);
         }
-        let text = error.with_causes();
+        let text = error.of_gateway();
         self.tell(now, || PoolEvent::GatewayFailed { gateway: lane, error: text, again_in: delay });
         let hopeless = |lane: &Lane| lane.is_hopeless && matches!(lane.state, State::Down { .. });
         let mut lanes = self.lanes.iter().filter(|lane| !lane.is_leaving);

@@ -9,6 +9,7 @@
 //! It is done by one thread at a time ([`Seat`](super::seat::Seat)), whenever there are notes, and at the earliest of the
 //! core's deadlines if there is one. It runs no user's code and waits for nobody.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -213,6 +214,8 @@ impl Driver {
     fn started(&mut self, lane: usize, result: Result<Box<Made>, PoolError>, now: Instant) {
         let made = match result {
             Ok(made) => made,
+            // Nobody waits for it any more, and perhaps it was given up because of that.
+            Err(_) if self.state == Life::Ending => return self.core.lane_stays_down(lane),
             Err(error) => {
                 tracing::warn!("gateway {lane} of a pool did not start: {}", error.with_causes());
                 return self.core.lane_failed(lane, error, now);
@@ -248,8 +251,16 @@ impl Driver {
     fn grow(&mut self, more: usize, now: Instant) {
         self.core.grow(more, now);
         self.names.resize(self.names.len() + more, None);
+        self.tell_starting(self.lanes..self.lanes + more, now);
         self.lanes += more;
         self.recount();
+    }
+
+    /// Says what gateways are called that are being started.
+    pub(crate) fn tell_starting(&mut self, lanes: Range<usize>, now: Instant) {
+        let Some(events) = &mut self.core.events else { return };
+        let ids = lanes.filter_map(|gateway| Some((gateway, self.ground.id(gateway)?)));
+        events.extend(ids.map(|(gateway, id)| (now, PoolEvent::GatewayStarting { gateway, id })));
     }
 
     fn machines_are(&mut self, machines: &[Machine], now: Instant) {

@@ -66,6 +66,13 @@ pub enum PoolEvent {
         /// How long its last run took.
         duration: Duration,
     },
+    /// A gateway is being started for the first time.
+    GatewayStarting {
+        /// Its position.
+        gateway: usize,
+        /// Its id. Those of one machine have that of the first, with a number behind it: `big`, `big.1`.
+        id: Arc<str>,
+    },
     /// A gateway is there for the first time.
     GatewayStarted {
         /// Its position.

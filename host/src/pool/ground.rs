@@ -56,6 +56,10 @@ pub(crate) trait Maker: Send + Sync {
     fn is_far(&self, _lane: usize) -> bool {
         false
     }
+    /// What a lane's gateway will be called, if that is known.
+    fn id(&self, _lane: usize) -> Option<String> {
+        None
+    }
     /// Nothing that is being made is wanted any more. Does not block; what can be ended at once ends.
     fn give_up(&self) {}
 }
@@ -217,6 +221,11 @@ impl Ground {
     /// Whether a lane is on another machine.
     pub(crate) fn is_far(&self, lane: usize) -> bool {
         self.maker.is_far(lane)
+    }
+
+    /// What a lane's gateway will be called.
+    pub(crate) fn id(&self, lane: usize) -> Option<Arc<str>> {
+        self.maker.id(lane).map(Arc::from)
     }
 
     /// Ends a lane's gateway, in whose place there will be no other one.

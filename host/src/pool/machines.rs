@@ -3,7 +3,7 @@
 //! A list, and the pools that want to know when it changes. Each pool compares it with what it has: who is not on it any more
 //! leaves, who is new joins.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl Machines {
     /// A list of these. Nothing is reached yet.
     ///
     /// # Errors
-    /// [`BadMachine`] if one is to start from (`via=`) a machine that is not among them.
+    /// [`BadMachine`] if one is to start from (`via=`) a machine that is not among them, or has the id of another one.
     pub fn new(specs: impl IntoIterator<Item = Spec>) -> Result<Machines, BadMachine> {
         let machines = Machines { list: Arc::default() };
         machines.set(specs)?;
@@ -88,18 +88,26 @@ impl Machines {
     /// many stay as are named now. Does not block.
     ///
     /// # Errors
-    /// [`BadMachine`] if one is to start from (`via=`) a machine that is not among them; nothing changes then.
+    /// [`BadMachine`] if one is to start from (`via=`) a machine that is not among them, or has the id of another one; nothing
+    /// changes then.
     pub fn set(&self, specs: impl IntoIterator<Item = Spec>) -> Result<(), BadMachine> {
+        let specs: Vec<Spec> = specs.into_iter().collect();
+        let is_given = |id: &str| specs.iter().any(|spec| spec.given_id() == Some(id));
         let mut list = self.list.lock();
         let mut before = list.machines.clone();
         let mut next = list.next;
         let mut machines = Vec::new();
-        for named in specs {
-            let machine = match before.iter().position(|machine| machine.named == named) {
+        for named in specs.iter().cloned() {
+            // One that was there is not, if another one has its name now.
+            let stays = |machine: &Machine| {
+                machine.named == named
+                    && (named.given_id().is_some() || !is_given(machine.spec.given_id().unwrap_or_default()))
+            };
+            let machine = match before.iter().position(stays) {
                 Some(at) => before.remove(at),
                 None => {
-                    let number = next;
-                    next += 1;
+                    let number = (next..).find(|number| !is_given(&format!("gw{number}"))).unwrap_or(next);
+                    next = number + 1;
                     let spec = match named.given_id() {
                         Some(_) => named.clone(),
                         None => named.clone().id(format!("gw{number}")),
@@ -162,8 +170,14 @@ impl List {
     }
 }
 
-/// Whether there is a way to each.
+/// Whether each has an id of its own, and there is a way to it.
 fn check(machines: &[Machine]) -> Result<(), BadMachine> {
+    let mut ids = HashSet::new();
+    for (position, id) in machines.iter().filter_map(|machine| machine.spec.given_id()).enumerate() {
+        if !ids.insert(id) {
+            return Err(BadMachine { position, source: GatewayError::DuplicateId { id: id.to_owned() } });
+        }
+    }
     let mut specs: Vec<Spec> = machines.iter().map(|machine| machine.spec.clone()).collect();
     ways::find(&mut specs, HashMap::new()).map_err(|source| {
         let position = match &source {
@@ -211,6 +225,20 @@ mod tests {
         machines.add("exec=a".parse().unwrap()).unwrap();
         assert!(machines.remove(&"exec=a".parse().unwrap()).unwrap());
         assert!(!machines.remove(&"exec=a".parse().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn each_has_an_id_of_its_own() {
+        let bad = Machines::new(specs(&["popen", "exec=a//id=x", "exec=b//id=x"])).unwrap_err();
+        assert_eq!(bad.position, 2);
+        assert!(matches!(bad.source, GatewayError::DuplicateId { id } if id == "x"));
+        let machines = Machines::new(specs(&["popen//id=gw1", "exec=a", "exec=b"])).unwrap();
+        let ids = || -> Vec<String> {
+            machines.all().iter().filter_map(|machine| machine.spec.given_id().map(str::to_owned)).collect()
+        };
+        assert_eq!(ids(), ["gw1", "gw2", "gw3"]);
+        machines.set(specs(&["exec=a", "popen//id=gw2"])).unwrap();
+        assert_eq!(ids(), ["gw4", "gw2"]);
     }
 
     #[test]

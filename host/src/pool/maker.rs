@@ -196,6 +196,10 @@ impl Maker for GroupMaker {
         !self.sites.lock().lanes[lane].spec.route().is_empty()
     }
 
+    fn id(&self, lane: usize) -> Option<String> {
+        self.sites.lock().lanes[lane].spec.given_id().map(str::to_owned)
+    }
+
     fn give_up(&self) {
         self.hosts.give_up();
     }

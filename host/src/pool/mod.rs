@@ -10,7 +10,7 @@
 //! | `driver`, `seat` | the work between notes and gateways; which thread does it |
 //! | `mailbox` | queues of notes and of results |
 //! | `ground`, `maker` | the gateways: starting them, keeping spares, giving them tasks |
-//! | `machines` | on which machines they are, while that changes |
+//! | `machines`, `looks` | on which machines they are, while that changes; which of them are there |
 //! | `event`, `stats` | what can be seen of it |
 
 mod builder;
@@ -21,6 +21,7 @@ mod feed;
 mod ground;
 mod handle;
 mod lane;
+mod looks;
 mod machines;
 mod mailbox;
 mod maker;
@@ -38,6 +39,7 @@ pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
 pub use feed::{FeedEnded, TaskFeed, TaskResults};
 pub use handle::{CancelToken, TaskHandle};
+pub use looks::Looks;
 pub use machines::{BadMachine, Machines};
 pub use map::Map;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};

@@ -271,11 +271,23 @@ pub enum PoolError {
     Thread(#[source] std::io::Error),
 }
 
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 impl PoolError {
     /// Its text, and those of its causes.
     pub(crate) fn with_causes(&self) -> String {
-        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
-        causes.fold(self.to_string(), |text, cause| format!("{text}: {cause}"))
+        with_causes(self)
+    }
+
+    /// The same of one gateway, where others may be there.
+    pub(crate) fn of_gateway(&self) -> String {
+        match self {
+            PoolError::Gateway(error) => with_causes(error),
+            error => with_causes(error),
+        }
     }
 
     /// Whether a machine was not reached, which others may do without, and which may be there later.

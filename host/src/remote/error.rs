@@ -88,13 +88,13 @@ pub enum ReachError {
         ours: &'static str,
     },
     /// What the launcher connects to is no agent of ours.
-    #[error("launcher connects to no sandgate agent; it wrote: {}", printable(said))]
+    #[error("launcher connects to no sandgate agent; it wrote: {}; {NO_AGENT}", printable(&tidy(said)))]
     NotAnAgent {
         /// The beginning of what came.
         said: String,
     },
     /// Launcher or agent ended before there was a link.
-    #[error("launcher {}{}", ended(cause), said(words))]
+    #[error("launcher {}{}{}{}", ended(cause), advice(cause).0, said(words), advice(cause).1)]
     Ended {
         /// How.
         cause: LossCause,
@@ -125,9 +125,27 @@ impl ReachError {
 
 /// What a launcher said last, as it is told behind something else.
 pub(super) fn said(words: &str) -> String {
-    match words.trim() {
+    match tidy(words).as_str() {
         "" => String::new(),
         words => format!("; its words: {}", printable(words)),
+    }
+}
+
+/// Words without empty lines, and without spaces at the ends of lines.
+fn tidy(words: &str) -> String {
+    let lines: Vec<&str> = words.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// What a launcher has to be.
+const NO_AGENT: &str =
+    "a launcher has to run `sandgate agent` on the machine and connect its standard input and output";
+
+/// What there is to be done about a launcher for which all went well.
+fn advice(cause: &LossCause) -> (&'static str, String) {
+    match cause {
+        LossCause::Exited { code: 0 } => (" before an agent spoke", format!("; {NO_AGENT}")),
+        _ => ("", String::new()),
     }
 }
 
@@ -221,5 +239,22 @@ mod tests {
         check(true, 127, "sh: 1: sandgate: not found", "`sandgate` was not started there");
         check(false, 255, "Permission denied", "launcher exited with code 255");
         check(false, 127, "exec: \"sandgate\": not found", "`sandgate` was not started there");
+    }
+
+    #[test]
+    fn a_launcher_that_is_none_is_told_what_to_be_on_one_line() {
+        let went_well = |words: &str| of_launcher(false, LossCause::Exited { code: 0 }, words.to_owned()).to_string();
+        let plain = went_well("\n");
+        assert!(
+            plain.starts_with(
+                "launcher exited with code 0 before an agent spoke; a launcher has to run `sandgate agent`"
+            )
+        );
+        assert!(
+            went_well(" one \r\n\r\n two\r\n")
+                .contains("before an agent spoke; its words: one\n two; a launcher has to")
+        );
+        let stranger = ReachError::NotAnAgent { said: "Welcome\n\n".to_owned() }.to_string();
+        assert!(stranger.contains("it wrote: Welcome; a launcher has to run"), "{stranger}");
     }
 }

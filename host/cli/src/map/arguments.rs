@@ -69,7 +69,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = setting("message"), help_heading = "Inputs")]
     pub(crate) max_input: Option<String>,
 
-    /// Tasks at once [default: one for each core]
+    /// Tasks at once, without --gateway and --hosts, whose machines have one for each of their cores [default: one for each core]
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
     pub(crate) jobs: Option<usize>,
     /// A machine that takes tasks, as many at once as it has cores: `popen` is this one, `ssh=me@host` and `exec=COMMAND` are

@@ -7,7 +7,7 @@ use clap::Args;
 use sandgate::durable::{Collected, CollectionSettings, JobId, JobResult, Queue};
 use sandgate::{Group, Spec};
 
-use super::options::{Options, duration, job_id};
+use super::options::{Options, connect, duration, job_id};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::map::arguments::Format;
@@ -35,7 +35,7 @@ there.
 Exit codes:
   0    every input has its result; a pipe that is closed by its reader counts as well
   1    some inputs failed
-  2    the command line is wrong
+  2    the command line is wrong, or a file that it names: of certificates, keys or credentials
   3    results could not be had or written, as standard error says
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     // Whatever was printed can be had again: an interruption ends this at once, wherever it waits.
     let _interrupt = Interrupt::install()?;
-    let queue = Queue::connect(arguments.queue.settings()?)?;
+    let queue = connect(arguments.queue.settings()?)?;
     let job = describe(&queue, &arguments.job)?;
     let mut settings = CollectionSettings::default();
     (settings.unordered, settings.skip) = (arguments.unordered, arguments.skip);

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{JobId, Prefix, Settings};
+use sandgate::durable::{DurableError, JobId, Prefix, Queue, Settings};
 
 use crate::exit::WrongUsage;
 use crate::print;
@@ -126,16 +126,33 @@ impl Options {
     }
 }
 
+/// Connects. Files that cannot be used are wrong with the command line, or with the variables that name them.
+pub(super) fn connect(settings: Settings) -> Result<Queue> {
+    Queue::connect(settings).map_err(|error| match error {
+        DurableError::Credentials { .. } => wrong_file(&error.into()),
+        error => error.into(),
+    })
+}
+
+/// What is wrong with a file that was named is wrong with the command line.
+pub(super) fn wrong_file(error: &anyhow::Error) -> anyhow::Error {
+    WrongUsage(format!("{error:#}")).into()
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The first line of a file.
 fn secret(path: &Path) -> Result<String> {
-    let failed = || format!("`{}` cannot be read", path.display());
-    let mut text = String::new();
-    let file = std::fs::File::open(path).with_context(failed)?;
-    file.take(MAX_SECRET_BYTES).read_to_string(&mut text).with_context(failed)?;
+    let read = || {
+        let mut text = String::new();
+        std::fs::File::open(path)?.take(MAX_SECRET_BYTES).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|error: std::io::Error| {
+        anyhow::Error::from(WrongUsage(format!("`{}` cannot be read: {error}", path.display())))
+    })?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 

@@ -7,16 +7,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use sandgate::durable::{Input, Job, JobId, MAX_RETRIES, Queue, Submission};
+use sandgate::durable::{Input, Job, JobId, MAX_RETRIES, Submission};
 use sandgate::{Group, Spec};
 
-use super::options::{Options, job_id, some_time};
+use super::options::{Options, connect, job_id, some_time, wrong_file};
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::map::arguments::Template;
+use crate::map::ledger::Meta;
 use crate::map::{feeder, inputs, job};
 use crate::options::setting;
 use crate::{options, print};
+
+/// Inputs that are too large and told one by one.
+const MAX_TOLD: u64 = 100;
 
 /// Put a task for each input into a queue on NATS JetStream
 ///
@@ -35,7 +39,7 @@ Examples:
 
 Exit codes:
   0    all inputs are in the queue, or were there before
-  2    the command line is wrong
+  2    the command line is wrong, or a file that it names: the module, certificates, keys or credentials
   3    they are not, as standard error says; what is there stays, and the same command with --job goes on
   130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
@@ -86,9 +90,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let interrupt = Interrupt::install()?;
     let queue = arguments.queue.settings()?;
     let spec = spec(arguments)?;
-    let module = options::module(&arguments.module, &spec)?;
+    let module = options::module(&arguments.module, &spec).map_err(|error| wrong_file(&error))?;
     let inputs = inputs(&arguments.files, arguments.nul)?.max_bytes(spec.limits().message_bytes);
-    let described = options::describe(&module, &Group::builder(), &spec)?;
+    let described = options::describe(&module, &Group::builder(), &spec)
+        .map_err(|error| if error.is::<options::Refused>() { wrong_file(&error) } else { error })?;
     let entry = options::entry(&module, &described, arguments.task.as_deref())?;
     let encoding = job::Job::new(&entry, &described, arguments.json)?;
     let template = Template::new(arguments.replace.as_deref(), &arguments.arg);
@@ -99,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let mut job = Job::new(&module);
     (job.task, job.json, job.argv) = (arguments.task.clone(), arguments.json, arguments.arg.clone());
     (job.timeout, job.retries) = (arguments.timeout, arguments.retries);
-    let queue = Queue::connect(queue)?;
+    let queue = connect(queue)?;
     let mut submission = queue.submit(&id, job, &module).with_context(|| format!("job `{id}` was not submitted"))?;
     let complete = submission.complete();
     let incomplete = || match complete {
@@ -111,9 +116,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         print::complain(&format!("interrupted: {text}"));
         std::process::exit(ours.exit().unwrap_or(Exit::Failure).code().into());
     });
+    let mut too_large = 0;
     for (index, input) in (0..).zip(inputs) {
         let pushed = match input {
-            Ok(input) => push(&mut submission, input, &encoding, template.as_ref()),
+            Ok(input) => push(&mut submission, input, &encoding, template.as_ref(), |name, problem| {
+                too_large += 1;
+                if too_large <= MAX_TOLD {
+                    print::complain(&format!(
+                        "{}: {problem}; its result will say so",
+                        Meta::queued(index, name).name()
+                    ));
+                }
+            }),
             Err(error) if error.is_of_one_input() => {
                 let meta = feeder::unreadable(index, error);
                 let name = meta.path.as_ref().map(|path| path.display().to_string());
@@ -124,6 +138,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
         pushed.with_context(incomplete)?;
     }
     let count = submission.finish().with_context(incomplete)?;
+    if too_large > MAX_TOLD {
+        print::complain(&format!("{} more inputs are too large", too_large - MAX_TOLD));
+    }
     let inputs = format!("{count} input{}", if count == 1 { "" } else { "s" });
     print::complain(&match complete {
         None => format!("job `{id}` has {inputs}"),
@@ -138,11 +155,18 @@ fn push(
     input: crate::map::input::Input,
     job: &job::Job,
     template: Option<&Template>,
+    mut tell_large: impl FnMut(Option<&str>, &str),
 ) -> Result<(), sandgate::durable::DurableError> {
     let name = input.path.as_ref().map(|path| path.display().to_string());
     let argv = template.map(|template| template.filled(input.path.as_deref())).transpose();
     match argv.and_then(|argv| Ok((job.encode(input.bytes)?, argv))) {
-        Ok((bytes, argv)) => submission.push(Input { name, argv, bytes }),
+        Ok((bytes, argv)) => {
+            let input = Input { name, argv, bytes };
+            if let Some(problem) = submission.too_large(&input) {
+                tell_large(input.name.as_deref(), &problem);
+            }
+            submission.push(input)
+        }
         Err(problem) => submission.refuse(name, problem),
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use sandgate::durable::{Queue, Stopper, Worked, WorkerSettings};
+use sandgate::durable::{Stopper, Worked, WorkerSettings};
 use sandgate::{Group, Module, OutputSink, Pool};
 
-use super::options::{Options, ack_wait, duration, some_time};
+use super::options::{Options, ack_wait, connect, duration, some_time};
 use crate::exit::Exit;
 use crate::hosts::Hosts;
 use crate::interrupt::Interrupt;
@@ -35,11 +35,11 @@ Examples:
 
 Exit codes:
   0    stopped by SIGTERM, Ctrl-C or --stop-when-idle: what it had is done or given back
-  2    the command line, or the file of --hosts, is wrong
+  2    the command line is wrong, or a file that it names: of machines, certificates, keys or credentials
   3    it could not go on, or not give back what it had, as standard error says
   130  ended at once by a second Ctrl-C; 143 by SIGTERM, 129 by SIGHUP")]
 pub(crate) struct Arguments {
-    /// Tasks at once [default: one for each core]
+    /// Tasks at once, without --gateway and --hosts, whose machines have one for each of their cores [default: one for each core]
     #[arg(long, short, value_name = "COUNT", value_parser = jobs, help_heading = "Execution")]
     jobs: Option<usize>,
     /// A machine that takes tasks, as for `sandgate map`; can be given again
@@ -100,6 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     // There is nothing yet that could be given back.
     interrupt.on_interrupt(|| std::process::exit(Exit::Success.code().into()));
     let (sandbox, max_module) = (arguments.sandbox.clone(), spec.module_limits().module_bytes);
+    let defaults = spec.clone();
     let maker = move |module: &Module| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
         let module = sandbox.prepared(module.clone(), &spec)?;
         // Guests of a queue are no business of a terminal: what a program prints is in its result.
@@ -126,7 +127,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     if let Some(idle) = arguments.stop_when_idle {
         settings = settings.stop_when_idle(idle);
     }
-    let queue = Queue::connect(queue)?;
+    let queue = connect(queue)?;
+    hosts.look(&defaults)?;
     let stopper = Stopper::default();
     let settings = settings.stopper(&stopper);
     interrupt.on_interrupt(move || {
@@ -136,17 +138,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit> {
     let worker = queue.work(settings)?;
     hosts.watch(print::complain)?;
     print::complain("working");
-    let worked = worker.wait()?;
+    let ended = worker.wait();
     drop(hosts);
+    let (worked, problem) = match ended {
+        Ok(worked) => (worked, None),
+        Err(ended) => (ended.worked, Some(ended.source)),
+    };
     print::complain(&summary(&worked));
     if worked.kept > 0 {
+        let tasks = if worked.kept == 1 { "1 task".to_owned() } else { format!("{} tasks", worked.kept) };
         print::complain(&format!(
-            "{} could be neither finished nor given back, for the NATS server does not answer: others get it after the ack wait",
-            if worked.kept == 1 { "1 task".to_owned() } else { format!("{} tasks", worked.kept) }
+            "{tasks} could be neither finished nor given back, for the NATS server did not answer in time: others get it after \
+             the ack wait"
         ));
-        return Ok(Exit::Failure);
     }
-    Ok(Exit::Success)
+    match problem {
+        Some(problem) => Err(problem.into()),
+        None if worked.kept > 0 => Ok(Exit::Failure),
+        None => Ok(Exit::Success),
+    }
 }
 
 fn summary(worked: &Worked) -> String {

@@ -26,6 +26,7 @@ mod summary;
 #[cfg(test)]
 mod synthetic;
 mod tally;
+mod telling;
 mod text;
 mod trace;
 

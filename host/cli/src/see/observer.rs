@@ -8,7 +8,6 @@
 //! 4. `finish` lets it take what is left and write what is written at the end. Dropping the observer instead ends progress
 //!    and trace, and writes neither report nor summary.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal as _, Write as _};
 use std::net::TcpListener;
@@ -30,8 +29,9 @@ use super::options::{Facts, Options, When};
 use super::progress::{self, Progress};
 use super::report::{self, Recorder};
 use super::tally::Tally;
+use super::telling::Telling;
 use super::trace::Trace;
-use super::{files, metrics, summary, text};
+use super::{files, metrics, summary};
 use crate::print;
 
 /// Events that wait to be taken: of over a second at a million tasks a minute, twenty times what there is to take at once.
@@ -246,9 +246,8 @@ pub(super) struct Watch {
     pub(super) board: Option<Board>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) summary: bool,
-    /// Whether a machine that is not there is spoken of; and those gateways of which it was.
-    pub(super) speaks: bool,
-    pub(super) missing: BTreeSet<usize>,
+    /// What is told of machines.
+    pub(super) telling: Telling,
     /// The first file that could not be written; it is not tried again.
     pub(super) error: Option<anyhow::Error>,
     /// When the pool was made, as far as its events tell.
@@ -296,8 +295,7 @@ impl Watch {
             board: None,
             endpoint: None,
             summary: !options.quiet && !options.no_summary,
-            speaks: !options.quiet,
-            missing: BTreeSet::new(),
+            telling: Telling::default(),
             error: None,
             epoch: Instant::now(),
             due: Due::default(),
@@ -340,20 +338,12 @@ impl Watch {
         let now = Instant::now();
         self.tally.apart = self.failures.lock().apart;
         let mut last = None;
-        let (mut missed, mut more) = (None, 0);
         let wants_runs = self.trace.is_some() || self.recorder.is_some();
         let events: Vec<_> = self.events.drain().take(QUEUE).collect();
         for timed in &events {
             last = Some(timed.at);
-            match &timed.event {
-                PoolEvent::GatewayFailed { gateway, error, .. } if self.missing.insert(*gateway) => match missed {
-                    None => missed = Some(error.clone()),
-                    Some(_) => more += 1,
-                },
-                PoolEvent::GatewayStarted { gateway, .. } | PoolEvent::GatewayReplaced { gateway, .. } => {
-                    self.missing.remove(gateway);
-                }
-                _ => {}
+            if let Some(told) = self.telling.take(timed) {
+                self.say(&told);
             }
             let run = self.tally.take(timed);
             let name = match &timed.event {
@@ -372,19 +362,12 @@ impl Watch {
         if let Some(began) = last.and_then(|at| now.checked_sub(at)) {
             self.epoch = self.epoch.min(began);
         }
-        if let Some(error) = missed.filter(|_| self.speaks) {
-            self.say_missing(&error, more);
-        }
     }
 
-    /// The others do the work, and these are tried again, so it is no error.
-    fn say_missing(&self, error: &str, more: usize) {
-        let others =
-            if more > 0 { format!(" (and {})", text::many(more as u64, "more gateway")) } else { String::new() };
-        let say = || print::complain(&format!("{error}{others}; it is tried again"));
+    fn say(&self, told: &str) {
         match self.progress.as_ref().and_then(Progress::terminal) {
-            Some(terminal) => terminal.suspend(say),
-            None => say(),
+            Some(terminal) => terminal.suspend(|| print::complain(told)),
+            None => print::complain(told),
         }
     }
 

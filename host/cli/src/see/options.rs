@@ -10,7 +10,7 @@ use super::endpoint::Listen;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Seeing")]
 pub(crate) struct Options {
-    /// Show neither progress nor summary
+    /// Show neither progress nor summary; what goes wrong is told all the same
     #[arg(long, short)]
     pub(crate) quiet: bool,
     /// Show progress on standard error: bars on a terminal, elsewhere a line every ten seconds, with `always` every two

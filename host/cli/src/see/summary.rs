@@ -106,6 +106,10 @@ fn gateways(page: &mut String, tally: &Tally) {
         }
         if place.lost > 0 {
             let _ = write!(page, ", {} lost", many(place.lost, "worker"));
+            let links: Vec<String> = place.links.iter().map(link).collect();
+            if !links.is_empty() {
+                let _ = write!(page, " ({})", links.join("; "));
+            }
         }
         if place.recycled > 0 {
             let _ = write!(page, ", {} recycled", many(place.recycled, "worker"));
@@ -118,6 +122,11 @@ fn gateways(page: &mut String, tally: &Tally) {
     if number > MOST_GATEWAYS {
         let _ = writeln!(page, "    and {} more", count((number - MOST_GATEWAYS) as u64));
     }
+}
+
+/// How links were lost, and how often.
+fn link((problem, times): (&String, &u64)) -> String {
+    if *times == 1 { format!("its link {problem}") } else { format!("its link {problem}, {times} times") }
 }
 
 fn slowest(page: &mut String, failures: &Failures) {
@@ -154,6 +163,7 @@ fn causes(page: &mut String, failures: &Failures) {
 mod tests {
     use super::*;
     use crate::see::synthetic::Synthetic;
+    use sandgate::{LinkProblem, LossCause, PoolEvent, TimedEvent, WorkerLoss};
 
     #[test]
     fn a_summary_says_what_was_fast_what_was_slow_and_what_went_wrong() {
@@ -164,6 +174,25 @@ mod tests {
         }
         tally.gateways[0].peak = 34 << 20;
         assert_eq!(text(&tally, &run.failures, &run.stats), SUMMARY);
+    }
+
+    #[test]
+    fn a_summary_says_how_links_were_lost() {
+        let mut tally = Tally::new(2);
+        let tell = |tally: &mut Tally, event| tally.take(&TimedEvent { at: Duration::from_secs(1), event });
+        for (gateway, id) in ["there", "missing"].into_iter().enumerate() {
+            tell(&mut tally, PoolEvent::GatewayStarting { gateway, id: id.into() });
+        }
+        let (outcome, duration) = (OutcomeKind::Returned, Duration::from_secs(1));
+        tell(&mut tally, PoolEvent::TaskFinished { task: 0, gateway: Some(0), outcome, attempts: 1, duration });
+        for problem in [LinkProblem::Ended, LinkProblem::Corrupt, LinkProblem::Corrupt] {
+            let cause = LossCause::Link { problem, message: String::new() };
+            let loss = WorkerLoss { gateway: String::new(), pid: None, cause, stderr_tail: String::new() };
+            tell(&mut tally, PoolEvent::GatewayLost { gateway: 0, loss: Box::new(loss) });
+        }
+        let page = text(&tally, &Failures::default(), &PoolStats::default());
+        let expected = "1 task, 3 workers lost (its link ended; its link is corrupt, 2 times)\n";
+        assert!(page.contains(expected) && page.contains("\n    missing "), "{page}");
     }
 
     #[test]

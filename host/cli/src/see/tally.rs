@@ -3,11 +3,11 @@
 //! A run of a task is on its gateway from the later of two moments, when it was put there and when the run before it there
 //! ended, until it ends: gateways are given a few tasks ahead. [`Tally::take`] gives each [`Run`] once, when it has ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandgate::{OutcomeKind, PoolEvent, TimedEvent};
+use sandgate::{LossCause, OutcomeKind, PoolEvent, TimedEvent};
 
 use super::failures::Apart;
 use super::text;
@@ -80,6 +80,8 @@ pub(super) struct Place {
     pub(super) failed: u64,
     pub(super) workers: u64,
     pub(super) lost: u64,
+    /// How many of them with the link, by what happened to it.
+    pub(super) links: BTreeMap<String, u64>,
     pub(super) recycled: u64,
     pub(super) failed_starts: u64,
     pub(super) memory: Option<u64>,
@@ -247,6 +249,10 @@ impl Tally {
 
     fn gateway_event(&mut self, at: Duration, event: &PoolEvent) {
         let (gateway, what, told) = match event {
+            PoolEvent::GatewayStarting { gateway, id } => {
+                self.place(*gateway).id = Some(Arc::clone(id));
+                return;
+            }
             PoolEvent::GatewayStarted { gateway, id, pid } => {
                 let place = self.place(*gateway);
                 place.id = Some(Arc::clone(id));
@@ -266,6 +272,9 @@ impl Tally {
             PoolEvent::GatewayLost { gateway, loss } => {
                 let place = self.place(*gateway);
                 place.lost += 1;
+                if let LossCause::Link { problem, .. } = &loss.cause {
+                    *place.links.entry(problem.to_string()).or_default() += 1;
+                }
                 (place.pid, place.memory) = (None, None);
                 let mut told = loss.to_string();
                 let tail = text::tail(loss.stderr_tail.trim_end(), 1000);
@@ -376,7 +385,7 @@ impl Times {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sandgate::{LossCause, WorkerLoss};
+    use sandgate::WorkerLoss;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)

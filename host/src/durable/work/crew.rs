@@ -22,7 +22,7 @@ use super::flight::{Capacity, Entry, Flight, Key, Stage};
 use super::pools::{PoolNote, Pools, Trouble};
 use super::report::Fate;
 use super::storing::{self, Letter};
-use super::{Worked, WorkerSettings};
+use super::{CannotGoOn, Worked, WorkerSettings};
 use crate::durable::connect::Standing;
 use crate::durable::error::{Cause, DurableError};
 use crate::durable::job::{Job, Record};
@@ -36,8 +36,9 @@ use crate::pool::OutcomeKind;
 mod ending;
 mod looking;
 
-/// Requests for tasks at once.
+/// Requests for tasks at once, and tasks in each: one that is withdrawn costs a message for each that it may still bring.
 const MAX_REQUESTS: usize = 4;
+const MAX_REQUESTED: usize = 1024;
 /// Bytes of tasks in one request, if none is larger.
 const REQUEST_BYTES: usize = 16 << 20;
 /// How long an acknowledgement may take to be sent.
@@ -57,14 +58,16 @@ enum Sent {
     Result { key: Key, stored: Result<(), DurableError>, failed: bool, dead: bool },
     /// A message that is no task is a dead letter.
     Garbage(Result<(), DurableError>),
-    /// A task is given back, if the server has said so.
-    Back { key: Key, confirmed: bool },
+    /// A delivery of a task is given back, if the server has said so.
+    Back { key: Key, message: Arc<jetstream::Message>, confirmed: bool },
     /// The server was told of a task that goes on.
     Progress,
     /// A job's record was looked up.
     Record { job: JobId, found: Result<Option<(Job, u64)>, DurableError> },
     /// The consumer is there again.
     Ready(Result<Duration, DurableError>),
+    /// The server was made to forget requests that were withdrawn.
+    Forgotten,
     /// The consumer was looked at, and perhaps made anew.
     Looked { is_renewed: bool },
 }
@@ -83,6 +86,8 @@ pub(super) struct Crew {
     /// Withdraws requests.
     halt: watch::Sender<bool>,
     is_ending: bool,
+    /// The server has forgotten requests that were withdrawn.
+    are_forgotten: bool,
     ack_wait: Duration,
     capacity: Capacity,
     flight: Flight,
@@ -121,6 +126,7 @@ impl Crew {
             stop,
             halt: watch::channel(false).0,
             is_ending: false,
+            are_forgotten: false,
             ack_wait,
             capacity: Capacity::new(settings.lanes, settings.in_flight),
             flight: Flight::default(),
@@ -142,7 +148,7 @@ impl Crew {
         })
     }
 
-    pub(super) async fn run(mut self) -> Result<Worked, DurableError> {
+    pub(super) async fn run(mut self) -> Result<Worked, CannotGoOn> {
         let mut stop = self.stop.clone();
         let mut standing = self.nats.standing.clone();
         loop {
@@ -207,6 +213,7 @@ impl Crew {
         if !self.is_ready || !self.nats.standing.borrow().is_up || !is_worth_it || self.requests >= MAX_REQUESTS {
             return;
         }
+        let room = room.min(MAX_REQUESTED);
         let request = pull::Request {
             stream: self.nats.names.tasks(),
             consumer: CONSUMER.to_owned(),
@@ -360,11 +367,10 @@ impl Crew {
     fn sent(&mut self, sent: Sent) {
         match sent {
             Sent::Progress => {}
-            Sent::Back { key, confirmed: true } => {
-                self.flight.remove(&key);
-                self.worked.returned += 1;
+            Sent::Forgotten => self.are_forgotten = true,
+            Sent::Back { key, message, confirmed } => {
+                self.worked.returned += u64::from(self.flight.was_left(&key, &message, confirmed));
             }
-            Sent::Back { key, confirmed: false } => self.leave(&key),
             Sent::Result { key, stored, failed, dead } => match stored {
                 Ok(()) => {
                     self.flight.remove(&key);

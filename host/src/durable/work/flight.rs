@@ -80,11 +80,15 @@ impl Flight {
         self.entries.is_empty()
     }
 
-    /// A delivery. One of a task that is here already is its newer delivery, and nothing runs twice; `false` then.
+    /// A delivery. One of a task that is here already is its newer delivery, and nothing runs twice; `false` then. If the one
+    /// before is being given back, so is this one.
     pub(super) fn arrived(&mut self, key: Key, entry: Entry) -> bool {
         if let Some(known) = self.entries.get_mut(&key) {
             known.message = entry.message;
             known.heard = entry.heard;
+            if known.stage == Stage::Left {
+                known.stage = Stage::Leaving;
+            }
             return false;
         }
         self.entries.insert(key, entry);
@@ -118,6 +122,19 @@ impl Flight {
             (key.clone(), Arc::clone(&entry.message))
         });
         leave.collect()
+    }
+
+    /// A delivery was given back, or could not be: that is tried again. Whether the task is nothing of ours any more, which it is
+    /// while there is a newer delivery of it.
+    pub(super) fn was_left(&mut self, key: &Key, message: &Arc<jetstream::Message>, confirmed: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| Arc::ptr_eq(&entry.message, message)) else {
+            return false;
+        };
+        if !confirmed {
+            entry.stage = Stage::Leaving;
+            return false;
+        }
+        self.entries.remove(key).is_some()
     }
 }
 

@@ -35,6 +35,7 @@ impl Driver {
             events.push((self.epoch, PoolEvent::PoolStarted { gateways: self.lanes }));
         }
         let lanes = self.lanes;
+        self.tell_starting(0..lanes, self.epoch);
         (0..lanes).for_each(|lane| self.ground.start(lane));
         let (mut asked, mut errors, mut fatal) = (lanes, Vec::new(), None);
         while asked > 0 && !(begin == Begin::WithFirst && asked + errors.len() < lanes && fatal.is_none()) {
