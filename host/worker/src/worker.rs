@@ -32,7 +32,7 @@ use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
-use crate::reading::{Reading, Role};
+use crate::reading::{Reading, Role, Strip};
 use crate::startup_pages::StartupPages;
 use crate::{executor, main_loop};
 
@@ -265,6 +265,17 @@ impl Worker {
         self: &Arc<Self>,
         execution: &Arc<Execution>,
         deadline: Option<Instant>,
+        ready: impl FnMut(&mut Hub) -> Option<R>,
+    ) -> Result<Option<R>, Stop> {
+        self.wait_landing(execution, deadline, None, ready)
+    }
+
+    /// As [`wait`](Self::wait), while a message of the guest's lands on `strip`.
+    pub(crate) fn wait_landing<R>(
+        self: &Arc<Self>,
+        execution: &Arc<Execution>,
+        deadline: Option<Instant>,
+        strip: Option<&mut Strip<'_>>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         if let Some(stop) = self.check(execution) {
@@ -276,7 +287,7 @@ impl Worker {
         }
         let cpu = execution.cpu.as_ref();
         cpu.inspect(|cpu| cpu.set_waiting(true));
-        let result = self.wait_locked(hub, execution, deadline, ready);
+        let result = self.wait_locked(hub, execution, deadline, strip, ready);
         cpu.inspect(|cpu| cpu.set_waiting(false));
         // What it waited for is not lost if its processor time is used up: it stops with its next step.
         if result.is_ok() && self.check(execution).is_some() {
@@ -290,6 +301,7 @@ impl Worker {
         mut hub: HubGuard<'_>,
         execution: &Execution,
         deadline: Option<Instant>,
+        mut strip: Option<&mut Strip<'_>>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         let mut has_sent = false;
@@ -312,11 +324,12 @@ impl Worker {
             if deadline.is_some_and(|at| Instant::now() >= at) {
                 return Ok(None);
             }
+            let strip = strip.as_deref_mut();
             match &execution.cpu {
                 Some(cpu) if hub.reading.role == Role::Free => {
-                    cpu.excuse(|| execution.waker.wait(self, &mut hub, deadline));
+                    cpu.excuse(|| execution.waker.wait(self, &mut hub, deadline, strip));
                 }
-                _ => execution.waker.wait(self, &mut hub, deadline),
+                _ => execution.waker.wait(self, &mut hub, deadline, strip),
             }
         }
     }
