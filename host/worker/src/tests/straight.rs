@@ -178,7 +178,8 @@ fn what_stands_between_two_chunks_is_done_before_the_second_has_come() {
         let channel = host.start(&large_guest(&format!("{} {ECHO_ALL}", receive(-1))), Call::default());
         begin(&host, &sluice, channel, WITHIN_A_CHUNK);
         host.send(&ToWorker::Status);
-        sluice.let_through(50_000);
+        // This chunk, and one more that can be in turn before it.
+        sluice.let_through(120_000);
         let running = host.wait_for("a status", |event| match event {
             Event::Status(status) => Some(status.running),
             _ => None,
