@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use sandgate_wire::frame::{Arrived, Frame, FrameError, FrameReader};
+use sandgate_wire::frame::{Arrived, Frame, FrameError, FrameReader, Header};
 use sandgate_wire::message::{Close, Output, kind};
 use sandgate_wire::outcome::LossCause;
 use sandgate_wire::{ChannelId, Outcome, ToHost};
@@ -95,6 +95,11 @@ impl Reader {
                 self.greeted = true;
             }
         }
+        if self.greeted
+            && let Some(header) = self.frames.announced()?.filter(|header| header.kind == kind::DATA)
+        {
+            data_announced(connection, header, &mut self.frames, &mut latest)?;
+        }
         Ok(())
     }
 }
@@ -169,19 +174,42 @@ fn data_arrived(
     frames: &mut FrameReader,
     latest: &mut Option<Arc<Endpoint>>,
 ) -> Result<(), Broken> {
-    if latest.as_ref().is_none_or(|endpoint| endpoint.id != channel) {
-        match connection.lookup(channel) {
-            Lookup::Found(endpoint) => *latest = Some(endpoint),
-            Lookup::Past => return Ok(frames.next_here().map(drop)?),
-            Lookup::Never => return Err(format!("channel {channel} does not exist").into()),
-        }
-    }
-    let Some(endpoint) = latest else { return Ok(()) };
+    let Some(endpoint) = found(connection, channel, latest)? else {
+        return Ok(frames.next_here().map(drop)?);
+    };
     endpoint.arrive(frames).map_err(|refused| match refused {
         Refused::Stream(error) => error.into(),
         Refused::AfterClose => format!("a message on channel {channel} after its close").into(),
         Refused::Message(error) => format!("on channel {channel}: {error}").into(),
     })
+}
+
+/// Decides where what is still to come of the frame that is announced is read to.
+fn data_announced(
+    connection: &Connection,
+    header: Header,
+    frames: &mut FrameReader,
+    latest: &mut Option<Arc<Endpoint>>,
+) -> Result<(), Broken> {
+    // Whatever is wrong with it is told once it is here.
+    let Ok(Some(endpoint)) = found(connection, header.channel, latest) else { return Ok(()) };
+    Ok(endpoint.lend(frames, header)?)
+}
+
+/// The endpoint of a channel; none if that is past.
+fn found<'a>(
+    connection: &Connection,
+    channel: ChannelId,
+    latest: &'a mut Option<Arc<Endpoint>>,
+) -> Result<Option<&'a Arc<Endpoint>>, Broken> {
+    if latest.as_ref().is_none_or(|endpoint| endpoint.id != channel) {
+        match connection.lookup(channel) {
+            Lookup::Found(endpoint) => *latest = Some(endpoint),
+            Lookup::Past => return Ok(None),
+            Lookup::Never => return Err(format!("channel {channel} does not exist").into()),
+        }
+    }
+    Ok(latest.as_ref())
 }
 
 /// Does something with a channel's endpoint; a channel that is past is left alone.

@@ -262,6 +262,15 @@ impl Reading {
         self.role.is_locked()
     }
 
+    /// Whether nobody reads, and all that has arrived was read. For a socket.
+    pub(crate) fn has_read_all(&self) -> bool {
+        let Some(role) = self.role.try_lock() else { return false };
+        let bell = role.as_ref().and_then(|role| role.reader.frames.bell());
+        let has = bell.is_none_or(|socket| rustix::io::ioctl_fionread(socket).is_ok_and(|count| count == 0));
+        self.release(role);
+        has
+    }
+
     /// Whether the service is woken by the bell.
     pub(crate) fn is_attended(&self) -> bool {
         self.role.try_lock().is_some_and(|role| role.as_ref().is_some_and(|role| role.attended))

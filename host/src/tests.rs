@@ -13,5 +13,6 @@ mod pool_gateways;
 mod pool_schedules;
 mod queues;
 mod recycling;
+mod straight;
 mod taken_over;
 mod termination;

@@ -18,6 +18,8 @@ use super::{Endpoint, State};
 const MAX_MESSAGES: usize = 64;
 /// Bytes after which the lock is let go.
 const MAX_BYTES: usize = 64 * 1024;
+/// A chunk from this size on, of a message that has begun, is read straight to the end of the message.
+const LEND_BYTES: u32 = 16 * 1024;
 /// Messages up to this size share memory with those that are taken with them, and are gone when those are, give or take
 /// the one that somebody is at.
 const SHARED_BYTES: usize = 512;
@@ -51,6 +53,19 @@ struct Arrivals {
 }
 
 impl Arrivals {
+    /// A chunk of so many bytes has a place in the message that is not whole, or that is whole by it.
+    fn take(&mut self, state: &mut State, length: usize, message: Option<Message>) {
+        let Some(message) = message else {
+            state.in_parts += length as u64;
+            self.more += length as u64;
+            return;
+        };
+        self.less += std::mem::take(&mut state.in_parts);
+        self.more += cost(message.bytes.len() as u64);
+        self.messages += 1;
+        state.queue.push_back(message);
+    }
+
     /// Gives the small messages at the end of the queue their bytes.
     fn share(&mut self, state: &mut State) {
         if self.begins.is_empty() {
@@ -83,11 +98,26 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Has what is still to come of the frame that is announced, which is of this channel, read straight to the end of the message
+    /// that it is a part of, if it is the next part of one.
+    pub(crate) fn lend(&self, frames: &mut FrameReader, header: Header) -> Result<(), FrameError> {
+        let mut state = self.state.lock();
+        if header.length < LEND_BYTES || state.closed || state.over || state.outcome.is_some() {
+            return Ok(());
+        }
+        if let Some(bytes) = state.assembly.lend(header.flags, header.length as usize) {
+            frames.lend(bytes)?;
+        }
+        Ok(())
+    }
+
     fn take_frames(&self, state: &mut State, frames: &mut FrameReader, arrivals: &mut Arrivals) -> Result<(), Refused> {
         while arrivals.messages < MAX_MESSAGES && arrivals.bytes < MAX_BYTES {
             let is_next = |header: Header| header.kind == kind::DATA && header.channel == self.id;
-            if !frames.next_header()?.is_some_and(is_next) {
-                break;
+            let Some(header) = frames.next_header()?.filter(|header| is_next(*header)) else { break };
+            if let Some(bytes) = frames.take_lent() {
+                self.take_lent(state, header, bytes, arrivals).map_err(Refused::Message)?;
+                continue;
             }
             let Some(frame) = frames.next_here()? else { break };
             if state.over {
@@ -118,18 +148,26 @@ impl Endpoint {
         }
         arrivals.share(state);
         let State { assembly, receive_window, .. } = state;
-        match assembly.push(chunk, self.limits.message_bytes, Some(receive_window))? {
-            None => {
-                state.in_parts += chunk.payload.len() as u64;
-                arrivals.more += chunk.payload.len() as u64;
-            }
-            Some(message) => {
-                arrivals.less += std::mem::take(&mut state.in_parts);
-                arrivals.more += cost(message.bytes.len() as u64);
-                arrivals.messages += 1;
-                state.queue.push_back(message);
-            }
+        let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
+        arrivals.take(state, chunk.payload.len(), message);
+        Ok(())
+    }
+
+    /// Takes a message with the chunk at its end that was read to there.
+    fn take_lent(
+        &self,
+        state: &mut State,
+        header: Header,
+        bytes: Vec<u8>,
+        arrivals: &mut Arrivals,
+    ) -> Result<(), AssemblyError> {
+        arrivals.bytes += header.length as usize;
+        if state.closed || state.outcome.is_some() {
+            return Ok(());
         }
+        arrivals.share(state);
+        let message = state.assembly.came(header.flags, bytes)?;
+        arrivals.take(state, header.length as usize, message);
         Ok(())
     }
 

@@ -98,6 +98,8 @@ struct Partial {
     /// How much of it was handed over already.
     landed: u64,
     bytes: Vec<u8>,
+    /// The bytes are with the reader, which reads the next chunk to their end.
+    is_lent: bool,
     channels: Vec<ChannelId>,
 }
 
@@ -131,7 +133,8 @@ impl Assembly {
             if !more {
                 return Ok(Some(Message { bytes: Bytes::copy_from_slice(first.bytes), channels: first.channels }));
             }
-            let mut partial = Partial { total: first.total, landed: 0, bytes: Vec::new(), channels: first.channels };
+            let mut partial =
+                Partial { total: first.total, landed: 0, bytes: Vec::new(), is_lent: false, channels: first.channels };
             partial.extend(first.bytes);
             self.partial = Some(partial.checked()?);
             return Ok(None);
@@ -144,6 +147,11 @@ impl Assembly {
             return Err(AssemblyError::Flags(chunk.flags));
         }
         partial.extend(chunk.payload);
+        self.go_on(partial, more)
+    }
+
+    /// The chunk is in its place.
+    fn go_on(&mut self, partial: Partial, more: bool) -> Result<Option<Message>, AssemblyError> {
         let partial = partial.checked()?;
         if more {
             self.partial = Some(partial);
@@ -178,6 +186,47 @@ impl Assembly {
         }
         window.arrive(length)?;
         Ok(Some(chunk.payload))
+    }
+
+    /// Lends what is here of the message that is not complete, with room for a chunk of so many bytes at its end, if that fits and can
+    /// be had. The chunk [came](Self::came) then, instead of being [pushed](Self::push).
+    pub fn lend(&mut self, flags: u8, length: usize) -> Option<Vec<u8>> {
+        let partial = self.partial.as_mut()?;
+        // Of what was handed over in parts the rest is small.
+        let can_be = partial.landed == 0 && !partial.is_lent && partial.fits(flags, length);
+        if !can_be || !partial.reserve(length, partial.bytes.len()) {
+            return None;
+        }
+        partial.is_lent = true;
+        Some(std::mem::take(&mut partial.bytes))
+    }
+
+    /// Takes back what was lent, with the chunk at its end. Nothing happens if it was of a message that is none any more.
+    ///
+    /// # Errors
+    /// See [`AssemblyError`].
+    pub fn came(&mut self, flags: u8, bytes: Vec<u8>) -> Result<Option<Message>, AssemblyError> {
+        let Some(mut partial) = self.partial.take_if(|partial| partial.is_lent) else { return Ok(None) };
+        (partial.bytes, partial.is_lent) = (bytes, false);
+        self.go_on(partial, flags & MORE != 0)
+    }
+
+    /// Whether a chunk of so many bytes can be handed over as it arrives, because all before it was; [`landed`](Self::landed)
+    /// then says that it did.
+    pub fn can_land(&self, flags: u8, length: usize) -> bool {
+        self.partial.as_ref().is_some_and(|partial| {
+            partial.bytes.is_empty() && partial.landed > 0 && !partial.is_lent && partial.fits(flags, length)
+        })
+    }
+
+    /// A chunk was handed over as it arrived. The message that is whole by it lacks all that was.
+    ///
+    /// # Errors
+    /// See [`AssemblyError`].
+    pub fn landed(&mut self, flags: u8, length: usize) -> Result<Option<Message>, AssemblyError> {
+        let Some(mut partial) = self.partial.take() else { return Ok(None) };
+        partial.landed += length as u64;
+        self.go_on(partial, flags & MORE != 0)
     }
 
     /// Of a message that is not complete and has no channels: its length, and how many of its bytes are here.
@@ -223,14 +272,27 @@ pub fn attached(chunk: Chunk<'_>) -> Result<Vec<ChannelId>, AssemblyError> {
 
 impl Partial {
     fn extend(&mut self, bytes: &[u8]) {
-        let arrived = self.bytes.len() + bytes.len();
-        if arrived > self.bytes.capacity() && self.landed == 0 {
-            let announced = usize::try_from(self.total).unwrap_or(usize::MAX);
-            // Address space rather than memory, which is what has arrived. Without it the vector grows as it likes.
-            let wanted = announced.min(arrived.saturating_mul(SET_ASIDE)).max(arrived);
-            let _ = self.bytes.try_reserve_exact(wanted - self.bytes.len());
+        if self.landed == 0 {
+            // Without it the vector grows as it likes.
+            let _ = self.reserve(bytes.len(), self.bytes.len() + bytes.len());
         }
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Sets memory aside for `more` bytes, and up to a multiple of what has arrived: address space rather than memory.
+    fn reserve(&mut self, more: usize, arrived: usize) -> bool {
+        let needed = self.bytes.len() + more;
+        if needed <= self.bytes.capacity() {
+            return true;
+        }
+        let announced = usize::try_from(self.total).unwrap_or(usize::MAX);
+        let wanted = announced.min(arrived.saturating_mul(SET_ASIDE)).max(needed);
+        self.bytes.try_reserve_exact(wanted - self.bytes.len()).is_ok()
+    }
+
+    fn fits(&self, flags: u8, length: usize) -> bool {
+        let arrives = self.arrived() + length as u64;
+        if flags == MORE { arrives <= self.total } else { flags == 0 && arrives == self.total }
     }
 
     fn checked(self) -> Result<Partial, AssemblyError> {
@@ -372,6 +434,10 @@ mod tests {
         assert!(assembly.partial.unwrap().bytes.capacity() < 100);
     }
 
+    fn push_large(assembly: &mut Assembly, payload: &[u8]) {
+        assembly.push(Chunk { flags: MORE, payload }, u64::MAX, None).unwrap();
+    }
+
     fn start(total: u64, bytes: &[u8]) -> Vec<u8> {
         [&total.to_le_bytes()[..], bytes].concat()
     }
@@ -401,6 +467,57 @@ mod tests {
         push(&mut assembly, MORE, &start(3, b"ab")).unwrap();
         assembly.hand_over(Vec::new());
         assert_eq!(push(&mut assembly, 0, b"c").unwrap().unwrap().bytes, &b"c"[..], "the rest of it");
+    }
+
+    #[test]
+    fn a_chunk_can_be_read_to_the_end_of_its_message() {
+        let mut assembly = Assembly::default();
+        assert_eq!(assembly.lend(MORE, 2), None, "there is no message yet");
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        for (flags, length) in [(MORE, 5), (0, 3), (0, 5), (GIVEN_UP, 4), (CHANNELS, 4), (0x80, 4)] {
+            assert_eq!(assembly.lend(flags, length), None, "for `push` to refuse");
+        }
+        let mut bytes = assembly.lend(MORE, 2).expect("it fits");
+        assert!(bytes == b"ab" && bytes.capacity() >= 4);
+        assert_eq!(assembly.lend(MORE, 2), None, "it is lent");
+        bytes.extend_from_slice(b"cd");
+        assert_eq!(assembly.came(MORE, bytes), Ok(None));
+        push(&mut assembly, MORE, b"e").unwrap();
+        let mut bytes = assembly.lend(0, 1).expect("it is the last");
+        bytes.push(b'f');
+        assert_eq!(assembly.came(0, bytes).unwrap().unwrap().bytes, &b"abcdef"[..]);
+        assert_eq!(assembly.came(0, b"late".to_vec()), Ok(None), "of a message that is none any more");
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assembly.hand_over(Vec::new());
+        assert_eq!(assembly.lend(0, 4), None, "its beginning is elsewhere");
+    }
+
+    #[test]
+    fn what_is_lent_is_a_multiple_of_what_has_arrived_and_one_chunk() {
+        let mut assembly = Assembly::default();
+        push_large(&mut assembly, &start(1 << 40, &[7; 1000]));
+        let bytes = assembly.lend(MORE, 50_000).expect("it fits");
+        assert!((51_000..60_000).contains(&bytes.capacity()), "{} bytes", bytes.capacity());
+    }
+
+    #[test]
+    fn a_chunk_can_land_once_all_before_it_has() {
+        let mut assembly = Assembly::default();
+        assert!(!assembly.can_land(MORE, 2));
+        push(&mut assembly, MORE, &start(6, b"ab")).unwrap();
+        assert!(!assembly.can_land(MORE, 2), "what is before it is here");
+        assembly.hand_over(Vec::new());
+        for (flags, length, can) in
+            [(MORE, 4, true), (0, 4, true), (MORE, 5, false), (0, 3, false), (GIVEN_UP, 4, false)]
+        {
+            assert_eq!(assembly.can_land(flags, length), can, "{flags} {length}");
+        }
+        assert_eq!(assembly.landed(MORE, 2), Ok(None));
+        push(&mut assembly, MORE, b"e").unwrap();
+        assert!(!assembly.can_land(0, 1));
+        assert_eq!(assembly.hand_over(Vec::new()), b"e");
+        assert_eq!(assembly.landed(0, 1).unwrap().unwrap().bytes, &b""[..], "all of it has landed");
+        assert_eq!(assembly.under_way(), None);
     }
 
     #[test]

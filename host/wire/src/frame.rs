@@ -20,6 +20,11 @@ use crate::reading::{Alarm, Ringer};
 use crate::spin::Spin;
 use crate::transport::ReceiveHalf;
 
+mod straight;
+
+pub use self::straight::Payload;
+use self::straight::{Lent, reading};
+
 /// Size of a frame's header.
 pub const HEADER_BYTES: usize = 16;
 
@@ -125,6 +130,12 @@ pub struct FrameReader {
     end: usize,
     /// The last read filled all that it was given.
     took_all: bool,
+    /// Memory for the payload of the frame that comes next, whose header is read.
+    lent: Option<Lent>,
+    /// What was lent for the frame that was taken last.
+    given: Vec<u8>,
+    /// No more than a header is to be read next.
+    header_next: bool,
     spin: Spin,
 }
 
@@ -151,6 +162,9 @@ impl FrameReader {
             start: 0,
             end: 0,
             took_all: false,
+            lent: None,
+            given: Vec::new(),
+            header_next: false,
             spin: Spin::default(),
         }
     }
@@ -168,7 +182,7 @@ impl FrameReader {
     /// # Errors
     /// See [`FrameError`]. The reader is of no use after an error.
     pub fn wait_for_frame(&mut self) -> Result<bool, FrameError> {
-        while self.complete()?.is_none() {
+        while self.next_header()?.is_none() {
             if self.fill(true)? == Some(0) {
                 return self.ended().map(|()| false);
             }
@@ -181,7 +195,14 @@ impl FrameReader {
     /// # Errors
     /// See [`FrameError`]. The reader is of no use after an error.
     pub fn next_here(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        Ok(self.complete()?.map(|length| self.take(length)))
+        let Some(header) = self.next_header()? else { return Ok(None) };
+        if let Some((bytes, start)) = self.take_whole() {
+            self.given = bytes;
+            return Ok(Some(Frame { header, payload: &self.given[start..] }));
+        }
+        let payload = self.start + HEADER_BYTES;
+        self.start = payload + header.length as usize;
+        Ok(Some(Frame { header, payload: &self.buffer[payload..self.start] }))
     }
 
     /// The header of the next frame if all of the frame is here. Never blocks, and asks nobody.
@@ -189,12 +210,22 @@ impl FrameReader {
     /// # Errors
     /// See [`FrameError`]. The reader is of no use after an error.
     pub fn next_header(&self) -> Result<Option<Header>, FrameError> {
-        let waiting = &self.buffer[self.start..self.end];
-        let Some(header) = waiting.first_chunk::<HEADER_BYTES>() else {
-            return Ok(None);
-        };
-        let header = Header::decode(*header)?;
-        Ok((waiting.len() >= HEADER_BYTES + header.length as usize).then_some(header))
+        if let Some(lent) = &self.lent {
+            return Ok((lent.left == 0).then_some(lent.header));
+        }
+        let here = self.end - self.start;
+        Ok(self.front()?.filter(|header| here >= HEADER_BYTES + header.length as usize))
+    }
+
+    /// The header of the next frame, if that much of it is here.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn front(&self) -> Result<Option<Header>, FrameError> {
+        if let Some(lent) = &self.lent {
+            return Ok(Some(lent.header));
+        }
+        self.buffer[self.start..self.end].first_chunk().map(|header| Header::decode(*header)).transpose()
     }
 
     /// Reads once, without waiting.
@@ -274,7 +305,7 @@ impl FrameReader {
 
     /// Whether [`read_frame`](Self::read_frame) would return a frame at once without asking the stream.
     pub fn has_frame(&self) -> bool {
-        matches!(self.complete(), Ok(Some(_)) | Err(_))
+        matches!(self.next_header(), Ok(Some(_)) | Err(_))
     }
 
     /// The next descriptor that came with the stream, for the message that announces one.
@@ -290,30 +321,19 @@ impl FrameReader {
 
     /// The stream has ended.
     fn ended(&self) -> Result<(), FrameError> {
-        match self.end - self.start {
+        match self.lent.as_ref().map_or(self.end - self.start, Lent::arrived) {
             0 => Ok(()),
             got => Err(FrameError::Truncated { got }),
         }
     }
 
-    /// Size of the frame at the front, header included, if all of it is here.
-    fn complete(&self) -> Result<Option<usize>, FrameError> {
-        Ok(self.next_header()?.map(|header| HEADER_BYTES + header.length as usize))
-    }
-
-    fn take(&mut self, size: usize) -> Frame<'_> {
-        let bytes = &self.buffer[self.start..self.start + size];
-        self.start += size;
-        let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().expect("complete() saw a header");
-        Frame { header: Header::decode(*header).expect("complete() decoded this header"), payload }
-    }
-
     /// Reads more bytes; `None` when `wait` is false and there are none yet.
     fn fill(&mut self, wait: bool) -> Result<Option<usize>, FrameError> {
-        let needed = match self.buffer[self.start..self.end].first_chunk::<HEADER_BYTES>() {
-            Some(header) => HEADER_BYTES + Header::decode(*header)?.length as usize,
-            None => HEADER_BYTES,
-        };
+        if let Some(filled) = self.fill_lent(wait) {
+            return filled;
+        }
+        self.given = Vec::new();
+        let needed = HEADER_BYTES + self.front()?.map_or(0, |header| header.length as usize);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.start + needed > self.buffer.len() || self.end == self.buffer.len() {
@@ -324,22 +344,15 @@ impl FrameReader {
         if needed > self.buffer.len() {
             self.buffer.resize(HEADER_BYTES + MAX_FRAME_BYTES, 0);
         }
-        loop {
-            let most = self.buffer.len().min(self.end + MOST_AT_ONCE);
-            match self.source.read(&mut self.buffer[self.end..most], wait) {
-                Ok(count) => {
-                    self.end += count;
-                    self.took_all = self.end == most;
-                    return Ok(Some(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                // A peer that dies with unread data makes the kernel answer so; for us it is the end of the stream.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Some(0)),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(FrameError::Spoiled(error)),
-                Err(error) => return Err(FrameError::Io(error)),
-            }
+        let is_between = self.start == self.end;
+        let at_once = if std::mem::take(&mut self.header_next) && is_between { HEADER_BYTES } else { MOST_AT_ONCE };
+        let most = self.buffer.len().min(self.end + at_once);
+        let read = reading(|| self.source.read(&mut self.buffer[self.end..most], wait))?;
+        if let Some(count) = read {
+            self.end += count;
+            self.took_all = self.end == most;
         }
+        Ok(read)
     }
 }
 

@@ -62,9 +62,21 @@ enum End {
 }
 
 impl Spin {
-    /// For one wait, of which nothing is remembered.
-    pub(crate) fn for_once(budget: Duration) -> Spin {
-        Spin { budget, ..Spin::default() }
+    /// Looks for so long at most, and lets others have the processor meanwhile who need it. Nothing is remembered. Whether it found
+    /// something.
+    pub(crate) fn for_once(most: Duration, ready: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        let others = SPINNING.fetch_add(1, Ordering::Relaxed);
+        let found = others < *MAX_SPINNING
+            && loop {
+                match look(start, most, &ready) {
+                    End::Ready => break true,
+                    End::TooLate => break false,
+                    End::Contended => {}
+                }
+            };
+        SPINNING.fetch_sub(1, Ordering::Relaxed);
+        found
     }
 
     /// Looks for a while, if that pays; whether it found something.

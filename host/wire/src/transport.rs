@@ -84,6 +84,18 @@ pub trait ReceiveHalf: Send + fmt::Debug {
     /// the connection is gone.
     fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize>;
 
+    /// As [`read`](Self::read), at most so many bytes to the end of a vector, into memory that it has already.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    fn append(&mut self, to: &mut Vec<u8>, most: usize, wait: bool) -> io::Result<usize> {
+        let start = to.len();
+        to.resize(start + most.min(to.capacity() - start), 0);
+        let result = self.read(&mut to[start..], wait);
+        to.truncate(start + result.as_ref().map_or(0, |count| *count));
+        result
+    }
+
     /// What becomes readable when there is something to read, once [`about_to_wait`](Self::about_to_wait) has returned
     /// true. `None` if only [`read`](Self::read) can wait.
     fn bell(&self) -> Option<BorrowedFd<'_>> {

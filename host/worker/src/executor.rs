@@ -37,7 +37,7 @@ pub(crate) fn provide(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
         return;
     }
     if hub.idle_executors >= hub.queue.len() {
-        hub.waiters.woke_executor();
+        hub.waiters.executor_is_awake();
         worker.work.notify_one();
         return;
     }
@@ -119,7 +119,7 @@ fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
         hub.idle_executors += 1;
         // A guest that waits would have more of the reading.
         if hub.reading.role == Role::Free && hub.is_idle() {
-            reading::lead(worker, &mut hub, Role::Idle, None);
+            reading::lead(worker, &mut hub, Role::Idle, None, None);
         } else {
             hub.wait(&worker.work, None);
         }

@@ -46,7 +46,8 @@ pub(crate) fn take_without_bell(worker: &Arc<Worker>, reader: &mut FrameReader) 
     take_while(worker, reader, |header| header.kind != kind::LOAD)
 }
 
-fn take_while(
+/// As [`take_all`], up to the first frame that is not to be taken.
+pub(crate) fn take_while(
     worker: &Arc<Worker>,
     reader: &mut FrameReader,
     takes: impl Fn(&Header) -> bool,

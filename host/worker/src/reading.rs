@@ -33,6 +33,11 @@ use crate::hub::HubGuard;
 use crate::main_loop;
 use crate::worker::{Ended, Worker, WorkerError};
 
+mod straight;
+
+pub(crate) use straight::Strip;
+use straight::Until;
+
 /// Between two looks of the main thread.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
@@ -74,7 +79,7 @@ pub(crate) struct Waiters {
     alarm: Alarm,
     /// Guests that wait and do not lead.
     asleep: AtomicUsize,
-    /// Threads that were woken since the main thread looked.
+    /// Threads that were woken since the main thread looked, or are awake as if they had been.
     woken: AtomicUsize,
 }
 
@@ -88,8 +93,8 @@ pub(crate) struct Waker {
 }
 
 impl Waiters {
-    /// An executor was given work.
-    pub(crate) fn woke_executor(&self) {
+    /// An executor is awake that reads what it waits for next: it was given work, or takes a message while that arrives.
+    pub(crate) fn executor_is_awake(&self) {
         self.woken.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -121,11 +126,17 @@ impl Waker {
         self.condition.notify_all();
     }
 
-    /// Waits once, leading if nobody reads.
-    pub(crate) fn wait(&self, worker: &Arc<Worker>, hub: &mut HubGuard<'_>, deadline: Option<Instant>) {
+    /// Waits once, leading if nobody reads. A message that then arrives and has a `strip` lands there.
+    pub(crate) fn wait(
+        &self,
+        worker: &Arc<Worker>,
+        hub: &mut HubGuard<'_>,
+        deadline: Option<Instant>,
+        strip: Option<&mut Strip<'_>>,
+    ) {
         if hub.reading.role == Role::Free {
             self.leads.store(true, Ordering::Relaxed);
-            lead(worker, hub, Role::Guest, deadline);
+            lead(worker, hub, Role::Guest, deadline, strip);
             self.leads.store(false, Ordering::Relaxed);
             return;
         }
@@ -173,33 +184,52 @@ impl Reading {
     }
 
     /// Reads on behalf of the caller.
-    fn run(&self, worker: &Arc<Worker>, deadline: Option<Instant>) -> Option<Result<Ended, WorkerError>> {
+    fn run(
+        &self,
+        worker: &Arc<Worker>,
+        deadline: Option<Instant>,
+        mut strip: Option<&mut Strip<'_>>,
+    ) -> Option<Result<Ended, WorkerError>> {
         let mut frames = self.frames.lock();
         let (frames, ringer) = (frames.as_mut()?, self.ringer.as_ref()?);
-        let alarm = &self.waiters.alarm;
+        let until = Until { alarm: &self.waiters.alarm, ringer, deadline };
         loop {
-            if let Err(source) = frames.wait(alarm, ringer, deadline) {
-                return Some(Err(WorkerError::System { what: "wait for its connection", source }));
-            }
-            let end = match frames.read_here() {
-                Ok(Arrived::Bytes { .. }) => main_loop::take_all(worker, frames),
-                Ok(Arrived::Nothing) => Ok(None),
-                Ok(Arrived::End) => Ok(Some(main_loop::end_of_stream(worker))),
-                Err(error) => Err(error.into()),
-            };
+            let end = turn(worker, frames, until, strip.as_deref_mut());
             if let Some(end) = end.transpose() {
                 return Some(end);
             }
-            if alarm.is_raised() || deadline.is_some_and(|at| Instant::now() >= at) {
+            if until.is_over() {
                 return None;
             }
         }
     }
 }
 
+/// Waits, reads once, and does what that says.
+fn turn(
+    worker: &Arc<Worker>,
+    frames: &mut FrameReader,
+    until: Until<'_>,
+    strip: Option<&mut Strip<'_>>,
+) -> Result<Option<Ended>, WorkerError> {
+    until.wait(frames)?;
+    match (frames.read_here()?, strip) {
+        (Arrived::Bytes { .. }, None) => main_loop::take_all(worker, frames),
+        (Arrived::Bytes { .. }, Some(strip)) => straight::take_all(worker, frames, strip, until),
+        (Arrived::Nothing, _) => Ok(None),
+        (Arrived::End, _) => Ok(Some(main_loop::end_of_stream(worker))),
+    }
+}
+
 /// Reads on behalf of the caller until it is woken or `deadline` has come. The hub is let go meanwhile. Returns early if
 /// there was something to write. Only to be called while nobody reads.
-pub(crate) fn lead(worker: &Arc<Worker>, hub: &mut HubGuard<'_>, role: Role, deadline: Option<Instant>) {
+pub(crate) fn lead(
+    worker: &Arc<Worker>,
+    hub: &mut HubGuard<'_>,
+    role: Role,
+    deadline: Option<Instant>,
+    strip: Option<&mut Strip<'_>>,
+) {
     if hub.write_placed() {
         return;
     }
@@ -207,7 +237,7 @@ pub(crate) fn lead(worker: &Arc<Worker>, hub: &mut HubGuard<'_>, role: Role, dea
     reading.waiters.alarm.lower();
     hub.reading.role = role;
     let mut ended = None;
-    hub.unlocked(|| ended = reading.run(worker, deadline));
+    hub.unlocked(|| ended = reading.run(worker, deadline, strip));
     hub.reading.leads += 1;
     hub.reading.role = Role::Free;
     if ended.is_some() {

@@ -17,3 +17,4 @@ mod module_limits;
 mod pocket;
 mod promptness;
 mod stopping;
+mod straight;

@@ -32,7 +32,7 @@ use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
-use crate::reading::{Reading, Role, TICK};
+use crate::reading::{Reading, Role, Strip, TICK};
 use crate::startup_pages::StartupPages;
 use crate::{executor, main_loop};
 
@@ -269,6 +269,17 @@ impl Worker {
         self: &Arc<Self>,
         execution: &Arc<Execution>,
         deadline: Option<Instant>,
+        ready: impl FnMut(&mut Hub) -> Option<R>,
+    ) -> Result<Option<R>, Stop> {
+        self.wait_landing(execution, deadline, None, ready)
+    }
+
+    /// As [`wait`](Self::wait), while a message of the guest's lands on `strip`.
+    pub(crate) fn wait_landing<R>(
+        self: &Arc<Self>,
+        execution: &Arc<Execution>,
+        deadline: Option<Instant>,
+        strip: Option<&mut Strip<'_>>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         if let Some(stop) = self.check(execution) {
@@ -280,7 +291,7 @@ impl Worker {
         }
         let cpu = execution.cpu.as_ref();
         cpu.inspect(|cpu| cpu.set_waiting(true));
-        let result = self.wait_locked(hub, execution, deadline, ready);
+        let result = self.wait_locked(hub, execution, deadline, strip, ready);
         cpu.inspect(|cpu| cpu.set_waiting(false));
         // What it waited for is not lost if its processor time is used up: it stops with its next step.
         if result.is_ok() && self.check(execution).is_some() {
@@ -294,6 +305,7 @@ impl Worker {
         mut hub: HubGuard<'_>,
         execution: &Execution,
         deadline: Option<Instant>,
+        mut strip: Option<&mut Strip<'_>>,
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         let (mut has_sent, mut patience) = (false, None);
@@ -326,11 +338,12 @@ impl Worker {
                 }
                 until = Some(until.map_or(patience, |until| until.min(patience)));
             }
+            let strip = strip.as_deref_mut();
             match &execution.cpu {
                 Some(cpu) if hub.reading.role == Role::Free => {
-                    cpu.excuse(|| execution.waker.wait(self, &mut hub, until));
+                    cpu.excuse(|| execution.waker.wait(self, &mut hub, until, strip));
                 }
-                _ => execution.waker.wait(self, &mut hub, until),
+                _ => execution.waker.wait(self, &mut hub, until, strip),
             }
         }
     }

@@ -24,8 +24,11 @@ use crate::frame::{CHUNK_BYTES, HEADER_BYTES, Header};
 use crate::ids::ChannelId;
 use crate::message::{Encoded, kind};
 
-/// What a copy takes: so long may be waited for room, for each MiB.
-const PATIENCE_FOR_MIB: Duration = Duration::from_micros(100);
+/// Size of the first of several chunks: once its receiver knows what comes, it has the rest read straight to where it belongs.
+const FIRST_CHUNK_BYTES: usize = 8 * 1024;
+
+/// What a copy takes, most of it for memory that is new: so long may be waited for room, for each MiB.
+const PATIENCE_FOR_MIB: Duration = Duration::from_micros(500);
 
 /// The right to write one large message, which is to be written at once.
 #[derive(Debug)]
@@ -76,7 +79,8 @@ impl Direct<'_> {
         let mut patience = patience(bytes.len());
         let mut sent = 0;
         while sent < bytes.len() {
-            let end = bytes.len().min(sent + CHUNK_BYTES);
+            let chunk = if sent == 0 && bytes.len() > CHUNK_BYTES { FIRST_CHUNK_BYTES } else { CHUNK_BYTES };
+            let end = bytes.len().min(sent + chunk);
             if end == bytes.len() {
                 self.ends();
             }
@@ -353,7 +357,7 @@ mod tests {
     /// The peer can have taken a message as soon as its last byte is there, so by then it counts as sent; and no sooner.
     #[test]
     fn a_message_counts_as_sent_from_its_last_chunk_on() {
-        for (length, chunks) in [(CHUNK_BYTES / 2 + 1, 0), (2 * CHUNK_BYTES, 1), (2 * CHUNK_BYTES + 1, 2)] {
+        for (length, chunks) in [(CHUNK_BYTES, 0), (CHUNK_BYTES + 1, 1), (FIRST_CHUNK_BYTES + 2 * CHUNK_BYTES + 1, 3)] {
             let witness = Witness::default();
             let outbox = Arc::new(Outbox::new(Box::new(witness.clone())));
             witness.outbox.set(Arc::downgrade(&outbox)).unwrap();

@@ -32,11 +32,33 @@ impl<M: Memory> Consumer<M> {
         }
         for piece in buffer[..count].chunks_mut(PIECE_BYTES) {
             self.copy(piece);
-            self.head = self.head.wrapping_add(piece.len() as u64);
-            // The bytes were copied out before anybody sees this.
-            self.memory.word(Place::Head).store(self.head, Ordering::Release);
+            self.give_back(piece.len());
         }
         Ok(count)
+    }
+
+    /// As [`read`](Self::read), at most so many bytes to the end of a vector, into memory that it has already.
+    pub(crate) fn append(&mut self, to: &mut Vec<u8>, most: usize) -> Result<usize, Violation> {
+        let count = self.look()?.min(most).min(to.capacity() - to.len());
+        let mut left = count;
+        while left > 0 {
+            let piece = left.min(PIECE_BYTES);
+            let (offset, first) = split(self.memory.capacity(), self.head, piece);
+            self.memory.append_out(offset, first, to);
+            if first < piece {
+                self.memory.append_out(0, piece - first, to);
+            }
+            self.give_back(piece);
+            left -= piece;
+        }
+        Ok(count)
+    }
+
+    /// The producer may write over so many bytes.
+    fn give_back(&mut self, count: usize) {
+        self.head = self.head.wrapping_add(count as u64);
+        // The bytes were copied out before anybody sees this.
+        self.memory.word(Place::Head).store(self.head, Ordering::Release);
     }
 
     /// As [`read`](Self::read), but everything stays where it is.

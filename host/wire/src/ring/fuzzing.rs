@@ -59,6 +59,7 @@ enum Step {
     /// The host does something.
     Read {
         length: u32,
+        appends: bool,
     },
     Write {
         first: u32,
@@ -102,7 +103,7 @@ impl Step {
                     Step::Look
                 }
             }
-            8 | 9 => Step::Read { length: input.arbitrary()? },
+            8 | 9 => Step::Read { length: input.arbitrary()?, appends: input.arbitrary()? },
             10 | 11 => Step::Write {
                 first: input.arbitrary()?,
                 second: input.arbitrary()?,
@@ -247,7 +248,7 @@ impl Stage {
                 }
             }
             Step::HangUp => (self.line, self.room) = (None, None),
-            Step::Read { length } => self.read(*length as usize % (2 * CAPACITY_BYTES)),
+            Step::Read { length, appends } => self.read(*length as usize % (2 * CAPACITY_BYTES), *appends),
             Step::Write { first, second, gives, lazily } => {
                 self.write([*first as usize % (2 * CAPACITY_BYTES), (*second).into()], *gives, *lazily);
             }
@@ -263,11 +264,18 @@ impl Stage {
         }
     }
 
-    fn read(&mut self, length: usize) {
+    fn read(&mut self, length: usize, appends: bool) {
         let tail = self.get(Direction::ToHost, Place::Tail);
         let mut buffer = vec![0; length];
-        match self.receive.read(&mut buffer, false) {
+        let result = if appends {
+            buffer = Vec::with_capacity(length);
+            self.receive.append(&mut buffer, length, false)
+        } else {
+            self.receive.read(&mut buffer, false)
+        };
+        match result {
             Ok(count) => {
+                assert!(!appends || buffer.len() == count);
                 let expected = self.bytes(Direction::ToHost, self.read, count);
                 assert!(buffer[..count] == expected, "what is read is not what lies there");
                 self.read += count as u64;

@@ -157,7 +157,7 @@ impl SendHalf for RingSendHalf {
     fn look_for_room(&self, patience: Duration) -> bool {
         match self.sending.lock().as_mut() {
             Some(Sending { producer, line_is_full: false }) => {
-                Spin::for_once(patience.min(MOST_PATIENCE)).until(|| producer.has_some_room())
+                Spin::for_once(patience.min(MOST_PATIENCE), || producer.has_some_room())
             }
             _ => false,
         }
@@ -202,22 +202,28 @@ impl RingReceiveHalf {
     }
 }
 
-impl ReceiveHalf for RingReceiveHalf {
-    fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+impl RingReceiveHalf {
+    /// Takes something with `take`, if that has room for anything.
+    fn receive(
+        &mut self,
+        wait: bool,
+        has_room: bool,
+        mut take: impl FnMut(&mut Consumer<Ring>) -> Result<usize, Violation>,
+    ) -> io::Result<usize> {
         if std::mem::take(&mut self.said_it_sleeps) {
             self.consumer.is_awake();
             // If it was woken, the bell is to be silent before it sleeps again.
             self.hear(false)?;
         }
         loop {
-            let count = self.consumer.read(buffer)?;
+            let count = take(&mut self.consumer)?;
             if count > 0 {
                 if self.consumer.has_to_ring() {
                     self.bells.ring_room();
                 }
                 return Ok(count);
             }
-            if self.has_ended || buffer.is_empty() {
+            if self.has_ended || !has_room {
                 return self.fault.get().map_or(Ok(0), |violation| Err((*violation).into()));
             }
             if !wait {
@@ -231,6 +237,17 @@ impl ReceiveHalf for RingReceiveHalf {
             self.spin.slept();
             heard?;
         }
+    }
+}
+
+impl ReceiveHalf for RingReceiveHalf {
+    fn read(&mut self, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+        self.receive(wait, !buffer.is_empty(), |consumer| consumer.read(buffer))
+    }
+
+    fn append(&mut self, to: &mut Vec<u8>, most: usize, wait: bool) -> io::Result<usize> {
+        let has_room = most > 0 && to.len() < to.capacity();
+        self.receive(wait, has_room, |consumer| consumer.append(to, most))
     }
 
     fn take_descriptor(&mut self) -> Option<OwnedFd> {

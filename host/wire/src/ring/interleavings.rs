@@ -123,12 +123,17 @@ fn produce(view: View, bytes: &Bell, room: &Bell) {
     }
 }
 
-fn consume(view: View, bytes: &Bell, room: &Bell) {
+fn consume(view: View, bytes: &Bell, room: &Bell, appends: bool) {
     let mut consumer = Consumer::new(view);
     let mut last = 0;
     while last < TOTAL {
-        let mut buffer = [0; CAPACITY];
-        let count = consumer.read(&mut buffer).unwrap();
+        let mut buffer = Vec::with_capacity(CAPACITY);
+        let count = if appends {
+            consumer.append(&mut buffer, CAPACITY).unwrap()
+        } else {
+            buffer.resize(CAPACITY, 0);
+            consumer.read(&mut buffer).unwrap()
+        };
         if count == 0 {
             if consumer.about_to_wait() {
                 bytes.wait();
@@ -148,14 +153,19 @@ fn consume(view: View, bytes: &Bell, room: &Bell) {
 
 #[test]
 fn bytes_cross_in_order_and_nobody_sleeps_for_ever() {
+    bytes_cross(false);
+    bytes_cross(true);
+}
+
+fn bytes_cross(appends: bool) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
-    model.check(|| {
+    model.check(move || {
         let view = View(Arc::new(Shared::new(CAPACITY)));
         let bells = Arc::new((Bell::default(), Bell::default()));
         let (of_producer, bells_of_producer) = (view.clone(), Arc::clone(&bells));
         let producer = thread::spawn(move || produce(of_producer, &bells_of_producer.0, &bells_of_producer.1));
-        consume(view, &bells.0, &bells.1);
+        consume(view, &bells.0, &bells.1, appends);
         producer.join().unwrap();
     });
 }

@@ -69,6 +69,12 @@ pub(crate) trait Memory {
     fn copy_in(&self, offset: usize, bytes: &[u8]);
     /// As for [`copy_in`](Self::copy_in).
     fn copy_out(&self, offset: usize, bytes: &mut [u8]);
+    /// As [`copy_out`](Self::copy_out), to the end of a vector, into memory that it has already.
+    fn append_out(&self, offset: usize, length: usize, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + length, 0);
+        self.copy_out(offset, &mut to[start..]);
+    }
     /// A fence of sequential consistency.
     fn fence();
 }
@@ -127,6 +133,10 @@ impl Memory for Ring {
 
     fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         self.mapping.copy_out(self.bytes_at + offset, bytes);
+    }
+
+    fn append_out(&self, offset: usize, length: usize, to: &mut Vec<u8>) {
+        self.mapping.append_out(self.bytes_at + offset, length, to);
     }
 
     fn fence() {

@@ -20,7 +20,7 @@ pub(crate) struct Mapping {
     length: usize,
 }
 
-// SAFETY: nothing in it belongs to a thread: the mapping is the process's, and is read and written through the two copying
+// SAFETY: nothing in it belongs to a thread: the mapping is the process's, and is read and written through the copying
 // functions and atomic words alone, which any thread may use. Which bytes may be copied when, the positions in the ring say.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
@@ -65,6 +65,18 @@ impl Mapping {
         // SAFETY: the source lies in the mapping, as asserted; the target is a slice; they do not overlap, since nobody has a
         // slice of the mapping. For races see above.
         unsafe { ptr::copy_nonoverlapping(self.start.as_ptr().add(offset), bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// Copies bytes from an offset to the end of a vector, into memory that it has already.
+    #[inline(never)]
+    pub(crate) fn append_out(&self, offset: usize, length: usize, to: &mut Vec<u8>) {
+        let room = to.spare_capacity_mut();
+        assert!(self.holds(offset, length) && length <= room.len());
+        // SAFETY: the source lies in the mapping, and the target in the vector's memory behind its last byte, both as asserted;
+        // they do not overlap, since nobody but this mapping has its memory. For races see above.
+        unsafe { ptr::copy_nonoverlapping(self.start.as_ptr().add(offset), room.as_mut_ptr().cast(), length) }
+        // SAFETY: so much is within the capacity, as asserted, and was written by the copy.
+        unsafe { to.set_len(to.len() + length) }
     }
 
     fn holds(&self, offset: usize, length: usize) -> bool {

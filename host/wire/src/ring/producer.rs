@@ -32,24 +32,40 @@ impl<M: Memory> Producer<M> {
         if room < wanted {
             room = self.room()?;
         }
-        let mut written = 0;
+        let mut left = wanted.min(room);
+        let mut piece = piece_of(left);
+        let mut unseen = 0;
         for buffer in buffers {
-            let bytes = &buffer[..buffer.len().min(room - written)];
-            bytes.chunks(PIECE_BYTES).for_each(|piece| self.publish(piece));
-            written += bytes.len();
+            let mut bytes = &buffer[..buffer.len().min(left)];
+            left -= bytes.len();
+            while !bytes.is_empty() {
+                let (next, rest) = bytes.split_at(bytes.len().min(piece - unseen));
+                self.copy(unseen, next);
+                unseen += next.len();
+                bytes = rest;
+                if unseen == piece {
+                    self.publish(std::mem::take(&mut unseen));
+                    piece = piece_of(left + bytes.len());
+                }
+            }
         }
-        Ok(written)
+        Ok(wanted.min(room))
     }
 
-    /// There is room for them.
-    fn publish(&mut self, bytes: &[u8]) {
-        let (offset, first) = split(self.memory.capacity(), self.tail, bytes.len());
+    /// Copies bytes in behind so many that the consumer cannot see yet. There is room for them.
+    fn copy(&self, unseen: usize, bytes: &[u8]) {
+        let position = self.tail.wrapping_add(unseen as u64);
+        let (offset, first) = split(self.memory.capacity(), position, bytes.len());
         self.memory.copy_in(offset, &bytes[..first]);
         if first < bytes.len() {
             self.memory.copy_in(0, &bytes[first..]);
         }
-        self.tail = self.tail.wrapping_add(bytes.len() as u64);
-        // The bytes above are there for whoever sees this.
+    }
+
+    /// Lets the consumer see so many bytes.
+    fn publish(&mut self, count: usize) {
+        self.tail = self.tail.wrapping_add(count as u64);
+        // The bytes are there for whoever sees this.
         self.memory.word(Place::Tail).store(self.tail, Ordering::Release);
     }
 
@@ -121,6 +137,11 @@ impl<M: Memory> Producer<M> {
         let used = usize::try_from(self.tail.wrapping_sub(self.head)).unwrap_or(usize::MAX);
         self.memory.capacity().saturating_sub(used)
     }
+}
+
+/// How many of so many bytes the consumer is to see at once: a piece, and a small rest with it.
+fn piece_of(left: usize) -> usize {
+    if left < PIECE_BYTES + PIECE_BYTES / 2 { left } else { PIECE_BYTES }
 }
 
 /// Room for which a producer that sleeps is woken.

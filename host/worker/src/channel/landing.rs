@@ -1,15 +1,19 @@
 //! Messages that a guest takes while they arrive: what is here of one goes into the guest's memory, and makes room for the rest.
 //!
-//! Only an execution's own channel does that, and one guest at a time. If the guest does not wait until the message is whole, all
+//! A chunk that comes while the guest's thread reads the connection goes there at once ([`straight`](crate::reading)). Only an
+//! execution's own channel does that, and one guest at a time. If the guest does not wait until the message is whole, all
 //! of it is put back, and nothing has happened.
 
 use std::mem;
+use std::sync::Arc;
 
 use sandgate_wire::Message;
 use sandgate_wire::account::cost;
+use sandgate_wire::assembly::AssemblyError;
 use sandgate_wire::flow::Credit;
 
-use super::Endpoint;
+use super::{Arrived, Endpoint};
+use crate::execution::Execution;
 
 /// The part of it that an endpoint keeps.
 #[derive(Debug, Default)]
@@ -70,6 +74,21 @@ impl Endpoint {
         self.in_parts -= counted;
         self.received(counted);
         Some(Landed::Part(part))
+    }
+
+    /// Whether a chunk of the message that a guest is taking can go where it belongs at once.
+    pub(crate) fn can_land(&self, flags: u8, length: usize) -> bool {
+        self.is_landing() && !self.broken && self.messages.is_empty() && self.assembly.can_land(flags, length)
+    }
+
+    /// A chunk is where it belongs. Says who is over its limit now.
+    #[must_use = "it is to be stopped"]
+    pub(crate) fn landed(&mut self, flags: u8, length: usize) -> Result<Option<Arc<Execution>>, AssemblyError> {
+        let Some(last) = self.assembly.landed(flags, length)? else { return Ok(None) };
+        let arrived =
+            Arrived { more: cost(last.bytes.len() as u64), less: mem::take(&mut self.in_parts), ..Arrived::default() };
+        self.put(last);
+        Ok(self.count(arrived))
     }
 
     /// The guest does not go on: what it has taken is put back. Says whether that fits into its memory.

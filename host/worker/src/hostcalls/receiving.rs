@@ -11,6 +11,7 @@ use crate::channel::{Ended, Endpoint, Landed};
 use crate::execution::Stop;
 use crate::guest::Guest;
 use crate::guest_memory::{self as memory, Fault};
+use crate::reading::{Role, Strip};
 
 /// Takes the next message of a channel; waits for it.
 pub(super) fn receive(
@@ -126,20 +127,24 @@ fn land(
     deadline: Option<Instant>,
 ) -> Result<i32, Early> {
     let id = guest.execution.id;
-    let (mut at, mut spare) = (0, Vec::new());
+    let mut strip = Strip::new(id, buffer.part(memory, u32::try_from(length).map_err(|_| Fault)?)?);
+    let mut spare = Vec::new();
     loop {
-        let landed = guest.worker.wait(&guest.execution, deadline, |hub| {
+        let landed = guest.worker.wait_landing(&guest.execution, deadline, Some(&mut strip), |hub| {
             let endpoint = hub.channels.get_mut(&id)?;
             endpoint.want_parts(true);
-            let landed = endpoint.land(&mut spare).map(Ok);
-            landed.or_else(|| ended(endpoint).map(Err))
+            let landed = endpoint.land(&mut spare);
+            if let (Some(Landed::Part(_)), Role::Standing) = (&landed, hub.reading.role) {
+                // What comes while this part is copied needs no thread in between.
+                hub.waiters.executor_is_awake();
+            }
+            landed.map(Ok).or_else(|| ended(endpoint).map(Err))
         })?;
         let (part, credit) = match landed {
             Some(Ok(Landed::Part(part))) => (part, None),
             Some(Ok(Landed::Last(message, credit))) => (message.bytes.into(), Some(credit)),
             other => {
-                let taken = buffer.part(memory, 0, at)?;
-                let taken = taken.to_vec();
+                let taken = strip.landed().to_vec();
                 let mut hub = guest.worker.hub.lock();
                 let fits = hub.channels.get_mut(&id).is_none_or(|endpoint| endpoint.put_back(taken));
                 if !fits {
@@ -152,17 +157,17 @@ fn land(
                 };
             }
         };
-        let count = u32::try_from(part.len()).map_err(|_| Fault)?;
-        buffer.part(memory, at, count)?.copy_from_slice(&part);
-        at += count;
+        if !strip.add(&part) {
+            return Err(Fault.into());
+        }
         spare = part;
         if let Some(credit) = credit {
-            debug_assert!(u64::from(at) == length, "what arrives is as long as was announced");
+            debug_assert!(strip.landed().len() as u64 == length, "what arrives is as long as was announced");
             if let Some(credit) = credit {
                 let _ = guest.worker.outbox.push_urgent(ToHost::Credit(id, credit).encode());
             }
             guest.got(LimitName::Channels);
-            Size { bytes: at, channels: 0 }.write(memory, buffer.size_pointer())?;
+            Size::new(strip.landed().len(), 0).write(memory, buffer.size_pointer())?;
             return Ok(status::OK);
         }
     }
@@ -211,10 +216,9 @@ impl Buffer {
         self.0[1].into()
     }
 
-    /// So many of its bytes, from a position on.
-    pub(super) fn part(self, memory: &mut [u8], at: u32, count: u32) -> Result<&mut [u8], Fault> {
-        let pointer = self.0[0].checked_add(at).ok_or(Fault)?;
-        let range = memory::range(memory, pointer, count, 1)?;
+    /// So many of its bytes.
+    pub(super) fn part(self, memory: &mut [u8], count: u32) -> Result<&mut [u8], Fault> {
+        let range = memory::range(memory, self.0[0], count, 1)?;
         Ok(&mut memory[range])
     }
 

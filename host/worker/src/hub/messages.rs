@@ -45,6 +45,19 @@ impl Hub {
         Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
     }
 
+    /// A chunk has gone where it belongs in a guest's memory. The execution it returns is to be stopped, as by [`data`](Self::data).
+    #[must_use = "the execution is to be stopped"]
+    pub(crate) fn landed(
+        &mut self,
+        channel: ChannelId,
+        flags: u8,
+        length: usize,
+    ) -> Result<Option<(Arc<Execution>, LimitName)>, Violation> {
+        let Some(endpoint) = self.channels.get_mut(&channel) else { return Ok(None) };
+        let over = endpoint.landed(flags, length).map_err(|source| Violation::Message { channel, source })?;
+        Ok(over.and_then(|execution| self.over_memory(execution)))
+    }
+
     fn put_attached(&mut self, channel: ChannelId, message: Message) -> Result<(), Violation> {
         let abandoned = self.channels.get(&channel).is_none_or(|endpoint| endpoint.close_sent);
         if abandoned {

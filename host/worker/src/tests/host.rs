@@ -111,11 +111,21 @@ impl Host {
 
     /// A worker of one executor that talks through shared memory.
     pub(super) fn over_rings() -> Host {
+        Host::over_rings_through(&|send| send)
+    }
+
+    /// The same, of a host that sends through something of the test's.
+    pub(super) fn over_rings_through(change: &dyn Fn(Box<dyn SendHalf>) -> Box<dyn SendHalf>) -> Host {
         let (ours, theirs) = socket_pair().unwrap();
         let (send, receive) = ring::offer(ours).map_err(|(error, _)| error).unwrap();
         let theirs = ring::accept(theirs).unwrap();
-        let host = Host::over((theirs.send, theirs.receive), (Box::new(send), Box::new(receive)));
+        let host = Host::over((theirs.send, theirs.receive), (change(Box::new(send)), Box::new(receive)));
         host.greet(1, Vec::new())
+    }
+
+    /// The same over a socket.
+    pub(super) fn over_socket_through(change: &dyn Fn(Box<dyn SendHalf>) -> Box<dyn SendHalf>) -> Host {
+        Host::silent(change).greet(1, Vec::new())
     }
 
     fn greet(self, max_executions: u32, directories: Vec<Directory>) -> Host {
@@ -139,10 +149,14 @@ impl Host {
     }
 
     pub(super) fn without_hello() -> Host {
+        Host::silent(&|send| send)
+    }
+
+    fn silent(change: &dyn Fn(Box<dyn SendHalf>) -> Box<dyn SendHalf>) -> Host {
         let (ours, theirs) = socket_pair().unwrap();
         let theirs = unix_socket(theirs, Descriptors::Accept);
         let ours = unix_socket(ours, Descriptors::Refuse);
-        Host::over((Box::new(theirs.0), Box::new(theirs.1)), (Box::new(ours.0), Box::new(ours.1)))
+        Host::over((Box::new(theirs.0), Box::new(theirs.1)), (change(Box::new(ours.0)), Box::new(ours.1)))
     }
 
     fn over(theirs: Halves, (send, receive): Halves) -> Host {
