@@ -355,11 +355,10 @@ impl Connection {
     // ---- executions ----
 
     /// An execution has ended, and another begins if it waited for its place.
-    pub(crate) fn leave(&self, endpoint: &Endpoint) {
-        let next = self.places.lock().leave(endpoint);
-        if let Some(next) = next {
-            next.watch();
-        }
+    ///
+    /// Returns the next one that begins, which is to be [watched](Endpoint::watch).
+    pub(crate) fn leave(&self, endpoint: &Endpoint) -> Option<Arc<Endpoint>> {
+        self.places.lock().leave(endpoint)
     }
 
     /// What a module says of itself; it is compiled for that, as its first execution would have it.

@@ -10,7 +10,7 @@
 //! goes back to the worker as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that
 //! nothing is sent after the channel's close.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::{Credit, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
 use sandgate_wire::outbox::CreditFor;
-use sandgate_wire::{ChannelId, Limits, Message, Outcome, ToWorker};
+use sandgate_wire::{ChannelId, ChannelMap, Limits, Message, Outcome, ToWorker};
 
 use crate::callback::Callback;
 use crate::channel::Handle;
@@ -55,7 +55,7 @@ pub(crate) struct Endpoint {
     pub(crate) id: ChannelId,
     pub(crate) connection: Arc<Connection>,
     pub(crate) role: Role,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     /// Whether an execution can be interrupted, or only killed with its worker.
     interruptible: bool,
     /// What this side holds for the execution that the channel belongs to; none for a channel that the host made, where
@@ -125,7 +125,7 @@ struct State {
     /// The peer closed it before anybody claimed it; our close is due when that happens.
     owes_close: bool,
     /// Channels that this execution made and nobody has claimed yet.
-    children: HashMap<ChannelId, Arc<Endpoint>>,
+    children: ChannelMap<Arc<Endpoint>>,
 }
 
 /// Who takes the messages.
@@ -144,7 +144,7 @@ enum Consumer {
 /// A pool, which is told by a note.
 #[derive(Debug)]
 struct PoolConsumer {
-    told: Told,
+    told: Arc<Told>,
     lane: usize,
     number: u64,
     /// Whether the first message is not told of, since the end follows it.
@@ -164,16 +164,17 @@ impl Endpoint {
         id: ChannelId,
         connection: Arc<Connection>,
         role: Role,
-        limits: Limits,
+        limits: impl Into<Arc<Limits>>,
         interruptible: bool,
     ) -> Arc<Endpoint> {
+        let limits = limits.into();
         let account = (role == Role::Execution).then(|| Arc::new(Account::new(limits.memory_bytes)));
         Endpoint::with_parent(id, connection, role, limits, interruptible, account, Weak::new())
     }
 
     /// The end of a channel that a guest made. It is the parent's until somebody claims it.
     pub(crate) fn of_guest(id: ChannelId, parent: &Arc<Endpoint>) -> Arc<Endpoint> {
-        let (connection, limits) = (Arc::clone(&parent.connection), parent.limits.clone());
+        let (connection, limits) = (Arc::clone(&parent.connection), Arc::clone(&parent.limits));
         let account = parent.account.clone();
         let child = Endpoint::with_parent(id, connection, Role::Plain, limits, true, account, Arc::downgrade(parent));
         parent.state.lock().children.insert(id, Arc::clone(&child));
@@ -184,12 +185,12 @@ impl Endpoint {
         id: ChannelId,
         connection: Arc<Connection>,
         role: Role,
-        limits: Limits,
+        limits: Arc<Limits>,
         interruptible: bool,
         account: Option<Arc<Account>>,
         parent: Weak<Endpoint>,
     ) -> Arc<Endpoint> {
-        let window = Window::from(&limits);
+        let window = Window::from(&*limits);
         let state = State {
             receive_window: ReceiveWindow::new(window),
             send_window: SendWindow::new(window),
@@ -340,7 +341,7 @@ impl Endpoint {
     /// The consumer is told instead of waiting, or no more.
     fn set_beside(&self, state: &mut State, beside: bool) {
         match (std::mem::replace(&mut state.beside, beside), beside) {
-            (false, true) => self.connection.reading.add_beside(),
+            (false, true) => self.connection.reading.add_one_beside(),
             (true, false) => self.connection.reading.end_beside(),
             _ => {}
         }

@@ -81,7 +81,7 @@ impl Reader {
     }
 
     fn take_all(&mut self, connection: &Arc<Connection>) -> Result<(), Broken> {
-        let mut latest = None;
+        let (mut latest, mut begun) = (None, None);
         while let Some(header) = self.frames.next_header()? {
             if self.greeted && header.kind == kind::DATA {
                 data_arrived(connection, header.channel, &mut self.frames, &mut latest)?;
@@ -89,18 +89,26 @@ impl Reader {
             }
             let Some(frame) = self.frames.next_here()? else { break };
             if self.greeted {
-                dispatch(connection, frame)?;
+                dispatch(connection, frame, &mut begun)?;
             } else {
                 greet(connection, frame)?;
                 self.greeted = true;
             }
         }
+        watch(begun);
         if self.greeted
             && let Some(header) = self.frames.announced()?.filter(|header| header.kind == kind::DATA)
         {
             data_announced(connection, header, &mut self.frames, &mut latest)?;
         }
         Ok(())
+    }
+}
+
+/// Has an execution that has begun watched, unless it has ended since.
+fn watch(begun: Option<Arc<Endpoint>>) {
+    if let Some(begun) = begun {
+        begun.watch();
     }
 }
 
@@ -146,7 +154,8 @@ fn greet(connection: &Connection, frame: Frame<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String> {
+/// `begun` is the execution that began last, and is to be watched: the next frame may tell that it has ended.
+fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>, begun: &mut Option<Arc<Endpoint>>) -> Result<(), String> {
     match ToHost::decode(frame).map_err(|error| error.to_string())? {
         ToHost::Hello(_) => Err("a second hello".to_owned()),
         ToHost::Data(..) => Ok(()),
@@ -159,7 +168,7 @@ fn dispatch(connection: &Arc<Connection>, frame: Frame<'_>) -> Result<(), String
         }),
         ToHost::Open { channel, parent } => connection.opened_by_worker(channel, parent),
         ToHost::Close(channel, close) => on_open(connection, channel, |endpoint| closed(connection, endpoint, close)),
-        ToHost::Done(channel, outcome) => done(connection, channel, outcome),
+        ToHost::Done(channel, outcome) => done(connection, channel, outcome, begun),
         ToHost::Output(channel, output) => output_arrived(connection, channel, output),
         ToHost::Status(status) => connection.status_arrived(status).map_err(str::to_owned),
         ToHost::Compiled(_) => Err("a worker does not compile".to_owned()),
@@ -239,14 +248,13 @@ fn closed(connection: &Connection, endpoint: &Arc<Endpoint>, mut close: Close) -
     Ok(())
 }
 
-fn done(connection: &Arc<Connection>, channel: ChannelId, outcome: Outcome) -> Result<(), String> {
+fn done(
+    connection: &Arc<Connection>,
+    channel: ChannelId,
+    outcome: Outcome,
+    begun: &mut Option<Arc<Endpoint>>,
+) -> Result<(), String> {
     let outcome = vetting::outcome(outcome);
-    let Lookup::Found(endpoint) = connection.lookup(channel) else {
-        return Err(format!("execution {channel} does not run, so it cannot end"));
-    };
-    if endpoint.role != Role::Execution {
-        return Err(format!("channel {channel} is no execution, so it cannot end"));
-    }
     if let Outcome::Closed
     | Outcome::ClosedWithError { .. }
     | Outcome::CallbackFailed { .. }
@@ -254,12 +262,19 @@ fn done(connection: &Arc<Connection>, channel: ChannelId, outcome: Outcome) -> R
     {
         return Err(format!("execution {channel} cannot end as it says: {outcome}"));
     }
-    connection.forget(channel);
+    let endpoint = match connection.forget_if(channel, |endpoint| endpoint.role == Role::Execution) {
+        Ok(endpoint) => endpoint,
+        Err(Lookup::Found(_)) => return Err(format!("channel {channel} is no execution, so it cannot end")),
+        Err(_) => return Err(format!("execution {channel} does not run, so it cannot end")),
+    };
     if endpoint.had_output() {
         connection.output.end(&endpoint);
     }
     endpoint.end_for_good(outcome);
-    connection.leave(&endpoint);
+    if let Some(next) = connection.leave(&endpoint) {
+        // Another one may run beside it.
+        watch(begun.replace(next));
+    }
     connection.execution_ended();
     Ok(())
 }

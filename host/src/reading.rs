@@ -15,6 +15,11 @@
 //! then on it is woken when something arrives: the connection is *attended*. Whoever waits beside a leader, or is told
 //! instead of waiting, sees to it that the connection is attended as soon as nobody leads.
 //!
+//! While much arrives that can wait, results of a pool's short tasks, an attended connection *dozes*: the service looks at it every
+//! 2 ms, at all that doze in one go, and the bell rings for what cannot wait, and when the worker has nothing more to do. It
+//! dozes as long as the pool gives it such tasks ([`may_doze_until`](Reading::may_doze_until)) and results come; then it is
+//! attended as any other, so that nothing ticks where nothing happens.
+//!
 //! Invariant: a connection that is free is listed with the service, or about to be. What is told to a thread in vain costs
 //! two milliseconds then, and nothing is lost.
 //!
@@ -23,6 +28,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, OnceLock};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use sandgate_wire::frame::FrameReader;
@@ -39,6 +45,8 @@ mod model;
 
 /// Reads of one connection that the service does before others get their turn.
 const MAX_TURNS: usize = 4;
+/// Looks at a connection that dozes, and that says nothing, before it is attended again.
+const LOOKS_IN_VAIN: u32 = 2;
 
 /// What wakes leaders, for so many of them at once; more are made and closed as they are needed. There from the first
 /// connection on, so that a call leaves no descriptor behind.
@@ -79,6 +87,8 @@ pub(crate) struct Reading {
     missed: AtomicBool,
     /// Those who do not read and want it to be read.
     beside: AtomicUsize,
+    /// Until when the service may look now and then instead of being woken, in nanoseconds since [`beginning`].
+    may_doze_until: AtomicU64,
 }
 
 /// The right to read, and what is needed for it.
@@ -90,6 +100,8 @@ struct Role {
     ringer: Option<Arc<Ringer>>,
     /// The service is woken by the bell.
     attended: bool,
+    /// The service looks now and then, and is woken for what cannot wait: since so many looks in vain.
+    dozes: Option<u32>,
     /// The connection is over, and the service is to end it.
     over: Option<Option<LossCause>>,
 }
@@ -111,6 +123,8 @@ pub(crate) struct Beside<'a>(&'a Reading);
 pub(crate) enum Visited {
     /// Nothing until it is woken.
     Done,
+    /// To [look](Reading::look) in a moment, and nothing else until it is woken.
+    Dozes,
     /// To come back, after others.
     Again,
     /// To end it.
@@ -120,13 +134,37 @@ pub(crate) enum Visited {
 impl Role {
     /// Has the service woken when something arrives; false if something may be here.
     fn attend(&mut self) -> bool {
-        if !self.reader.frames.about_to_wait() {
-            return false;
+        self.dozes = None;
+        self.reader.frames.about_to_wait() && self.arm()
+    }
+
+    /// Has the service woken when something arrives that cannot wait; false if something may be here. None if it is to be woken
+    /// for anything.
+    fn doze(&mut self, reading: &Reading) -> Option<bool> {
+        if !reading.may_doze() {
+            return None;
         }
+        let dozes = self.reader.frames.about_to_doze()? && self.arm();
+        self.dozes = dozes.then_some(0);
+        Some(dozes)
+    }
+
+    /// Has the service hear the bell, unless it does.
+    fn arm(&mut self) -> bool {
         let Some(bell) = self.reader.frames.bell() else { return false };
-        self.attended = self.place.arm(bell).is_ok();
+        self.attended = self.attended || self.place.arm(bell).is_ok();
         self.attended
     }
+}
+
+/// What moments are counted from.
+fn beginning() -> Instant {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    *BEGINNING.get_or_init(Instant::now)
+}
+
+fn since_beginning(moment: Instant) -> u64 {
+    u64::try_from(moment.saturating_duration_since(beginning()).as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Reading {
@@ -137,7 +175,7 @@ impl Reading {
         let reader = Reader::new(frames);
         place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
         let _ = self.place.set(place.clone());
-        let role_of_it = role.insert(Role { reader, place, ringer: None, attended: false, over: None });
+        let role_of_it = role.insert(Role { reader, place, ringer: None, attended: false, dozes: None, over: None });
         // What is here already has rung no bell.
         let look = (!role_of_it.attend()).then(|| role_of_it.place.clone());
         self.release(role);
@@ -173,6 +211,11 @@ impl Reading {
     /// Somebody is told of what is read, without a call that waits, until [`end_beside`](Self::end_beside).
     pub(crate) fn add_beside(&self) {
         self.beside.fetch_add(1, Ordering::SeqCst);
+        self.attend_for_others();
+    }
+
+    /// Has the service woken from here on, unless somebody reads or it is.
+    fn attend_for_others(&self) {
         let Some(mut role) = self.role.try_lock() else { return };
         let mut look = None;
         if let Some(role) = &mut *role
@@ -185,6 +228,14 @@ impl Reading {
         self.release(role);
         if let Some(place) = look {
             place.poke();
+        }
+    }
+
+    /// As [`add_beside`](Self::add_beside). Whoever has been there before has seen to it that it is attended, or had somebody who
+    /// leads see to it.
+    pub(crate) fn add_one_beside(&self) {
+        if self.beside.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.attend_for_others();
         }
     }
 
@@ -213,10 +264,34 @@ impl Reading {
         self.role.try_lock().map_or(Visited::Done, |role| self.visit_with(role, connection))
     }
 
+    /// For the service, at a connection that dozes: reads what is here, if it still does. If somebody else has the role, that one
+    /// pokes the service when it leaves.
+    pub(crate) fn look(&self, connection: &Arc<Connection>) -> Visited {
+        let Some(mut guard) = self.try_role() else { return Visited::Done };
+        let looked = guard.as_mut().map_or(Looked::Done, |role| role.look(self));
+        match looked {
+            Looked::Found => self.visit_with(guard, connection),
+            Looked::Dozes | Looked::Done => {
+                self.release(guard);
+                if looked == Looked::Dozes { Visited::Dozes } else { Visited::Done }
+            }
+        }
+    }
+
+    /// Until then much arrives that can wait for a few milliseconds: the service need not be woken for it.
+    pub(crate) fn may_doze_until(&self, until: Instant) {
+        self.may_doze_until.store(since_beginning(until), Ordering::Relaxed);
+    }
+
+    fn may_doze(&self) -> bool {
+        let until = self.may_doze_until.load(Ordering::Relaxed);
+        until > 0 && since_beginning(Instant::now()) < until
+    }
+
     fn visit_with(&self, mut role: MutexGuard<'_, Option<Role>>, connection: &Arc<Connection>) -> Visited {
         let visited = match &mut *role {
             None => Visited::Done,
-            Some(role) => role.visit(connection),
+            Some(role) => role.visit(connection, self),
         };
         if let Visited::Over(_) = visited {
             // Nothing is read any more.
@@ -264,22 +339,62 @@ impl Reading {
 
     /// Whether nobody reads, and all that has arrived was read. For a socket.
     pub(crate) fn has_read_all(&self) -> bool {
+        self.is(|role| {
+            let bell = role.reader.frames.bell();
+            bell.is_none_or(|socket| rustix::io::ioctl_fionread(socket).is_ok_and(|count| count == 0))
+        })
+    }
+
+    /// Whether the service looks at it now and then.
+    pub(crate) fn dozes(&self) -> bool {
+        self.is(|role| role.dozes.is_some())
+    }
+
+    /// Whether that holds, if nobody reads. The service may have come in vain meanwhile.
+    fn is(&self, what: impl Fn(&Role) -> bool) -> bool {
         let Some(role) = self.role.try_lock() else { return false };
-        let bell = role.as_ref().and_then(|role| role.reader.frames.bell());
-        let has = bell.is_none_or(|socket| rustix::io::ioctl_fionread(socket).is_ok_and(|count| count == 0));
+        let is = role.as_ref().is_some_and(what);
         self.release(role);
-        has
+        is
     }
 
     /// Whether the service is woken by the bell.
     pub(crate) fn is_attended(&self) -> bool {
-        self.role.try_lock().is_some_and(|role| role.as_ref().is_some_and(|role| role.attended))
+        self.is(|role| role.attended)
     }
 }
 
+/// What came of a look at a connection that dozes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// There is something to read.
+    Found,
+    /// Nothing, and it dozes on.
+    Dozes,
+    /// It does not doze any more, and is attended or read by somebody else.
+    Done,
+}
+
 impl Role {
-    fn visit(&mut self, connection: &Arc<Connection>) -> Visited {
+    fn look(&mut self, reading: &Reading) -> Looked {
+        let Some(in_vain) = self.dozes else { return Looked::Done };
+        if self.reader.frames.may_have_something() {
+            return Looked::Found;
+        }
+        if in_vain < LOOKS_IN_VAIN && reading.may_doze() {
+            self.dozes = Some(in_vain + 1);
+            return Looked::Dozes;
+        }
+        if self.attend() { Looked::Done } else { Looked::Found }
+    }
+
+    fn visit(&mut self, connection: &Arc<Connection>, reading: &Reading) -> Visited {
         self.attended = false;
+        if self.dozes.take().is_some()
+            && let Err(error) = self.reader.frames.has_dozed()
+        {
+            tracing::debug!(gateway = %connection.id, "its bell cannot be heard: {error}");
+        }
         if let Some(ringer) = self.ringer.take() {
             give_ringer_back(ringer);
         }
@@ -291,8 +406,12 @@ impl Role {
             turns += 1;
             match self.reader.turn(connection) {
                 Turn::More => {}
-                Turn::Nothing if self.attend() => return Visited::Done,
-                Turn::Nothing => {}
+                Turn::Nothing => match self.doze(reading) {
+                    Some(true) => return Visited::Dozes,
+                    Some(false) => {}
+                    None if self.attend() => return Visited::Done,
+                    None => {}
+                },
                 Turn::Over(why) => self.over = Some(why),
             }
         }
@@ -307,9 +426,9 @@ impl Lead<'_> {
     /// Reads until the alarm is raised, `deadline` has come, or the connection is over.
     pub(crate) fn run(mut self, deadline: Deadline) {
         let alarm = &self.reading.alarm;
-        let Some(Role { reader, place, attended, over, .. }) = self.role.as_deref_mut().and_then(Option::as_mut) else {
-            return;
-        };
+        let role = self.role.as_deref_mut().and_then(Option::as_mut);
+        let Some(Role { reader, place, attended, dozes, over, .. }) = role else { return };
+        *dozes = None;
         if std::mem::take(attended)
             && let Some(bell) = reader.frames.bell()
         {

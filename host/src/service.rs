@@ -34,6 +34,8 @@ use writing::Writing;
 
 /// Between two looks at connections that callers read.
 const TICK: Duration = Duration::from_millis(1);
+/// Between two looks at connections that doze, all of them in one go.
+const LOOK: Duration = Duration::from_millis(2);
 /// Bells that are heard in one go.
 const MAX_EVENTS: usize = 64;
 /// Most threads.
@@ -162,6 +164,9 @@ struct Rounds {
     /// Connections that callers read, and how often somebody had led at the last tick.
     listed: Vec<(Arc<Connection>, u64)>,
     last_tick: Option<Instant>,
+    /// Connections that doze, and when they are looked at.
+    dozing: HashMap<u64, Arc<Connection>>,
+    look_at: Option<Instant>,
     /// Connections that are over, whose process may not be.
     dying: HashMap<u64, Dying>,
 }
@@ -210,6 +215,7 @@ impl Service {
             for key in pokes.into_iter().chain(again) {
                 self.visit(&mut rounds, key);
             }
+            self.look(&mut rounds);
             see_to_pools();
             for key in rounds.writing.due(to_write) {
                 let connection = self.state.lock().connections.get(&key).map(Arc::clone);
@@ -273,9 +279,11 @@ impl Service {
             Visited::Over(Some(LossCause::Unknown { message }))
         });
         match visited {
-            Visited::Done => {}
+            Visited::Done => rounds.does_not_doze(key),
+            Visited::Dozes => rounds.dozes(key, connection),
             Visited::Again => rounds.again.push_back(key),
             Visited::Over(violation) => {
+                rounds.does_not_doze(key);
                 connection.hang_up(violation.as_ref());
                 let kill_at = Some(Instant::now() + REAP_PATIENCE);
                 rounds.dying.insert(key, Dying { connection, violation, kill_at });
@@ -295,6 +303,20 @@ impl Service {
             && let Err(panic) = catch_unwind(AssertUnwindSafe(|| connection.finish(violation)))
         {
             tracing::error!(gateway = %connection.id, "ending it panicked: {}", panic_message(&*panic));
+        }
+    }
+
+    /// Looks at the connections that doze, when it is time.
+    fn look(&self, rounds: &mut Rounds) {
+        let Some(at) = rounds.look_at else { return };
+        let now = Instant::now();
+        if now < at {
+            return;
+        }
+        rounds.look_at = Some(now + LOOK);
+        let dozing: Vec<_> = rounds.dozing.iter().map(|(key, connection)| (*key, Arc::clone(connection))).collect();
+        for (key, connection) in dozing {
+            self.visit_with(rounds, key, connection, Reading::look);
         }
     }
 
@@ -332,7 +354,26 @@ impl Service {
 
 impl Rounds {
     fn new(writing: Writing) -> Rounds {
-        Rounds { again: VecDeque::new(), writing, listed: Vec::new(), last_tick: None, dying: HashMap::new() }
+        Rounds {
+            again: VecDeque::new(),
+            writing,
+            listed: Vec::new(),
+            last_tick: None,
+            dozing: HashMap::new(),
+            look_at: None,
+            dying: HashMap::new(),
+        }
+    }
+
+    fn dozes(&mut self, key: u64, connection: Arc<Connection>) {
+        self.dozing.insert(key, connection);
+        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+    }
+
+    fn does_not_doze(&mut self, key: u64) {
+        if self.dozing.remove(&key).is_some() && self.dozing.is_empty() {
+            self.look_at = None;
+        }
     }
 
     /// How long nothing has to be looked at.
@@ -341,7 +382,7 @@ impl Rounds {
             return Some(Duration::ZERO);
         }
         let kill_at = self.dying.values().filter_map(|dying| dying.kill_at).min();
-        let at = kill_at.into_iter().chain(self.writing.next()).min();
+        let at = kill_at.into_iter().chain(self.writing.next()).chain(self.look_at).min();
         let left = at.map(|at| at.saturating_duration_since(Instant::now()));
         left.into_iter().chain((!self.listed.is_empty()).then_some(TICK)).min()
     }

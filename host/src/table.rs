@@ -67,6 +67,9 @@ impl Table {
 
     /// A channel that a guest made is not open any more.
     fn unmake(&mut self, id: ChannelId) {
+        if self.makers.is_empty() {
+            return;
+        }
         let Some(maker) = self.makers.remove(&id) else { return };
         if let Some(made) = self.made.get_mut(&maker) {
             *made -= 1;
@@ -135,18 +138,28 @@ impl Connection {
 
     /// Takes a channel out of the table; its endpoint lives on in its handles.
     pub(crate) fn forget(&self, id: ChannelId) {
+        drop(self.forget_if(id, |_| true));
+    }
+
+    /// As [`forget`](Self::forget), of a channel that `wanted` picks. Returns its endpoint, or what the table says of the id.
+    pub(crate) fn forget_if(&self, id: ChannelId, wanted: impl Fn(&Endpoint) -> bool) -> Result<Arc<Endpoint>, Lookup> {
         let mut table = self.table.lock();
-        let endpoint = table.endpoints.remove(&id);
+        let endpoint = match table.endpoints.get(&id) {
+            Some(endpoint) if wanted(endpoint) => Arc::clone(endpoint),
+            Some(other) => return Err(Lookup::Found(Arc::clone(other))),
+            None if table.existed(id) => return Err(Lookup::Past),
+            None => return Err(Lookup::Never),
+        };
+        let in_table = table.endpoints.remove(&id);
         table.unmake(id);
-        if let Some(endpoint) = &endpoint {
-            table.past.insert(id, Arc::downgrade(endpoint));
-        }
+        table.past.insert(id, Arc::downgrade(&endpoint));
         let drained = table.close_if_drained();
         drop(table);
-        drop(endpoint);
+        drop(in_table);
         if drained {
             self.request_terminate(false);
         }
+        Ok(endpoint)
     }
 
     /// The channel of an id that stood in a message. One that has ended and left nothing is an ended channel.
@@ -176,7 +189,7 @@ impl Connection {
     pub(crate) fn register(
         self: &Arc<Self>,
         role: Role,
-        limits: Limits,
+        limits: impl Into<Arc<Limits>>,
         interruptible: bool,
     ) -> Result<Arc<Endpoint>, ExecError> {
         let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };

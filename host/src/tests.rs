@@ -3,6 +3,7 @@
 mod callbacks;
 mod channels;
 mod connection;
+mod dozing;
 mod hostile;
 mod inside_values;
 mod leading;

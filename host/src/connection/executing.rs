@@ -26,7 +26,7 @@ use crate::value::Encoded;
 /// What is made for a call, and is the same for each run of it.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    limits: Limits,
+    limits: Arc<Limits>,
     is_interruptible: bool,
     /// The body of its EXECUTE.
     execute: Vec<u8>,
@@ -109,7 +109,7 @@ impl Connection {
             check_size(arguments.bytes.len(), &limits)?;
         }
         self.load(module.id(), codegen, &artefact)?;
-        Ok(Prepared { limits, is_interruptible: codegen != Codegen::Unchecked, execute })
+        Ok(Prepared { limits: Arc::new(limits), is_interruptible: codegen != Codegen::Unchecked, execute })
     }
 
     fn run(self: &Arc<Self>, prepared: &Prepared, call: &Call, run: Run) -> Result<Channel, ExecError> {
@@ -120,7 +120,7 @@ impl Connection {
         if let Some(arguments) = &arguments {
             check_size(arguments.bytes.len(), &prepared.limits)?;
         }
-        let endpoint = self.register(Role::Execution, prepared.limits.clone(), prepared.is_interruptible)?;
+        let endpoint = self.register(Role::Execution, Arc::clone(&prepared.limits), prepared.is_interruptible)?;
         if call.capture {
             endpoint.capture_output();
         }

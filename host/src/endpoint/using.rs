@@ -329,7 +329,7 @@ impl Endpoint {
     /// Tells a pool what happens to this run, or session, of it.
     pub(crate) fn set_pool(
         self: &Arc<Self>,
-        told: Told,
+        told: Arc<Told>,
         lane: usize,
         number: u64,
         at_end: bool,

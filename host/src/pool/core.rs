@@ -263,7 +263,7 @@ impl<P, V> Core<P, V> {
     pub(crate) fn lane_up_at(&mut self, lane: usize, way: Duration, now: Instant) {
         let it = &mut self.lanes[lane];
         it.is_away(way);
-        (it.state, it.failed_starts, it.mean, it.progress) = (State::Up, 0, 0.0, now);
+        (it.state, it.failed_starts, it.mean, it.progress, it.ended) = (State::Up, 0, 0.0, now, None);
         (it.stop_is_under_way, it.killed, it.is_hopeless) = (false, false, false);
         it.generation += 1;
     }
@@ -276,6 +276,16 @@ impl<P, V> Core<P, V> {
     /// How far away a lane's gateway is now.
     pub(crate) fn way_is(&mut self, lane: usize, way: Duration) {
         self.lanes[lane].is_away(way);
+    }
+
+    /// Whether a lane's runs are short and follow each other, so that none of their ends is awaited by itself.
+    pub(crate) fn is_brisk(&self, lane: usize) -> bool {
+        self.rules.executions == 1 && self.lanes[lane].is_brisk()
+    }
+
+    /// How many runs a lane here is given.
+    pub(crate) fn enough(&self, lane: usize) -> usize {
+        self.lanes[lane].window(&self.rules)
     }
 
     /// Most runs on a lane that is on another machine, or here.
@@ -383,7 +393,7 @@ impl<P, V> Core<P, V> {
         }
         let took_long = it.is_at_a_long_run(now);
         let Some(flight) = it.remove(run) else { return };
-        it.ended_well(1, now, flight.started);
+        it.run_ended(now, flight.started);
         self.see_whether_dry(lane, took_long);
         let Some(task) = self.tasks.get_mut(&flight.task) else { return };
         task.attempts += 1;

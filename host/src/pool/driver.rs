@@ -30,6 +30,9 @@ use crate::gateway::Gateway;
 /// Notes that are taken before anything is done about them.
 const MAX_BATCH: usize = 256;
 
+/// Tasks that are under way for a gateway at least, however long they take.
+const LEAST_ENOUGH: usize = 64;
+
 /// Something that the pool's thread is to know.
 #[derive(Debug)]
 pub(crate) enum Note {
@@ -120,7 +123,7 @@ impl Driver {
             }
         }
         self.batch = batch;
-        self.ground.about_to_wait();
+        self.ground.about_to_wait(|lane| self.core.is_brisk(lane));
     }
 
     /// Ends the gateways. Blocks until they are gone.
@@ -274,10 +277,17 @@ impl Driver {
 
     /// Counts what is shown.
     pub(crate) fn recount(&self) {
-        let lanes: Vec<usize> = (0..self.lanes).filter(|lane| !self.core.is_leaving(*lane)).collect();
-        let most = |lane: &usize| self.core.most_on(self.ground.is_far(*lane));
-        self.shown.enough.store(lanes.iter().map(most).sum(), Ordering::Release);
-        self.shown.lanes.store(lanes.len(), Ordering::Release);
+        let lanes = (0..self.lanes).filter(|lane| !self.core.is_leaving(*lane));
+        let (mut count, mut enough) = (0, 0);
+        for lane in lanes {
+            count += 1;
+            enough += match self.ground.is_far(lane) {
+                true => self.core.most_on(true),
+                false => self.core.enough(lane).max(LEAST_ENOUGH).min(self.core.most_on(false)),
+            };
+        }
+        self.shown.enough.store(enough, Ordering::Release);
+        self.shown.lanes.store(count, Ordering::Release);
     }
 
     /// Does what follows from the notes.
@@ -285,7 +295,9 @@ impl Driver {
         let now = Instant::now();
         if self.state != Life::Ending {
             self.core.tick(now);
-            self.core.dispatch(now);
+            if self.core.dispatch(now) {
+                self.recount();
+            }
             if self.spares_from.is_some_and(|from| from <= now) {
                 self.spares_from = None;
                 self.ground.start_spares();

@@ -5,9 +5,10 @@
 
 use std::collections::{HashMap, VecDeque, vec_deque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sandgate_wire::ids::ChannelHashes;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
 
@@ -30,6 +31,9 @@ use crate::group::Group;
 use crate::module::Module;
 use crate::output::{CapturedOutput, Origin};
 use crate::value::Encoded;
+
+/// How long nobody need be woken for what comes from a lane that was given short runs. It is given more before that is over.
+const MAY_DOZE: Duration = Duration::from_millis(10);
 
 /// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
 #[derive(Debug)]
@@ -100,7 +104,7 @@ struct Place {
     made: Option<Made>,
     /// The id of its first gateway, by which it is known.
     name: Arc<str>,
-    runs: HashMap<u64, Running>,
+    runs: HashMap<u64, Running, ChannelHashes>,
     /// The worker of the last run.
     pid: Option<u32>,
     recycled: bool,
@@ -129,10 +133,10 @@ pub(crate) struct Ground {
     reuse: bool,
     next_session: u64,
     notes: Sender<Note>,
-    told: Told,
+    told: Arc<Told>,
     spares: Spares,
-    /// Where something was begun that is not written yet.
-    placed: Vec<Arc<Connection>>,
+    /// Where something was begun that is not written yet, and on which lane.
+    placed: Vec<(usize, Arc<Connection>)>,
     /// Empty between calls, for its memory.
     answers: VecDeque<Message>,
 }
@@ -176,7 +180,7 @@ impl Ground {
             reuse,
             next_session: 0,
             notes: told.notes.clone(),
-            told,
+            told: Arc::new(told),
             spares,
             placed: Vec::new(),
             answers: VecDeque::new(),
@@ -331,10 +335,10 @@ impl Ground {
         let run_of_it = Run { arguments, origin };
         let channel = self.begin_on(lane, |gateway, module| gateway.execute_again(module, &call, &run_of_it))?;
         let connection = &channel.endpoint().connection;
-        if !self.placed.last().is_some_and(|last| Arc::ptr_eq(last, connection)) {
-            self.placed.push(Arc::clone(connection));
+        if !self.placed.iter().any(|(_, placed)| Arc::ptr_eq(placed, connection)) {
+            self.placed.push((lane, Arc::clone(connection)));
         }
-        let told = channel.endpoint().set_pool(self.told.clone(), lane, run, true);
+        let told = channel.endpoint().set_pool(Arc::clone(&self.told), lane, run, true);
         told.map_err(|_| NotBegun::Closing)?;
         self.places[lane].runs.insert(run, Running { channel, last: None });
         Ok(())
@@ -367,7 +371,7 @@ impl Ground {
         let channel = self.begin_on(lane, |gateway, module| gateway.remote_exec_with(module, &call))?;
         let number = self.next_session;
         self.next_session += 1;
-        let told = channel.endpoint().set_pool(self.told.clone(), lane, number, false);
+        let told = channel.endpoint().set_pool(Arc::clone(&self.told), lane, number, false);
         told.map_err(|_| NotBegun::Closing)?;
         self.places[lane].session = Some(Session { number, channel });
         Ok(())
@@ -457,9 +461,15 @@ impl Ground {
         }
     }
 
-    /// Sees to it that what was begun is sent. Called before the pool waits.
-    pub(crate) fn about_to_wait(&mut self) {
-        self.placed.drain(..).for_each(|connection| connection.outbox.write_placed());
+    /// Sees to it that what was begun is sent. Called before the pool waits. What `is_brisk` picks of the lanes says much that can
+    /// wait for a moment.
+    pub(crate) fn about_to_wait(&mut self, is_brisk: impl Fn(usize) -> bool) {
+        for (lane, connection) in self.placed.drain(..) {
+            if is_brisk(lane) {
+                connection.reading.may_doze_until(Instant::now() + MAY_DOZE);
+            }
+            connection.outbox.write_placed();
+        }
         let made = self.places.iter().filter_map(|place| place.made.as_ref());
         made.for_each(|made| made.gateway.connection().outbox.about_to_wait());
     }
@@ -481,7 +491,7 @@ impl Ground {
     pub(crate) fn end(&mut self, deadline: Deadline) {
         let mut gateways = Vec::new();
         for place in &mut self.places {
-            (place.runs, place.session) = (HashMap::new(), None);
+            (place.runs, place.session) = (HashMap::default(), None);
             gateways.extend(place.made.as_ref().map(|made| made.gateway.clone()));
         }
         gateways.extend(self.spares.ready.iter().map(|made| made.gateway.clone()));

@@ -1,7 +1,7 @@
 //! One place for a gateway: its state, what flies on it, and how much that may be.
 //!
-//! The window is about 4 ms of work, as the time from one end to the next tells, and is filled up once half of it is used, so that
-//! a worker is told of several runs at once. A lane that has run dry though tasks wait
+//! The window is about 4 ms of work, as the time from one end to the next tells, and is filled up once a quarter of it is used, so
+//! that a worker is told of several runs at once. A lane that has run dry though tasks wait
 //! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
 //! A lane on another machine has as much more under way as the way there and back takes, and more runs than others may have
 //! for it. What is on the way is no part of a run's time: a run that was put on an empty lane has taken that much less.
@@ -20,6 +20,8 @@ const MOST_AHEAD: Duration = Duration::from_millis(50);
 const MAX_WAY: Duration = Duration::from_secs(1);
 /// A run takes long if nothing has ended on its lane for this time, in which all that is ahead there should have.
 const LONG: Duration = Duration::from_millis(8);
+/// A run is short if the mean on its lane is no more than this. A worker tells at once of those that are longer.
+const SHORT: Duration = Duration::from_micros(1200);
 /// Runs that a lane has at least: one that runs and one that waits.
 const MIN_WINDOW: usize = 2;
 /// A worker that goes at once so many times is replaced without delay; then the delay begins at the least and doubles.
@@ -72,6 +74,9 @@ pub(super) struct Lane {
     pub(super) way: Duration,
     /// When a run ended last, or the first of the present ones began.
     pub(super) progress: Instant,
+    /// Runs that have ended since it learned from some.
+    pub(super) ended: Option<Ended>,
+    has_learnt: bool,
     pub(super) generation: u64,
     /// Runs that were told to stop.
     pub(super) stops: usize,
@@ -96,6 +101,16 @@ pub(super) struct Flight {
     pub(super) was_behind: bool,
 }
 
+/// Runs of which the host was told together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    count: usize,
+    /// When one had ended before them.
+    since: Instant,
+    /// When the first of them was put on the lane.
+    put: Instant,
+}
+
 impl Flight {
     pub(super) fn can_be_recalled(&self) -> bool {
         self.stop_by.is_none() && !self.recalled
@@ -118,6 +133,8 @@ impl Lane {
             enough: 0.0,
             way: Duration::ZERO,
             progress: now,
+            ended: None,
+            has_learnt: false,
             generation: 0,
             stops: 0,
             innocent: false,
@@ -151,19 +168,41 @@ impl Lane {
         self.way = way.min(MAX_WAY);
     }
 
-    /// So many runs have ended, of which the first was put on it then. Before that another one had ended, or the lane was empty.
+    /// A run has ended that was put on it then.
+    pub(super) fn run_ended(&mut self, now: Instant, put: Instant) {
+        let ended = self.ended.get_or_insert(Ended { count: 0, since: self.progress, put });
+        ended.count += 1;
+        (self.progress, self.losses_in_a_row) = (now, 0);
+    }
+
+    /// Learns from the runs that have ended by now: those of which it is told together took as long each.
+    /// Says whether it has learnt anything since it was asked.
+    pub(super) fn learn(&mut self) -> bool {
+        if let Some(Ended { count, since, put }) = self.ended.take() {
+            self.learn_from(count, (since, self.progress), put);
+        }
+        std::mem::take(&mut self.has_learnt)
+    }
+
+    /// So many runs have ended, of which the first was put on it then.
     pub(super) fn ended_well(&mut self, count: usize, now: Instant, put: Instant) {
-        let whole = now.saturating_duration_since(self.progress.max(put));
-        let on_the_way = (put + self.way).saturating_duration_since(self.progress.max(put));
+        let since = std::mem::replace(&mut self.progress, now);
+        self.losses_in_a_row = 0;
+        self.learn_from(count, (since, now), put);
+    }
+
+    /// Before that moment another run had ended, or the lane was empty.
+    fn learn_from(&mut self, count: usize, (since, now): (Instant, Instant), put: Instant) {
+        let whole = now.saturating_duration_since(since.max(put));
+        let on_the_way = (put + self.way).saturating_duration_since(since.max(put));
         // The way is an estimate, and the time without it no less than a part of the whole.
         let took = whole.saturating_sub(on_the_way).max(whole / LEAST_PART);
         let count = i32::try_from(count).unwrap_or(i32::MAX).max(1);
         let took = (took.as_secs_f64() / f64::from(count)).max(f64::MIN_POSITIVE);
         // As if each of them had taken that long.
         let share = 1.0 - (1.0 - MEAN_SHARE).powi(count);
+        self.has_learnt = true;
         self.mean = if self.mean == 0.0 { took } else { self.mean + (took - self.mean) * share };
-        self.progress = now;
-        self.losses_in_a_row = 0;
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         if self.flights.len() as f64 * 2.0 > self.enough {
             self.enough *= (1.0 - MEAN_SHARE / 4.0).powi(count);
@@ -185,6 +224,12 @@ impl Lane {
 
     pub(super) fn is_at_a_long_run(&self, now: Instant) -> bool {
         !self.flights.is_empty() && self.takes_long_from() <= now
+    }
+
+    /// Whether its runs are short and follow each other.
+    pub(super) fn is_brisk(&self) -> bool {
+        let is_short = self.mean > 0.0 && self.mean <= SHORT.as_secs_f64();
+        is_short && self.way.is_zero() && self.flights.len() > 1
     }
 
     fn most(&self, rules: &Rules) -> usize {
@@ -213,7 +258,7 @@ impl Lane {
     /// Whether it is time to fill its window up. On the way to another machine nothing is saved by waiting.
     pub(super) fn is_to_be_filled(&self, rules: &Rules) -> bool {
         let flights = self.flights.len();
-        flights < rules.executions.max(MIN_WINDOW) || !self.way.is_zero() || flights <= self.window(rules) / 2
+        flights < rules.executions.max(MIN_WINDOW) || !self.way.is_zero() || 4 * flights <= 3 * self.window(rules)
     }
 
     pub(super) fn next_timer(&self, rules: &Rules) -> Option<Instant> {

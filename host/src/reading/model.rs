@@ -2,12 +2,14 @@
 //! what the worker has sent reaches whom it is for, and a connection that is left alone ends up attended.
 //!
 //! The model has a step for each access to what is shared, and names it after the code. What alarms do is not in it: they end
-//! waits early and nothing else.
+//! waits early and nothing else. Once more with a service that may let the connection doze whenever it has read it, and a worker
+//! of which nothing rings then.
 
 use std::collections::HashSet;
 
-/// Messages that each caller waits for, one after the other.
+/// Messages that each caller waits for, one after the other; and where the connection may doze.
 const MESSAGES: u8 = 2;
+const MESSAGES_WITH_DOZING: u8 = 1;
 const CALLERS: usize = 2;
 /// Who has the role, besides the callers.
 const SERVICE: usize = CALLERS;
@@ -50,6 +52,9 @@ enum Service {
     Unlist,
     LookLeads,
     VisitFree,
+    /// `look`.
+    Look,
+    ReleaseLook,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -57,6 +62,9 @@ struct State {
     // ---- Reading ----
     role: Option<usize>,
     attended: bool,
+    /// It does, and it may.
+    dozes: bool,
+    may_doze: bool,
     leads: u8,
     listed: bool,
     missed: bool,
@@ -68,6 +76,8 @@ struct State {
     notes: u8,
     /// Those that it looks at with each tick, by what it has seen.
     ticks: Vec<u8>,
+    /// It is among those that the service looks at when its timer has run out.
+    dozing: bool,
     service: Service,
     // ---- the stream ----
     /// Whom the messages are for that nobody has read.
@@ -81,10 +91,12 @@ struct State {
 }
 
 impl State {
-    fn new() -> State {
+    fn new(messages: u8, may_doze: bool) -> State {
         State {
             role: None,
             attended: true,
+            dozes: false,
+            may_doze,
             leads: 0,
             listed: false,
             missed: false,
@@ -93,12 +105,13 @@ impl State {
             pokes: 0,
             notes: 0,
             ticks: Vec::new(),
+            dozing: false,
             service: Service::Waits,
             stream: Vec::new(),
-            unsent: [MESSAGES; CALLERS],
+            unsent: [messages; CALLERS],
             callers: [Caller::TryLead; CALLERS],
             queues: [0; CALLERS],
-            wanted: [MESSAGES; CALLERS],
+            wanted: [messages; CALLERS],
         }
     }
 
@@ -109,7 +122,7 @@ impl State {
     }
 
     fn attend(&mut self) {
-        (self.attended, self.armed) = (true, true);
+        (self.attended, self.armed, self.dozes) = (true, true, false);
     }
 
     /// Every state that one step leads to.
@@ -149,7 +162,7 @@ impl State {
             Caller::TryLead => {
                 self.role = Some(me);
                 // Disarmed, if it was attended.
-                (self.attended, self.armed) = (false, false);
+                (self.attended, self.armed, self.dozes) = (false, false, false);
                 Caller::Leads
             }
             Caller::Leads if self.stream.is_empty() && self.queues[me] == 0 => return false,
@@ -211,7 +224,10 @@ impl State {
         };
         match self.service {
             Service::Waits => {
-                if self.armed && !self.stream.is_empty() {
+                if self.dozing {
+                    step(&|_| Service::Look);
+                }
+                if self.armed && !self.dozes && !self.stream.is_empty() {
                     step(&|state| {
                         state.armed = false;
                         Service::Visit
@@ -247,16 +263,56 @@ impl State {
                 state.missed = true;
                 Service::TryAgain
             }),
+            Service::Look if self.role.is_none() => {
+                let finds = self.dozes && !self.stream.is_empty();
+                step(&|state| {
+                    state.role = Some(SERVICE);
+                    if finds {
+                        return Service::Reads;
+                    }
+                    if state.dozes {
+                        state.attend();
+                    }
+                    state.dozing = false;
+                    Service::ReleaseLook
+                });
+                if self.dozes && !finds {
+                    // It dozes on.
+                    step(&|state| {
+                        state.role = Some(SERVICE);
+                        Service::ReleaseLook
+                    });
+                }
+            }
+            Service::Look => step(&|state| {
+                state.dozing = false;
+                Service::MarkMissed
+            }),
+            Service::ReleaseLook => step(&|state| {
+                state.role = None;
+                Service::LookMissed
+            }),
             Service::TryAgain | Service::VisitFree if self.role.is_none() => step(&|state| {
                 state.role = Some(SERVICE);
                 Service::Reads
             }),
             Service::TryAgain | Service::VisitFree => step(&|_| Service::Waits),
-            Service::Reads => step(&|state| {
-                state.read_all();
-                state.attend();
-                Service::Release
-            }),
+            Service::Reads => {
+                step(&|state| {
+                    state.read_all();
+                    state.attend();
+                    state.dozing = false;
+                    Service::Release
+                });
+                if self.may_doze {
+                    step(&|state| {
+                        state.read_all();
+                        state.attend();
+                        (state.dozes, state.dozing) = (true, true);
+                        Service::Release
+                    });
+                }
+            }
             Service::Release => step(&|state| {
                 state.role = None;
                 Service::LookMissed
@@ -281,9 +337,9 @@ impl State {
 }
 
 /// All states that can be reached, each of which has been looked at.
-fn explore(check: impl Fn(&State, bool)) -> usize {
+fn explore(first: State, check: impl Fn(&State, bool)) -> usize {
     let mut seen = HashSet::new();
-    let mut todo = vec![State::new()];
+    let mut todo = vec![first];
     while let Some(state) = todo.pop() {
         if !seen.insert(state.clone()) {
             continue;
@@ -295,15 +351,28 @@ fn explore(check: impl Fn(&State, bool)) -> usize {
     seen.len()
 }
 
-#[test]
-fn nothing_is_left_lying() {
-    let states = explore(|state, stuck| {
+fn check(first: State) {
+    let states = explore(first, |state, stuck| {
         assert!(state.pokes < 9 && state.ticks.len() < 9 && state.notes < 9, "the service is swamped: {state:?}");
         assert!(state.armed || state.role.is_some() || !stuck, "nobody looks after it: {state:?}");
+        // A look that is due leads on.
+        let is_looked_after = state.dozing || state.missed || state.pokes > 0 || state.role.is_some();
+        let is_visited = !matches!(state.service, Service::Waits | Service::Unlist | Service::LookLeads);
+        assert!(!state.dozes || is_looked_after || is_visited, "it dozes for ever: {state:?}");
         if stuck {
             assert_eq!(state.callers, [Caller::Done; CALLERS], "somebody waits for ever: {state:?}");
             assert!(state.attended && state.beside == 0 && !state.missed, "{state:?}");
         }
     });
     assert!(states > 10_000, "{states}");
+}
+
+#[test]
+fn nothing_is_left_lying() {
+    check(State::new(MESSAGES, false));
+}
+
+#[test]
+fn nothing_is_left_lying_where_it_dozes() {
+    check(State::new(MESSAGES_WITH_DOZING, true));
 }

@@ -18,8 +18,10 @@
 //!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and a
 //!    message that somebody waits for is not kept.
 //!
-//! 5. While the outbox is [patient](Outbox::be_patient), all small messages and ends of executions are gathered, for up to
-//!    5 ms: results of short tasks that follow each other, of which nobody awaits a single one.
+//! 5. While the outbox is [patient](Outbox::be_patient), all small messages are gathered, for up to 5 ms, and ends of executions
+//!    are written at once, with what was gathered before them, but wake no peer that dozes: one that looks by itself within 2 ms.
+//!    So it is with results of short tasks that follow each other, of which nobody awaits a single one. Before the last
+//!    sender [waits](Outbox::about_to_wait) the peer is woken.
 //!
 //! Lanes take turns; a turn is one chunk of a large message or a few small messages. What may be queued of messages is
 //! bounded by the credits of [`crate::flow`]. Control messages have no credits; a side that does not trust its peer sets
@@ -98,6 +100,17 @@ pub struct Outbox {
     /// Messages lie in their lanes and nobody writes them yet. Changed under the lock.
     gathering: AtomicBool,
     patient: AtomicBool,
+    /// Something was said patiently since a sender was about to wait. Set under the lock.
+    owes_waking: AtomicBool,
+}
+
+/// Where a control message goes.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Before all that is queued.
+    Urgent,
+    /// Behind what its channel has said so far.
+    Lane { lazy: bool },
 }
 
 enum Progress {
@@ -126,6 +139,7 @@ impl Outbox {
             streak: AtomicU32::new(0),
             gathering: AtomicBool::new(false),
             patient: AtomicBool::new(false),
+            owes_waking: AtomicBool::new(false),
         }
     }
 
@@ -182,7 +196,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue_control(encoded, VecDeque::new(), false).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), Place::Lane { lazy: false }).map(drop)
     }
 
     /// Queues what [`push_urgent`](Self::push_urgent) would send, as [`place`](Self::place) does.
@@ -190,7 +204,7 @@ impl Outbox {
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn place_urgent(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        self.enqueue_control(encoded, VecDeque::new(), true).map(drop)
+        self.enqueue_control(encoded, VecDeque::new(), Place::Urgent).map(drop)
     }
 
     /// Queues what runs something, before which the peer has other things to do perhaps: it is not woken for it then. Its
@@ -358,6 +372,8 @@ impl Outbox {
             if state.writing {
                 continue;
             }
+            // What was gathered has waited for long enough.
+            state.wakes_peer = true;
             if !state.has_work() {
                 // The sender wrote all of it in its last turn, and left it to this thread to say so.
                 self.idle.notify_all();
@@ -385,7 +401,8 @@ impl Outbox {
         descriptors: VecDeque<OwnedFd>,
         urgent: bool,
     ) -> Result<(), OutboxClosed> {
-        self.start(self.enqueue_control(encoded, descriptors, urgent)?);
+        let place = if urgent { Place::Urgent } else { Place::Lane { lazy: false } };
+        self.start(self.enqueue_control(encoded, descriptors, place)?);
         Ok(())
     }
 
@@ -404,7 +421,7 @@ impl Outbox {
         let gathered = self.gather(state, HEADER_BYTES + bytes.len());
         if !gathered && !state.writing && !state.writer_wanted && !state.has_work() {
             state.batch.clear();
-            state.batch.add_small(channel, bytes);
+            state.batch.add_small(channel, bytes, self.patient.load(Ordering::Relaxed));
         } else {
             state.push_small(channel, bytes);
         }
@@ -415,7 +432,7 @@ impl Outbox {
         &self,
         encoded: Encoded,
         descriptors: VecDeque<OwnedFd>,
-        urgent: bool,
+        place: Place,
     ) -> Result<MutexGuard<'_, State>, OutboxClosed> {
         let mut state = self.open()?;
         if state.controls >= self.bounds.controls {
@@ -423,11 +440,9 @@ impl Outbox {
         }
         state.controls += 1;
         let channel = encoded.channel;
-        let item = Item::Control { encoded, descriptors, lazy: false };
-        if urgent {
-            state.urgent.push_back(item);
-        } else {
-            state.push_lane(channel, item);
+        match place {
+            Place::Urgent => state.urgent.push_back(Item::Control { encoded, descriptors, lazy: false }),
+            Place::Lane { lazy } => state.push_lane(channel, Item::Control { encoded, descriptors, lazy }),
         }
         Ok(state)
     }
@@ -475,7 +490,7 @@ impl Outbox {
                 return Progress::Failed;
             }
             if state.batch.is_empty() {
-                state.fill_batch();
+                state.fill_batch(self.patient.load(Ordering::Relaxed));
                 if state.gathered_since.take().is_some() {
                     self.gathering.store(false, Ordering::Release);
                 }
@@ -484,6 +499,11 @@ impl Outbox {
             if state.batch.is_empty() {
                 state.writing = false;
                 self.idle.notify_all();
+                if std::mem::take(&mut state.wakes_peer) {
+                    drop(state);
+                    // That it is gone is for those to find who read.
+                    let _ = self.transport.wake_peer();
+                }
                 return Progress::Done;
             }
             if batches == max_batches {

@@ -19,6 +19,9 @@ struct Valve {
     open: usize,
     written: Vec<u8>,
     writes: usize,
+    /// Those of them that wake nobody who dozes, and how often such a peer was woken since the last of them.
+    lazy_writes: usize,
+    wakes: usize,
     descriptors: usize,
     shut: bool,
 }
@@ -34,6 +37,12 @@ impl Throttled {
 
     pub(super) fn writes(&self) -> usize {
         self.0.0.lock().writes
+    }
+
+    /// How many writes were lazy, and how often the peer was woken after the last of them.
+    pub(super) fn lazy_writes(&self) -> (usize, usize) {
+        let valve = self.0.0.lock();
+        (valve.lazy_writes, valve.wakes)
     }
 
     pub(super) fn frames(&self) -> Vec<(u8, u64, usize)> {
@@ -63,6 +72,18 @@ impl SendHalf for Throttled {
         valve.writes += 1;
         valve.descriptors += usize::from(descriptor.is_some());
         Ok(count)
+    }
+
+    fn try_write_lazily(&self, buffers: &[IoSlice<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+        let count = self.try_write(buffers, descriptor)?;
+        let mut valve = self.0.0.lock();
+        (valve.lazy_writes, valve.wakes) = (valve.lazy_writes + 1, 0);
+        Ok(count)
+    }
+
+    fn wake_peer(&self) -> io::Result<()> {
+        self.0.0.lock().wakes += 1;
+        Ok(())
     }
 
     fn wait_writable(&self) -> io::Result<()> {

@@ -15,8 +15,9 @@
 //! 3. Whoever is about to sleep says so in its own word, and looks once more; whoever has moved its count looks at that
 //!    word, and if it is set takes it back and *rings*: a byte on a socket. Between the two steps of each lies a fence
 //!    (sequentially consistent), so that one of the two sees the other. A consumer that *dozes* says that another thread of
-//!    its side reads now and then: bytes that can wait do not wake it, unless half of the ring is full. Before that thread
-//!    ceases to read it says, in the same way, that the consumer sleeps.
+//!    its side reads now and then, or it itself: bytes that can wait do not wake it, unless half of the ring is full, or the
+//!    producer has nothing more to say and looks at the word once more. Before nobody reads any more the consumer says, in the
+//!    same way, that it sleeps.
 //! 4. The *line* is the socket pair that the worker was started with. It hands the memory over (`handover`), it is the
 //!    bell for "there are bytes", it carries the descriptors that belong to frames, and its end is that of the connection.
 //!    The other pair is the bell for "there is room", since the two are waited for by different threads.

@@ -39,6 +39,14 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
         self.try_write(buffers, descriptor)
     }
 
+    /// Wakes a peer that [dozes](ReceiveHalf::about_to_doze), for what was written lazily so far and cannot wait any more.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn wake_peer(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Waits until there may be room, or until [`shutdown`](Self::shutdown).
     ///
     /// # Errors
@@ -108,8 +116,8 @@ pub trait ReceiveHalf: Send + fmt::Debug {
         true
     }
 
-    /// As [`about_to_wait`](Self::about_to_wait), for a thread that sleeps while another one looks now and then, by reading
-    /// without waiting: the bell rings for what [cannot wait](SendHalf::try_write_lazily). It is the one of
+    /// As [`about_to_wait`](Self::about_to_wait), for a thread that sleeps while another one looks now and then, or it itself, by
+    /// reading without waiting: the bell rings for what [cannot wait](SendHalf::try_write_lazily). It is the one of
     /// [`own_bell`](Self::own_bell). None if the stream knows no difference.
     fn about_to_doze(&mut self) -> Option<bool> {
         None

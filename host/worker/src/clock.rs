@@ -181,7 +181,8 @@ pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>, now: Instant
     let entry = || Entry { execution: Arc::downgrade(execution), what: What::Deadline };
     let deadline = at.map(|at| worker.clock.add(worker, at, entry()));
     if let Some(cpu) = &execution.cpu {
-        arm_cpu_time(worker, execution, cpu.begin());
+        let at = now.checked_add(cpu.begin(now));
+        *cpu.armed.lock() = at.map(|at| worker.clock.add(worker, at, Entry { what: What::CpuTime, ..entry() }));
     }
     Armed { worker: Arc::clone(worker), execution: Arc::clone(execution), deadline }
 }

@@ -11,6 +11,7 @@
 //! uses none: it is not woken to look, but looks when its wait is over. What it does meanwhile for the whole worker, reading
 //! the connection, is not its own either.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -48,9 +49,9 @@ impl CpuTime {
         }
     }
 
-    /// For the execution's thread, when it begins. Returns after how long to look.
-    pub(crate) fn begin(&self) -> Duration {
-        let _ = self.began.set(used_by_this_thread());
+    /// For the execution's thread, when it begins, which is `now`. Returns after how long to look.
+    pub(crate) fn begin(&self, now: Instant) -> Duration {
+        let _ = self.began.set(used_until(now));
         self.budget
     }
 
@@ -89,6 +90,25 @@ impl CpuTime {
     }
 }
 
+thread_local! {
+    /// When this thread has looked last what it has used, and what that was.
+    static LAST_LOOK: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// What this thread has used until now, or up to [`LEAST_LEFT`] more: it is not asked anew for each of many short executions,
+/// since that is a system call. No more than the time that has passed can have been used since it was asked.
+fn used_until(now: Instant) -> Duration {
+    if let Some((at, used)) = LAST_LOOK.get() {
+        let passed = now.saturating_duration_since(at);
+        if passed < LEAST_LEFT {
+            return used + passed;
+        }
+    }
+    let used = used_by_this_thread();
+    LAST_LOOK.set(Some((now, used)));
+    used
+}
+
 fn used_by_this_thread() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
@@ -102,7 +122,7 @@ mod tests {
     #[test]
     fn only_what_the_thread_computes_counts() {
         let cpu = CpuTime::new(Duration::from_millis(5));
-        assert_eq!(cpu.begin(), Duration::from_millis(5));
+        assert_eq!(cpu.begin(Instant::now()), Duration::from_millis(5));
         assert_eq!(cpu.look(), None, "the moment has not come");
         assert!(cpu.fall_due());
         assert!(matches!(cpu.look(), Some(Some(left)) if left > Duration::from_millis(1)));

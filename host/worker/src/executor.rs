@@ -150,8 +150,11 @@ fn execute(worker: &Arc<Worker>, job: Job, now: Instant) {
         hub.end(execution.id);
     }
     execution.set_finished();
+    // Whoever has stopped something waits for its end.
+    let was_stopped = matches!(outcome, Outcome::Killed { .. } | Outcome::TimedOut { .. });
+    let done = ToHost::Done(execution.id, outcome).encode();
     // If the connection is gone nobody waits for the outcome.
-    let _ = worker.outbox.push_patiently(ToHost::Done(execution.id, outcome).encode());
+    let _ = if was_stopped { worker.outbox.push(done) } else { worker.outbox.push_patiently(done) };
 }
 
 fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {

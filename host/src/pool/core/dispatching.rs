@@ -8,9 +8,10 @@ use super::super::lane::{Flight, Lane, State};
 use super::{Action, Core, TaskId, Tasks};
 
 impl<P, V> Core<P, V> {
-    /// Puts tasks on lanes that can take them.
-    pub(crate) fn dispatch(&mut self, now: Instant) {
+    /// Puts tasks on lanes that can take them. Says whether it has learnt how many that may be.
+    pub(crate) fn dispatch(&mut self, now: Instant) -> bool {
         self.see_off(now);
+        let has_learnt = self.lanes.iter_mut().map(Lane::learn).fold(false, |any, one| any | one);
         self.drain_for_suspects();
         // How many runs each can take, of which it is given one in its turn.
         let mut rooms: VecDeque<(usize, usize)> = VecDeque::with_capacity(self.lanes.len());
@@ -28,6 +29,7 @@ impl<P, V> Core<P, V> {
             rooms.push_back((lane, room - 1));
         }
         self.recall(now);
+        has_learnt
     }
 
     /// Whether a lane is not to have more than can be suspects at once: it would be given, or has, what was lost with a worker

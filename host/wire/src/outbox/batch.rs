@@ -82,7 +82,7 @@ impl Batch {
                 (!bytes.is_empty()).then_some(Item::Rest { channel, bytes, message })
             }
             Item::Small(small) => {
-                self.add_frames(small.frames);
+                self.add_frames(small.frames, false);
                 None
             }
         }
@@ -97,15 +97,15 @@ impl Batch {
         self.written = written;
     }
 
-    /// Adds the frame of a small message.
-    pub(super) fn add_small(&mut self, channel: ChannelId, bytes: &[u8]) {
-        self.is_urgent = true;
+    /// Adds the frame of a small message, which can wait or cannot.
+    pub(super) fn add_small(&mut self, channel: ChannelId, bytes: &[u8], lazy: bool) {
+        self.is_urgent |= !lazy;
         add_small(&mut self.copied, channel, bytes);
     }
 
-    /// Adds frames as they are, and returns memory for others.
-    pub(super) fn add_frames(&mut self, mut frames: Vec<u8>) -> Vec<u8> {
-        self.is_urgent = true;
+    /// Adds frames as they are, which can wait or cannot, and returns memory for others.
+    pub(super) fn add_frames(&mut self, mut frames: Vec<u8>, lazy: bool) -> Vec<u8> {
+        self.is_urgent |= !lazy;
         if self.copied.is_empty() {
             std::mem::swap(&mut self.copied, &mut frames);
         } else {

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::MutexGuard;
 
 use super::queues::State;
-use super::{Outbox, OutboxClosed};
-use crate::frame::HEADER_BYTES;
+use super::{Outbox, OutboxClosed, Place};
 use crate::message::Encoded;
 
 /// Small messages in quick succession that are written one by one before the next ones are gathered.
@@ -24,47 +23,52 @@ pub(super) const GATHER_TIME: Duration = Duration::from_micros(100);
 /// How long a message is gathered by a patient outbox, if none follows it. The writer thread looks that often while some do, at
 /// the cost of those who compute.
 pub(super) const PATIENT_TIME: Duration = Duration::from_millis(5);
-/// A patient outbox writes what it has gathered with the first message after this time.
+/// A patient outbox writes what it has gathered with the first message after this time, and with an end of an execution.
 const PATIENT_ENOUGH: Duration = Duration::from_micros(1600);
 
 impl Outbox {
-    /// From here on what is small is gathered whether or not it comes in quick succession; or no more. For a side where one
-    /// thread has something to say, since it holds for all.
+    /// From here on what is small is gathered whether or not it comes in quick succession, and wakes no peer that dozes; or no more.
+    /// For a side where one thread has something to say, since it holds for all.
     pub fn be_patient(&self, patient: bool) {
         self.patient.store(patient, Ordering::Relaxed);
     }
 
-    /// As [`push`](Self::push), but a [patient](Self::be_patient) outbox gathers it as it does a small message. Never blocks.
+    /// As [`push`](Self::push), but a [patient](Self::be_patient) outbox wakes no peer for it that dozes. Never blocks.
     ///
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
     pub fn push_patiently(&self, encoded: Encoded) -> Result<(), OutboxClosed> {
-        let bytes = HEADER_BYTES + encoded.body.len();
-        let mut state = self.enqueue_control(encoded, VecDeque::new(), false)?;
-        if !(self.patient.load(Ordering::Relaxed) && self.gather(&mut state, bytes)) {
-            self.start(state);
+        let lazy = self.patient.load(Ordering::Relaxed);
+        let state = self.enqueue_control(encoded, VecDeque::new(), Place::Lane { lazy })?;
+        if lazy {
+            self.owes_waking.store(true, Ordering::Release);
         }
+        self.start(state);
         Ok(())
     }
 
     /// Whether [`about_to_wait`](Self::about_to_wait) would write.
     pub fn is_gathering(&self) -> bool {
-        self.gathering.load(Ordering::Acquire)
+        self.gathering.load(Ordering::Acquire) || self.owes_waking.load(Ordering::Acquire)
     }
 
-    /// For a sender that is about to wait, perhaps for an answer: what was gathered is sent. Never blocks, and costs next to
-    /// nothing when nothing was.
+    /// For a sender that is about to wait, perhaps for an answer: what was gathered is sent, and the peer woken for what was said
+    /// patiently. Never blocks, and costs next to nothing when nothing was.
     pub fn about_to_wait(&self) {
         self.streak.store(WAITED, Ordering::Relaxed);
         if !self.is_gathering() {
             return;
         }
         let mut state = self.state.lock();
-        if state.closed || state.writing || state.writer_wanted || !state.has_work() {
+        // Whoever writes now, or next, wakes the peer behind that.
+        state.wakes_peer |= self.owes_waking.swap(false, Ordering::AcqRel);
+        if state.closed || state.writing || state.writer_wanted {
             return;
         }
-        state.writing = true;
-        self.write_inline(state);
+        if state.has_work() || state.wakes_peer {
+            state.writing = true;
+            self.write_inline(state);
+        }
     }
 
     /// Waits once, and says whether what is gathered has to be written now.
@@ -99,6 +103,9 @@ impl Outbox {
     /// Decides whether a small message that was just queued is to wait for others.
     pub(super) fn gather(&self, state: &mut State, bytes: usize) -> bool {
         let patient = self.patient.load(Ordering::Relaxed);
+        if patient {
+            self.owes_waking.store(true, Ordering::Release);
+        }
         if !patient && state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
             // Whoever watches writes in time, so that nobody need look at the clock for each.
             state.gathered_bytes += bytes;
@@ -183,32 +190,60 @@ mod tests {
     fn a_patient_outbox_gathers_what_does_not_come_in_quick_succession() {
         with_writer(|outbox, transport| {
             transport.open(usize::MAX / 2);
-            let say = |outbox: &Outbox| {
-                outbox.push_message(ChannelId(1), message(5)).unwrap();
-                outbox.push_patiently(control(kind::DONE, 1)).unwrap();
-            };
+            let say = |outbox: &Outbox| outbox.push_message(ChannelId(1), message(5)).unwrap();
             say(outbox);
-            assert_eq!(transport.frames().len(), 2, "it is not patient yet");
+            assert_eq!(transport.frames().len(), 1, "it is not patient yet");
             outbox.be_patient(true);
             say(outbox);
-            assert!(outbox.is_gathering());
+            assert!(outbox.is_gathering() && transport.frames().len() == 1);
             let deadline = Instant::now() + Duration::from_secs(10);
-            while transport.frames().len() < 4 {
+            while transport.frames().len() < 2 {
                 assert!(Instant::now() < deadline, "waited in vain for the writer thread");
                 std::thread::yield_now();
             }
             say(outbox);
             outbox.about_to_wait();
-            assert_eq!(transport.frames().len(), 6);
+            assert_eq!(transport.frames().len(), 3);
             say(outbox);
             outbox.push(control(kind::CLOSE, 3)).unwrap();
-            assert_eq!(transport.frames()[6..], [(kind::DATA, 1, 5), (kind::DONE, 1, 3), (kind::CLOSE, 3, 3)]);
+            assert_eq!(transport.frames()[3..], [(kind::DATA, 1, 5), (kind::CLOSE, 3, 3)]);
             // It is no stream either.
             outbox.about_to_wait();
             outbox.be_patient(false);
             say(outbox);
-            assert_eq!(transport.frames().len(), 11);
+            assert_eq!(transport.frames().len(), 6);
         });
+    }
+
+    /// Ends of executions, with what was said before them.
+    #[test]
+    fn a_patient_outbox_writes_ends_without_waking_a_peer_and_wakes_it_before_it_waits() {
+        let transport = Throttled::default();
+        transport.open(usize::MAX / 2);
+        let outbox = Outbox::new(Box::new(transport.clone()));
+        let end = |outbox: &Outbox| outbox.push_patiently(control(kind::DONE, 1)).unwrap();
+        end(&outbox);
+        assert_eq!((transport.frames().len(), transport.lazy_writes()), (1, (0, 0)), "it is not patient yet");
+        outbox.about_to_wait();
+        outbox.be_patient(true);
+        outbox.push_message(ChannelId(1), message(5)).unwrap();
+        end(&outbox);
+        end(&outbox);
+        assert_eq!((transport.frames().len(), transport.lazy_writes()), (4, (2, 0)));
+        assert!(outbox.is_gathering());
+        outbox.about_to_wait();
+        assert!(!outbox.is_gathering());
+        assert_eq!(transport.lazy_writes(), (2, 1));
+        outbox.about_to_wait();
+        assert_eq!(transport.lazy_writes(), (2, 1), "once is enough");
+        // What was only gathered, too.
+        outbox.push_message(ChannelId(1), message(5)).unwrap();
+        outbox.about_to_wait();
+        assert_eq!((transport.frames().len(), transport.lazy_writes()), (5, (3, 1)));
+        // What is urgent is not written lazily, whatever goes with it.
+        outbox.push_message(ChannelId(1), message(5)).unwrap();
+        outbox.push(control(kind::CLOSE, 3)).unwrap();
+        assert_eq!((transport.frames().len(), transport.lazy_writes()), (7, (3, 1)));
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub(super) struct State {
     pub(super) gathered_bytes: usize,
     /// It was patient when it began to gather.
     pub(super) gathers_patiently: bool,
+    /// The peer is to be woken, should it doze, once all is written.
+    pub(super) wakes_peer: bool,
     /// The writer thread looks after what is gathered.
     pub(super) writer_watches: bool,
 }
@@ -170,7 +172,8 @@ impl State {
         self.push_lane(channel, Item::Small(small));
     }
 
-    pub(super) fn fill_batch(&mut self) {
+    /// Takes what comes next. Small messages can wait until the peer looks, if `lazily`.
+    pub(super) fn fill_batch(&mut self, lazily: bool) {
         self.batch.clear();
         while self.batch.has_room() {
             let Some(item) = self.urgent.pop_front() else {
@@ -217,7 +220,7 @@ impl State {
                 let Some(item) = lane.pop_front() else { break };
                 self.controls -= usize::from(matches!(item, Item::Control { .. }));
                 if let Item::Small(Small { frames, .. }) = item {
-                    self.spare = self.batch.add_frames(frames);
+                    self.spare = self.batch.add_frames(frames, lazily);
                 } else if let Some(rest) = self.batch.add(item) {
                     lane.push_front(rest);
                     break;

@@ -68,13 +68,16 @@ enum Step {
         lazily: bool,
     },
     AboutToWait,
+    AboutToDoze,
+    HasDozed,
+    WakePeer,
     Look,
     Shutdown,
 }
 
 impl Step {
     fn parse(input: &mut Unstructured<'_>) -> Result<Step> {
-        Ok(match input.int_in_range(0..=12)? {
+        Ok(match input.int_in_range(0..=15)? {
             0 => Step::Word {
                 to_host: input.arbitrary()?,
                 word: input.arbitrary()?,
@@ -110,6 +113,9 @@ impl Step {
                 gives: input.ratio(1, 8)?,
                 lazily: input.arbitrary()?,
             },
+            12 => Step::AboutToDoze,
+            13 => Step::HasDozed,
+            14 => Step::WakePeer,
             _ => Step::AboutToWait,
         })
     }
@@ -256,6 +262,17 @@ impl Stage {
                 let sleeps = self.receive.about_to_wait();
                 assert!(!sleeps || self.receive.look() == Some(false));
             }
+            Step::AboutToDoze => {
+                let dozes = self.receive.about_to_doze() == Some(true);
+                assert!(!dozes || self.receive.look() == Some(false));
+            }
+            Step::HasDozed => {
+                if let Err(error) = self.receive.has_dozed() {
+                    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+                }
+            }
+            // If the peer is gone there is nobody to wake.
+            Step::WakePeer => drop(self.send.wake_peer()),
             Step::Look => assert!(self.receive.look().is_some()),
             Step::Shutdown => {
                 self.send.shutdown();

@@ -143,6 +143,16 @@ impl SendHalf for RingSendHalf {
         self.write(buffers, descriptor, Producer::has_to_ring_lazily)
     }
 
+    fn wake_peer(&self) -> io::Result<()> {
+        match self.sending.lock().as_ref() {
+            Some(Sending { producer, .. }) if producer.has_to_ring() => {
+                self.bells.read().as_ref().ok_or(io::ErrorKind::BrokenPipe)?.ring_bytes()
+            }
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
     fn wait_writable(&self) -> io::Result<()> {
         let Some(bells) = self.bells.read().clone() else { return Ok(()) };
         let Some(waits_for) = self.about_to_wait()? else { return Ok(()) };

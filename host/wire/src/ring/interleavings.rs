@@ -1,7 +1,8 @@
 //! Every interleaving of a producer and a consumer, as far as a model checker can follow them, with the reorderings that the
 //! memory orderings allow.
 //!
-//! Once with a consumer alone, and once with one that dozes while another thread looks, as in a worker.
+//! Once with a consumer alone; once with one that dozes while another thread looks, as in a worker; and with one that dozes and
+//! looks by itself now and then, as in a host, which a producer that runs dry wakes.
 //!
 //! What is checked: bytes cross in order; none is copied in and out at once (its cells would tell); and nobody sleeps for
 //! ever (no thread could go on). The bells are a counter under a lock, as the sockets are: a ring is not lost.
@@ -288,5 +289,94 @@ fn what_can_wait_is_taken_by_who_looks_or_wakes_who_sleeps() {
         }
         main.join().unwrap();
         assert!(worker.has_all());
+    });
+}
+
+/// A consumer that dozes: it looks so often without being rung, then sleeps.
+fn look_now_and_then(view: View, bell: &Bell, looks: usize) {
+    let mut consumer = Consumer::new(view);
+    let (mut last, mut in_vain) = (0, 0);
+    while last < FEW {
+        let mut buffer = [0; CAPACITY];
+        let count = consumer.read(&mut buffer).unwrap();
+        for byte in &buffer[..count] {
+            assert_eq!(*byte, last + 1);
+            last = *byte;
+        }
+        if count > 0 {
+            assert!(!consumer.has_to_ring(), "the producer has room");
+            in_vain = 0;
+            continue;
+        }
+        let dozes = in_vain < looks;
+        in_vain += 1;
+        if dozes {
+            // Its timer comes before any bell.
+            if consumer.about_to_doze() {
+                thread::yield_now();
+            }
+        } else if consumer.about_to_wait() {
+            bell.wait();
+        }
+        consumer.is_awake();
+    }
+}
+
+#[test]
+fn what_can_wait_is_found_by_who_looks_now_and_then_or_wakes_it_once_it_sleeps() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let view = View(Arc::new(Shared::new(LARGE_CAPACITY)));
+        let bell = Arc::new(Bell::default());
+        let (of_producer, bell_of_producer) = (view.clone(), Arc::clone(&bell));
+        let producer = thread::spawn(move || {
+            let mut producer = Producer::new(of_producer);
+            for next in 1..=FEW {
+                assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
+                if producer.has_to_ring_lazily() {
+                    bell_of_producer.ring();
+                }
+            }
+        });
+        look_now_and_then(view, &bell, 1);
+        producer.join().unwrap();
+    });
+}
+
+/// Who dozes here never looks without being rung.
+#[test]
+fn a_producer_that_runs_dry_wakes_who_dozes() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let view = View(Arc::new(Shared::new(LARGE_CAPACITY)));
+        let bell = Arc::new(Bell::default());
+        let (of_producer, bell_of_producer) = (view.clone(), Arc::clone(&bell));
+        let producer = thread::spawn(move || {
+            let mut producer = Producer::new(of_producer);
+            for next in 1..=FEW {
+                assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
+                if producer.has_to_ring_lazily() {
+                    bell_of_producer.ring();
+                }
+            }
+            // As `wake_peer`.
+            if producer.has_to_ring() {
+                bell_of_producer.ring();
+            }
+        });
+        let mut consumer = Consumer::new(view);
+        let mut last = 0;
+        while last < FEW {
+            let mut buffer = [0; CAPACITY];
+            let count = consumer.read(&mut buffer).unwrap();
+            last = buffer[..count].last().copied().unwrap_or(last);
+            if last < FEW && consumer.about_to_doze() {
+                bell.wait();
+                consumer.is_awake();
+            }
+        }
+        producer.join().unwrap();
     });
 }

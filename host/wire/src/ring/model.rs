@@ -40,7 +40,12 @@ fn pair() -> Pair {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Write { sizes: Vec<usize>, lazily: bool },
+    Write {
+        sizes: Vec<usize>,
+        lazily: bool,
+    },
+    /// The producer has nothing more to say for now.
+    WakeConsumer,
     Read(usize),
     ConsumerSleeps,
     ConsumerDozes,
@@ -53,6 +58,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (proptest::collection::vec(0..SMALL + 8, 1..4), any::<bool>())
             .prop_map(|(sizes, lazily)| Step::Write { sizes, lazily }),
         4 => (0..SMALL + 8).prop_map(Step::Read),
+        1 => proptest::strategy::Just(Step::WakeConsumer),
         1 => proptest::strategy::Just(Step::ConsumerSleeps),
         1 => proptest::strategy::Just(Step::ConsumerDozes),
         1 => proptest::strategy::Just(Step::ConsumerSleepsFromHere),
@@ -92,6 +98,10 @@ proptest::proptest! {
                     if rings {
                         said = Said::Nothing;
                     }
+                }
+                Step::WakeConsumer => {
+                    prop_assert_eq!(producer.has_to_ring(), said != Said::Nothing);
+                    said = Said::Nothing;
                 }
                 Step::Read(size) => {
                     let mut peeked = vec![0; size];
@@ -354,6 +364,16 @@ fn who_dozes_is_woken_for_what_cannot_wait_and_for_half_a_ring() {
     assert!(rings());
     receive.has_dozed().unwrap();
     assert_eq!(receive.read(&mut buffer, false).unwrap(), CAPACITY_BYTES / 2 + 1);
+    // Its peer runs dry.
+    assert_eq!(receive.about_to_doze(), Some(true));
+    lazily(b"last");
+    assert!(!rings());
+    worker.send.wake_peer().unwrap();
+    assert!(rings());
+    receive.has_dozed().unwrap();
+    worker.send.wake_peer().unwrap();
+    assert!(!rings(), "it is awake");
+    assert_eq!(receive.read(&mut buffer, false).unwrap(), 4);
     // Who looks after it ceases to.
     assert_eq!(receive.about_to_doze(), Some(true));
     lazily(b"x");
