@@ -113,13 +113,12 @@ impl Endpoint {
 
     fn take_frames(&self, state: &mut State, frames: &mut FrameReader, arrivals: &mut Arrivals) -> Result<(), Refused> {
         while arrivals.messages < MAX_MESSAGES && arrivals.bytes < MAX_BYTES {
-            let is_next = |header: Header| header.kind == kind::DATA && header.channel == self.id;
-            let Some(header) = frames.next_header()?.filter(|header| is_next(*header)) else { break };
-            if let Some(bytes) = frames.take_lent() {
+            let is_next = |header: &Header| header.kind == kind::DATA && header.channel == self.id;
+            if let Some((header, bytes)) = frames.take_lent(is_next) {
                 self.take_lent(state, header, bytes, arrivals).map_err(Refused::Message)?;
                 continue;
             }
-            let Some(frame) = frames.next_here()? else { break };
+            let Some(frame) = frames.next_if(is_next)? else { break };
             if state.over {
                 return Err(Refused::AfterClose);
             }

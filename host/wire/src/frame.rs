@@ -195,8 +195,18 @@ impl FrameReader {
     /// # Errors
     /// See [`FrameError`]. The reader is of no use after an error.
     pub fn next_here(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
-        let Some(header) = self.next_header()? else { return Ok(None) };
-        if let Some((bytes, start)) = self.take_whole() {
+        self.next_if(|_| true)
+    }
+
+    /// The next frame if all of it is here and its header is wanted. Never blocks, and asks nobody.
+    ///
+    /// # Errors
+    /// See [`FrameError`]. The reader is of no use after an error.
+    pub fn next_if(&mut self, is_wanted: impl FnOnce(&Header) -> bool) -> Result<Option<Frame<'_>>, FrameError> {
+        let Some(header) = self.next_header()?.filter(is_wanted) else { return Ok(None) };
+        if self.lent.is_some()
+            && let Some((bytes, start)) = self.take_whole()
+        {
             self.given = bytes;
             return Ok(Some(Frame { header, payload: &self.given[start..] }));
         }

@@ -71,12 +71,17 @@ impl FrameReader {
         Ok(())
     }
 
-    /// The bytes that were lent for the frame that comes next, if it is whole: with its payload at their end.
-    pub fn take_lent(&mut self) -> Option<Vec<u8>> {
-        self.take_whole().map(|(bytes, _)| bytes)
+    /// The frame that comes next, if memory was lent for it, it is whole, and its header is wanted: with its payload at the end of
+    /// those bytes.
+    pub fn take_lent(&mut self, is_wanted: impl FnOnce(&Header) -> bool) -> Option<(Header, Vec<u8>)> {
+        let header = self.lent.as_ref()?.header;
+        if !is_wanted(&header) {
+            return None;
+        }
+        self.take_whole().map(|(bytes, _)| (header, bytes))
     }
 
-    /// As [`take_lent`](Self::take_lent), and where the payload begins.
+    /// The bytes that were lent for the frame that comes next, if it is whole, and where the payload begins.
     pub(super) fn take_whole(&mut self) -> Option<(Vec<u8>, usize)> {
         let Lent { bytes, start, .. } = self.lent.take_if(|lent| lent.left == 0)?;
         self.header_next = true;
@@ -261,7 +266,7 @@ mod tests {
                     came.extend(open(&mut reader, 1));
                 }
                 while let Some(header) = reader.next_header().unwrap() {
-                    if let Some(bytes) = if *way == 3 { None } else { reader.take_lent() } {
+                    if let Some((_, bytes)) = if *way == 3 { None } else { reader.take_lent(|_| true) } {
                         prop_assert_eq!(&bytes[..3], &[7; 3]);
                         came.push((header, bytes[3..].to_vec()));
                         continue;
@@ -314,7 +319,9 @@ mod tests {
             assert_eq!(reader.announced().unwrap().map(|header| header.kind), Some(number));
             reader.lend(Vec::new()).unwrap();
             reader.read_here().unwrap();
-            assert_eq!(reader.take_lent().as_deref(), Some(&payload(number, 1000)[..]));
+            assert_eq!(reader.take_lent(|_| false), None);
+            let (header, bytes) = reader.take_lent(|_| true).expect("it is whole");
+            assert_eq!((header.kind, bytes), (number, payload(number, 1000)));
         }
         assert_eq!(reader.read_frame().unwrap().map(|frame| frame.header.kind), Some(3));
     }

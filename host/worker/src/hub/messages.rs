@@ -165,11 +165,8 @@ fn take_chunks(
 
 /// The chunk that is here, if it is of this channel.
 fn next_chunk(frames: &mut FrameReader, channel: ChannelId) -> Result<Option<Chunk<'_>>, WorkerError> {
-    let is_next = |header: Header| header.kind == kind::DATA && header.channel == channel;
-    if !frames.next_header()?.is_some_and(is_next) {
-        return Ok(None);
-    }
-    let Some(frame) = frames.next_here()? else { return Ok(None) };
+    let is_next = |header: &Header| header.kind == kind::DATA && header.channel == channel;
+    let Some(frame) = frames.next_if(is_next)? else { return Ok(None) };
     if frame.header.flags == assembly::GIVEN_UP {
         return Err(Violation::Unexpected("a message that is given up").into());
     }
