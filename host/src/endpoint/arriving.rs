@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError};
@@ -10,6 +9,7 @@ use sandgate_wire::frame::{FrameError, FrameReader, Header};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
 use sandgate_wire::message::{Close, Output, Stream, kind};
 use sandgate_wire::outbox::CreditFor;
+use sandgate_wire::small::{MAX_SMALL_BYTES, SmallMessages};
 use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
@@ -20,9 +20,6 @@ const MAX_MESSAGES: usize = 64;
 const MAX_BYTES: usize = 64 * 1024;
 /// A chunk from this size on, of a message that has begun, is read straight to the end of the message.
 const LEND_BYTES: u32 = 16 * 1024;
-/// Messages up to this size share memory with those that are taken with them, and are gone when those are, give or take
-/// the one that somebody is at.
-const SHARED_BYTES: usize = 512;
 
 /// Why what has arrived is not taken.
 #[derive(Debug)]
@@ -46,10 +43,8 @@ struct Arrivals {
     /// Counted anew, and not any more.
     more: u64,
     less: u64,
-    /// Small messages that follow another one, one behind the other, and where each begins. They are the last in the queue,
-    /// without their bytes.
-    shared: Vec<u8>,
-    begins: Vec<usize>,
+    /// Those that follow another one.
+    small: SmallMessages,
 }
 
 impl Arrivals {
@@ -65,20 +60,6 @@ impl Arrivals {
         self.messages += 1;
         state.queue.push_back(message);
     }
-
-    /// Gives the small messages at the end of the queue their bytes.
-    fn share(&mut self, state: &mut State) {
-        if self.begins.is_empty() {
-            return;
-        }
-        let bytes = Bytes::from(std::mem::take(&mut self.shared));
-        let first = state.queue.len() - self.begins.len();
-        let mut begins = self.begins.drain(..).peekable();
-        for message in state.queue.range_mut(first..) {
-            let Some(begin) = begins.next() else { return };
-            message.bytes = bytes.slice(begin..begins.peek().copied().unwrap_or(bytes.len()));
-        }
-    }
 }
 
 impl Endpoint {
@@ -89,7 +70,7 @@ impl Endpoint {
         let mut arrivals = Arrivals::default();
         let taken = self.take_frames(&mut state, frames, &mut arrivals);
         // Also what came before something that is refused.
-        arrivals.share(&mut state);
+        arrivals.small.share(&mut state.queue);
         taken?;
         self.count(&mut state, &arrivals).map_err(Refused::Message)?;
         if arrivals.messages > 0 {
@@ -135,17 +116,15 @@ impl Endpoint {
         }
         let State { assembly, receive_window, .. } = state;
         if arrivals.messages > 0
-            && chunk.payload.len() <= SHARED_BYTES
+            && chunk.payload.len() <= MAX_SMALL_BYTES
             && let Some(bytes) = assembly.whole(chunk, self.limits.message_bytes, receive_window)?
         {
             arrivals.more += cost(bytes.len() as u64);
             arrivals.messages += 1;
-            arrivals.begins.push(arrivals.shared.len());
-            arrivals.shared.extend_from_slice(bytes);
-            state.queue.push_back(Message::default());
+            arrivals.small.push(bytes, &mut state.queue);
             return Ok(());
         }
-        arrivals.share(state);
+        arrivals.small.share(&mut state.queue);
         let State { assembly, receive_window, .. } = state;
         let message = assembly.push(chunk, self.limits.message_bytes, Some(receive_window))?;
         arrivals.take(state, chunk.payload.len(), message);
@@ -164,7 +143,7 @@ impl Endpoint {
         if state.closed || state.outcome.is_some() {
             return Ok(());
         }
-        arrivals.share(state);
+        arrivals.small.share(&mut state.queue);
         let message = state.assembly.came(header.flags, bytes)?;
         arrivals.take(state, header.length as usize, message);
         Ok(())

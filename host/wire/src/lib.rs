@@ -40,6 +40,7 @@ pub mod outcome;
 pub mod profile;
 pub mod reading;
 pub mod ring;
+pub mod small;
 mod spin;
 pub mod text;
 pub mod transport;

@@ -12,11 +12,11 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
+use sandgate_wire::small::{MAX_SMALL_BYTES, SmallMessages};
 use sandgate_wire::{ChannelId, Message};
 
 use crate::execution::Execution;
@@ -97,14 +97,9 @@ pub(crate) struct Arrived {
     parts: bool,
     /// There is something before the next chunk.
     follows: bool,
-    /// Small messages that follow it, one behind the other, and where each begins. They are the last that wait, without
-    /// their bytes.
-    shared: Vec<u8>,
-    begins: Vec<usize>,
+    /// Those that follow it.
+    small: SmallMessages,
 }
-
-/// Messages up to this size share memory with those that arrive with them.
-const SHARED_BYTES: usize = 512;
 
 /// Messages that follow each other.
 #[derive(Debug)]
@@ -238,18 +233,19 @@ impl Endpoint {
             return Ok(None);
         }
         if arrived.follows
-            && chunk.payload.len() <= SHARED_BYTES
+            && chunk.payload.len() <= MAX_SMALL_BYTES
             && let Some(bytes) = self.assembly.whole(chunk, self.message_bytes, &mut self.receive)?
         {
             if !self.close_sent {
                 arrived.more += cost(bytes.len() as u64);
-                arrived.begins.push(arrived.shared.len());
-                arrived.shared.extend_from_slice(bytes);
-                self.put(Message::default());
+                arrived.small.push(bytes, &mut self.messages);
+                if self.messages.len() == 1 {
+                    self.wake();
+                }
             }
             return Ok(None);
         }
-        self.share(arrived);
+        arrived.small.share(&mut self.messages);
         arrived.follows = true;
         let message = self.assembly.push(chunk, self.message_bytes, Some(&mut self.receive))?;
         match &message {
@@ -267,24 +263,10 @@ impl Endpoint {
         Ok(message)
     }
 
-    /// Gives the small messages at the end of those that wait their bytes.
-    fn share(&mut self, arrived: &mut Arrived) {
-        if arrived.begins.is_empty() {
-            return;
-        }
-        let bytes = Bytes::from(mem::take(&mut arrived.shared));
-        let first = self.messages.len() - arrived.begins.len();
-        let mut begins = arrived.begins.drain(..).peekable();
-        for message in self.messages.range_mut(first..) {
-            let Some(begin) = begins.next() else { return };
-            message.bytes = bytes.slice(begin..begins.peek().copied().unwrap_or(bytes.len()));
-        }
-    }
-
     /// Counts what has arrived, and says who is over its limit now. Who takes messages as they come is woken for parts of them.
     #[must_use = "it is to be stopped"]
     pub(crate) fn count(&mut self, mut arrived: Arrived) -> Option<Arc<Execution>> {
-        self.share(&mut arrived);
+        arrived.small.share(&mut self.messages);
         if arrived.parts && self.wants_parts() {
             self.wake();
         }

@@ -83,7 +83,9 @@ impl Endpoint {
             let cost = cost(length as u64);
             self.unread -= cost;
             pocket.counted += cost;
-            pocket.messages.extend(self.messages.pop_front());
+            if let Some(next) = self.messages.pop_front() {
+                pocket.messages.push_back(next);
+            }
         }
     }
 
