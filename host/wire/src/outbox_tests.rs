@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,9 +115,11 @@ pub(super) fn with_writer(test: impl FnOnce(&Outbox, &Throttled)) {
     let outbox = Outbox::new(Box::new(transport.clone()));
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| outbox.run_writer());
-        test(&outbox, &transport);
+        // A test that fails ends the thread, too, instead of waiting for it for ever.
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| test(&outbox, &transport)));
         outbox.shutdown();
         writer.join().unwrap();
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
 }
 
