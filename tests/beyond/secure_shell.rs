@@ -49,6 +49,23 @@ fn the_binary_is_copied_once_and_named_by_its_hash() {
 }
 
 #[test]
+fn a_copy_that_was_damaged_is_made_anew() {
+    let Some(server) = SshServer::start("") else { return };
+    assert_echoes(&group([server.spec()])[0]);
+    let copied = server.copied();
+    let whole = fs::metadata(worker()).unwrap().len();
+    // An agent that runs keeps what it has: another file takes its place.
+    for damage in [&b""[..], b"#!/bin/sh\n", b"\x7fELF"] {
+        let damaged = copied[0].with_extension("damaged");
+        fs::write(&damaged, damage).unwrap();
+        fs::set_permissions(&damaged, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::rename(&damaged, &copied[0]).unwrap();
+        assert_echoes(&group([server.spec()])[0]);
+        assert_eq!((server.copied(), fs::metadata(&copied[0]).unwrap().len()), (copied.clone(), whole));
+    }
+}
+
+#[test]
 fn an_installed_agent_of_the_same_version_is_used() {
     let installed = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(worker(), installed.path().join("sandgate")).unwrap();

@@ -221,7 +221,7 @@ impl Settings {
     }
 
     /// How long a server may be away before what needs it fails. Default: 5 minutes. The first connection is tried for 10
-    /// seconds of it.
+    /// seconds of it. A worker that waits for tasks, or for one that runs, needs none.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Settings {
         self.patience = patience;

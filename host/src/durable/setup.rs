@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, IntoConsumerConfig, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use serde_json::{Value, json};
@@ -75,18 +76,27 @@ pub(super) async fn streams(nats: &Nats) -> Result<(), DurableError> {
 }
 
 async fn ensure_stream(nats: &Nats, config: stream::Config) -> Result<(), DurableError> {
-    let doing = "look for a stream";
-    let found = nats.ask::<Value>(doing, format!("STREAM.INFO.{}", config.name), &json!({})).await?;
-    match found {
-        Ok(_) => return Ok(()),
-        Err(error) if error.code() == 404 => {}
-        Err(error) => return Err(DurableError::Refused { doing, source: Cause::of(&error) }),
+    if has_stream(nats, &config).await? {
+        return Ok(());
     }
     let doing = "make a stream";
     match nats.ask::<Value>(doing, format!("STREAM.CREATE.{}", config.name), &config).await? {
         Ok(_) => Ok(()),
         // Somebody else was faster, with other settings: theirs count.
-        Err(error) if error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NAME_EXIST => Ok(()),
+        Err(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => Ok(()),
+        // So it looks to who is at it at the same time: the other one has the subjects, and not yet the name.
+        Err(error) if error.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP && has_stream(nats, &config).await? => {
+            Ok(())
+        }
+        Err(error) => Err(DurableError::Refused { doing, source: Cause::of(&error) }),
+    }
+}
+
+async fn has_stream(nats: &Nats, config: &stream::Config) -> Result<bool, DurableError> {
+    let doing = "look for a stream";
+    match nats.ask::<Value>(doing, format!("STREAM.INFO.{}", config.name), &json!({})).await? {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == 404 => Ok(false),
         Err(error) => Err(DurableError::Refused { doing, source: Cause::of(&error) }),
     }
 }

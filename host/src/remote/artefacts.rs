@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use sandgate_wire::link::message::{RemoteCompile, RemoteCompiled, ToAgent};
 use sandgate_wire::message::Compiled;
 use sandgate_wire::module_limits::ModuleLimitName;
-use sandgate_wire::outcome::Rejection;
+use sandgate_wire::outcome::{LossCause, Rejection};
 use sandgate_wire::transport::SendHalf;
 
 use super::host::RemoteHost;
@@ -125,10 +125,7 @@ impl RemoteArtefacts {
                     uploads += 1;
                     self.upload(wanted.module).map_err(|error| self.gone(&error.to_string()))?;
                 }
-                Some(Answer::Over) => {
-                    let loss = self.host.loss().map_or_else(String::new, |loss| format!("{loss:?}"));
-                    return Err(self.gone(&loss));
-                }
+                Some(Answer::Over) => return Err(self.lost()),
                 None => return Err(wanted.timed_out()),
             }
         }
@@ -149,8 +146,20 @@ impl RemoteArtefacts {
         Ok(())
     }
 
+    /// As all executions on that machine are told.
+    fn lost(&self) -> ExecError {
+        match self.host.loss() {
+            Some(LossCause::Link { problem, message }) => self.link(&format!("{problem}: {message}")),
+            _ => self.link("is gone"),
+        }
+    }
+
     fn gone(&self, why: &str) -> ExecError {
-        let reason = format!("its link to `{}` is gone: {}", self.host.name(), sandgate_wire::text::printable(why));
+        self.link(&format!("is gone: {why}"))
+    }
+
+    fn link(&self, what: &str) -> ExecError {
+        let reason = format!("its link to `{}` {}", self.host.name(), sandgate_wire::text::printable(what));
         ExecError::GatewayClosed { gateway: self.gateway.clone(), reason }
     }
 }

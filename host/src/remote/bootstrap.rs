@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!  host                                   the shell of the other side, running the script below
-//!   │                                      ├─ an agent of this hash in the user's cache ──► becomes it
+//!   │                                      ├─ an agent of this hash in the cache, whole ──► becomes it
 //!   │◄─ NEED platform, installed version ──┤
 //!   ├─ path ──────────────────────────────►├─ the installed version is the same ──────────► becomes it
 //!   ├─ copy SIZE, the binary ─────────────►├─ writes it, checks its SHA-256, names it ────► becomes it
 //!   │◄─ FAIL why ──────────────────────────┤
 //! ```
 //!
-//! The script is a constant. What is added to it on the command line is a hash in hexadecimal, and nothing else: neither a spec
-//! nor the other side can write into what a shell reads.
+//! The script is a constant. What is added to it on the command line is a hash in hexadecimal and a size, and nothing else: neither a
+//! spec nor the other side can write into what a shell reads.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -31,12 +31,12 @@ use crate::worker_binary;
 /// every login shell passes it on as it is. Its standard input is read byte by byte up to the first line break, and then to
 /// the byte, so that what follows belongs to the agent.
 pub(super) const SCRIPT: &str = concat!(
-    r#"umask 077; h=$1; d="${XDG_CACHE_HOME:-$HOME/.cache}/sandgate/agents"; f="$d/$h"; "#,
-    r#"if test -x "$f"; then exec "$f" __sandgate-agent; fi; "#,
+    r#"umask 077; h=$1; l=$2; d="${XDG_CACHE_HOME:-$HOME/.cache}/sandgate/agents"; f="$d/$h"; "#,
+    r#"if test -x "$f" && test $(wc -c < "$f") -eq "$l"; then exec "$f" __sandgate-agent; fi; "#,
     r#"echo "SANDGATE NEED $(uname -s) $(uname -m) $(sandgate --version 2>/dev/null)"; "#,
     r#"read -r a n || exit 1; "#,
     r#"case "$a" in path) exec sandgate __sandgate-agent;; copy) ;; *) exit 1;; esac; "#,
-    r#"fail() { echo "SANDGATE FAIL $1"; rm -f "$t"; exit 1; }; "#,
+    r#"fail() { rm -f "$t"; echo "SANDGATE FAIL $1"; exit 1; }; "#,
     r#"t="$f.$$"; mkdir -p "$d" || fail "cannot make the directory $d"; "#,
     r#"head -c "$n" > "$t" || fail "cannot write the file $t"; "#,
     r#"if command -v sha256sum > /dev/null 2>&1; then s=$(sha256sum < "$t"); "#,
@@ -60,7 +60,8 @@ const NO_HASH: &str = "000000000000000000000000000000000000000000000000000000000
 #[derive(Debug)]
 pub(super) struct Binary {
     path: Option<PathBuf>,
-    pub(super) hash: String,
+    hash: String,
+    bytes: u64,
     /// Somebody said which one, so it is for the other side's platform.
     is_named: bool,
 }
@@ -108,14 +109,19 @@ impl Binary {
                 Err(_) => None,
             },
         };
-        let hash = match &path {
+        let (hash, bytes) = match &path {
             Some(path) => hash_of(path).map_err(|source| ReachError::Copy {
                 problem: format!("cannot read `{}`: {source}", path.display()),
                 words: String::new(),
             })?,
-            None => NO_HASH.to_owned(),
+            None => (NO_HASH.to_owned(), 0),
         };
-        Ok(Binary { path, hash, is_named: named.is_some() })
+        Ok(Binary { path, hash, bytes, is_named: named.is_some() })
+    }
+
+    /// What the script is told of it.
+    pub(super) fn arguments(&self) -> String {
+        format!("{} {}", self.hash, self.bytes)
     }
 
     /// Answers the script: it is to take what is installed, or gets the binary.
@@ -229,8 +235,8 @@ impl Watchdog {
     }
 }
 
-/// The SHA-256 of a file, in hexadecimal. The last one is kept.
-fn hash_of(path: &Path) -> io::Result<String> {
+/// The SHA-256 of a file, in hexadecimal, and its size. The last one is kept.
+fn hash_of(path: &Path) -> io::Result<(String, u64)> {
     type Last = Option<(PathBuf, std::time::SystemTime, u64, String)>;
     static LAST: OnceLock<Mutex<Last>> = OnceLock::new();
     let mut last = LAST.get_or_init(Mutex::default).lock();
@@ -239,7 +245,7 @@ fn hash_of(path: &Path) -> io::Result<String> {
     if let Some((known, at, length, hash)) = &*last
         && (known, *at, *length) == (&path.to_owned(), changed, bytes)
     {
-        return Ok(hash.clone());
+        return Ok((hash.clone(), bytes));
     }
     let mut file = File::open(path)?;
     let mut digest = Sha256::new();
@@ -252,7 +258,7 @@ fn hash_of(path: &Path) -> io::Result<String> {
     }
     let hash: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     *last = Some((path.to_owned(), changed, bytes, hash.clone()));
-    Ok(hash)
+    Ok((hash, bytes))
 }
 
 #[cfg(test)]

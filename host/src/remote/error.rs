@@ -72,7 +72,13 @@ pub enum ReachError {
         ours: String,
     },
     /// The binary could not be copied to the host.
-    #[error("binary could not be copied there: {}{}", printable(problem), said(words))]
+    #[error(
+        "binary could not be copied there: {}{}; mend that, or install `sandgate` {ours} there, on the search path of \
+         non-interactive shells",
+        printable(problem),
+        said(words),
+        ours = env!("CARGO_PKG_VERSION")
+    )]
     Copy {
         /// What went wrong.
         problem: String,

@@ -23,6 +23,7 @@ use sandgate_wire::transport::SendHalf;
 
 use super::artefacts::Tickets;
 use super::attempts::Attempts;
+use super::bootstrap::Binary;
 use super::error::{ReachError, is_of_corruption, said};
 use super::greeting::{Greeted, greet};
 use super::launcher;
@@ -85,7 +86,7 @@ impl RemoteHost {
         attempts: &Attempts,
     ) -> Result<Arc<RemoteHost>, ReachError> {
         let binary = step.binary()?;
-        let command = step.command(binary.as_ref().map_or("", |binary| &binary.hash));
+        let command = step.command(&binary.as_ref().map_or_else(String::new, Binary::arguments));
         let launched = launcher::start(&command, base, step.is_ssh())?;
         let _attempt = attempts.begin(&launched.launcher);
         let Greeted { send, launcher, hello, mut reader, encoder } =

@@ -89,8 +89,8 @@ impl Step {
         }
     }
 
-    /// The program that is started, and its arguments. `hash` is of the binary that ssh is to start there.
-    pub(crate) fn command(&self, hash: &str) -> Vec<String> {
+    /// The program that is started, and its arguments. `binary` is what the script is told of that which ssh is to start there.
+    pub(crate) fn command(&self, binary: &str) -> Vec<String> {
         match self {
             Step::Exec { command } => command.clone(),
             Step::Ssh { destination, port, config, .. } => {
@@ -104,9 +104,9 @@ impl Step {
                 if let Some(port) = port {
                     command.extend(["-p".to_owned(), port.to_string()]);
                 }
-                let is_hash = hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-                assert!(is_hash, "nothing but a hash is built into what a shell reads");
-                command.extend(["--".to_owned(), destination.clone(), format!("exec sh -c '{SCRIPT}' sh {hash}")]);
+                let is_plain = binary.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b' ');
+                assert!(is_plain, "nothing but a hash and a size is built into what a shell reads");
+                command.extend(["--".to_owned(), destination.clone(), format!("exec sh -c '{SCRIPT}' sh {binary}")]);
                 command
             }
         }

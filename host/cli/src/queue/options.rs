@@ -58,7 +58,8 @@ pub(crate) struct Options {
     /// TLS before the server's first word, for servers with `handshake_first`
     #[arg(long)]
     tls_first: bool,
-    /// How long the server may be away before we give up
+    /// How long the server may be away before we give up what needs it: to begin with, and whatever is to be stored or read. A
+    /// worker that has nothing to store waits for as long as it takes
     #[arg(long, value_name = "DURATION", value_parser = some_time, default_value = "5m")]
     patience: Duration,
     /// How many servers of a cluster keep what is stored: 1, 3 or 5; for streams that do not exist yet
