@@ -62,6 +62,24 @@ fn a_gateway_whose_messages_nobody_takes_delays_no_other() {
     });
 }
 
+/// The streams of all that is behind a jump host go through one link, and through another agent.
+#[test]
+fn nor_does_one_behind_a_jump_host() {
+    within(LIMIT * 2, "echoes beside floods on the same way", || {
+        let behind = || exec().via("jump");
+        let elsewhere = behind().with_heartbeat(Duration::from_secs(20));
+        let group = group([exec().id("jump"), behind(), behind(), behind(), elsewhere]);
+        let agents: Vec<_> = group.iter().map(|gateway| agent_of(gateway).pid()).collect();
+        assert!(agents[1] == agents[3] && agents[3] != agents[4] && agents[0] != agents[1], "{agents:?}");
+        let floods = [State::Sends.enter(&group[1]), State::BothFull.enter(&group[2])];
+        for _ in 0..20 {
+            [0, 3, 4].iter().for_each(|place| assert_echoes(&group[*place]));
+        }
+        drop(floods);
+        group.terminate(Duration::ZERO);
+    });
+}
+
 #[test]
 fn whatever_a_guest_does_can_be_ended() {
     within(LIMIT * 3, "guests in every state", || {
