@@ -248,7 +248,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 512, and 1024 of one on another machine; less if tasks take longer
+    /// Most tasks that a gateway is given at once. Default: 512, 256 if the instance is reused, and 1024 of one on another machine; less if tasks take longer
     /// than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {

@@ -9,7 +9,7 @@ use crate::spec::Spec;
 pub const DEFAULT_IN_FLIGHT: usize = 512;
 /// The same of a gateway whose instance is [reused](PoolBuilder::reuse): as many as there is credit for at once, whatever of it is
 /// on its way back.
-pub const DEFAULT_REUSED_IN_FLIGHT: usize = 512;
+pub const DEFAULT_REUSED_IN_FLIGHT: usize = 256;
 /// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
 pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 
