@@ -35,6 +35,8 @@ use crate::worker::{Ended, Worker, WorkerError};
 
 mod straight;
 
+#[cfg(test)]
+pub(crate) use straight::PUT_BACK;
 pub(crate) use straight::Strip;
 use straight::Until;
 

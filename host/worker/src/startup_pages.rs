@@ -65,21 +65,21 @@ unsafe extern "C" fn give_back_object(info: *mut libc::dl_phdr_info, _size: usiz
     }
     // SAFETY: the headers of a loaded object, so many, which stay mapped for as long as it is loaded.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    // SAFETY: they are its headers.
+    if unsafe { has_relocated_code(info, headers) } {
+        return NEXT;
+    }
     let page = rustix::param::page_size();
     for header in headers.iter().filter(|header| is_read_only(header)) {
-        let (Ok(offset), Ok(size)) = (usize::try_from(header.p_vaddr), usize::try_from(header.p_memsz)) else {
-            continue;
-        };
-        let Ok(base) = usize::try_from(info.dlpi_addr) else { continue };
-        let start = base.wrapping_add(offset);
+        let Some((start, size)) = place(info, header) else { continue };
         // Whole pages of this segment alone.
         let (first, end) = (start.next_multiple_of(page), start.wrapping_add(size) / page * page);
         if first < end {
             let first = ptr::with_exposed_provenance_mut(first);
             // SAFETY: a segment of a file that is loaded for reading alone has what the file has, and has never been written
-            // to: code here is position-independent, so nothing in such a segment is relocated (what is relocated and
-            // then protected is in a segment that was loaded for writing). So each of its pages is the same when it
-            // is mapped again. Where the kernel refuses, nothing has changed.
+            // to: objects that say that something in such a segment is relocated were left out (what is relocated and then
+            // protected is in a segment that was loaded for writing). So each of its pages is the same when it is mapped
+            // again. Where the kernel refuses, nothing has changed.
             let _ = unsafe { madvise(first, end - first.addr(), Advice::LinuxDontNeed) };
         }
     }
@@ -88,6 +88,34 @@ unsafe extern "C" fn give_back_object(info: *mut libc::dl_phdr_info, _size: usiz
 
 /// What goes on with the next one.
 const NEXT: c_int = 0;
+
+/// Marks of the dynamic section: its end, and those that say that segments are relocated which nobody can write to (elf(5)).
+const DT_NULL: u64 = 0;
+const DT_TEXTREL: u64 = 22;
+const DT_FLAGS: u64 = 30;
+const DF_TEXTREL: u64 = 4;
+
+/// Whether the dynamic linker has written to segments that are loaded for reading alone.
+///
+/// # Safety
+///
+/// `headers` are those of the loaded object.
+unsafe fn has_relocated_code(info: &libc::dl_phdr_info, headers: &[libc::Elf64_Phdr]) -> bool {
+    let Some(header) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) else { return false };
+    let Some((start, size)) = place(info, header) else { return true };
+    let first: *const [u64; 2] = ptr::with_exposed_provenance(start);
+    // SAFETY: pairs of a tag and a value, aligned as the format says, which stay mapped for as long as the object is loaded; they
+    // are written to while that is being loaded alone.
+    let entries = unsafe { slice::from_raw_parts(first, size / size_of::<[u64; 2]>()) };
+    let mut entries = entries.iter().take_while(|[tag, _]| *tag != DT_NULL);
+    entries.any(|[tag, value]| *tag == DT_TEXTREL || *tag == DT_FLAGS && value & DF_TEXTREL != 0)
+}
+
+/// Where a segment is, and its size.
+fn place(info: &libc::dl_phdr_info, header: &libc::Elf64_Phdr) -> Option<(usize, usize)> {
+    let (base, offset) = (usize::try_from(info.dlpi_addr).ok()?, usize::try_from(header.p_vaddr).ok()?);
+    Some((base.wrapping_add(offset), usize::try_from(header.p_memsz).ok()?))
+}
 
 fn is_read_only(header: &libc::Elf64_Phdr) -> bool {
     header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0 && header.p_flags & libc::PF_W == 0

@@ -17,6 +17,10 @@ use crate::execution::Stop;
 use crate::main_loop;
 use crate::worker::{Ended, Worker, WorkerError};
 
+/// How often a chunk was put back in this process, for tests that are to see that.
+#[cfg(test)]
+pub(crate) static PUT_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 /// Where a message lands of which a guest has taken the beginning.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
@@ -89,6 +93,8 @@ impl<'a> Strip<'a> {
             }
             if payload.left() > 0 && until.is_over() {
                 payload.put_back(&self.memory[start..self.at]);
+                #[cfg(test)]
+                PUT_BACK.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.at = start;
                 return Ok(false);
             }
