@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sandgate::{BadMachine, GatewayError, Looks, Machines, Spec};
+use sandgate::{BadMachine, Looks, Machines, Spec};
 
 use crate::exit::WrongUsage;
 use crate::print;
@@ -90,14 +90,14 @@ impl Hosts {
                     missing.iter().for_each(say_missing);
                     return rest_of(looks);
                 }
-                Err(error) => missing.push(error),
+                Err(error) => missing.push(anyhow::Error::from(error)),
             }
         }
         match missing.len() {
             0 => Ok(()),
             1 => Err(missing.remove(0)).context("no machine is there"),
             _ => {
-                missing.iter().for_each(|error| print::complain(&told(error)));
+                missing.iter().for_each(|error| print::complain(&format!("{error:#}")));
                 bail!("none of {} machines is there", missing.len())
             }
         }
@@ -123,18 +123,13 @@ impl Hosts {
 
 /// Says who else is not there, while others work.
 fn rest_of(looks: Looks) -> Result<()> {
-    let body = move || looks.filter_map(Result::err).for_each(|error| say_missing(&error));
+    let body = move || looks.filter_map(Result::err).for_each(|error| say_missing(&error.into()));
     let thread = std::thread::Builder::new().name("sandgate-looks".to_owned()).spawn(body);
     thread.map(drop).context("no thread for looks at machines")
 }
 
-fn say_missing(error: &GatewayError) {
-    print::complain(&format!("{}; it is tried again", told(error)));
-}
-
-fn told(error: &GatewayError) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+fn say_missing(error: &anyhow::Error) {
+    print::complain(&format!("{error:#}; it is tried again"));
 }
 
 impl Drop for Watcher {

@@ -20,8 +20,9 @@ const LEAST_ATTEMPT: Duration = Duration::from_secs(1);
 const MOST_ATTEMPT: Duration = Duration::from_secs(5);
 /// The least and the longest time between two attempts.
 pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Largest file with credentials or certificates.
-const MAX_LOGIN_BYTES: u64 = 4 << 20;
+/// Largest file with credentials, and in PEM.
+const MAX_LOGIN_BYTES: u64 = 64 << 10;
+const MAX_PEM_BYTES: u64 = 4 << 20;
 /// Messages that wait to be taken from one subscription. What is asked for at once is less.
 const SUBSCRIPTION_MESSAGES: usize = 1 << 16;
 
@@ -129,10 +130,10 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, DurableError> {
             // What the parser says might repeat what it has read.
             let wrong =
                 || bad_login("credentials file", file, Cause::text("it is no file of credentials as `nsc` makes them"));
-            options.credentials(&read("credentials file", file)?).map_err(|_| wrong())?
+            options.credentials(&read("credentials file", file, MAX_LOGIN_BYTES)?).map_err(|_| wrong())?
         }
         Login::Nkey(file) => {
-            let seed = read("NKey file", file)?;
+            let seed = read("NKey file", file, MAX_LOGIN_BYTES)?;
             let seed = seed.lines().map(str::trim).find(|line| line.starts_with('S')).unwrap_or_default();
             // What the library says of a seed might repeat it.
             let wrong = || bad_login("NKey file", file, Cause::text("it has no seed of a user's key"));
@@ -147,11 +148,11 @@ fn bad_login(what: &'static str, path: &Path, source: Cause) -> DurableError {
     DurableError::Credentials { what, path: path.to_owned(), source }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<String, DurableError> {
+fn read(what: &'static str, path: &Path, most: u64) -> Result<String, DurableError> {
     use std::io::Read;
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| bad_login(what, path, Cause::of(&error)))?;
-    file.take(MAX_LOGIN_BYTES).read_to_string(&mut text).map_err(|error| bad_login(what, path, Cause::of(&error)))?;
+    file.take(most).read_to_string(&mut text).map_err(|error| bad_login(what, path, Cause::of(&error)))?;
     Ok(text)
 }
 
@@ -159,7 +160,7 @@ fn read(what: &'static str, path: &Path) -> Result<String, DurableError> {
 /// server.
 fn check_certificates(path: &Path) -> Result<(), DurableError> {
     let wrong = |cause| bad_login("certificate file", path, cause);
-    let text = read("certificate file", path)?;
+    let text = read("certificate file", path, MAX_PEM_BYTES)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {
         Ok(found) if found.is_empty() => Err(wrong(Cause::text("it has no certificate in PEM"))),
@@ -170,7 +171,7 @@ fn check_certificates(path: &Path) -> Result<(), DurableError> {
 
 /// Whether a file has a key. What is wrong with it might repeat it.
 fn check_key(path: &Path) -> Result<(), DurableError> {
-    let text = read("key file", path)?;
+    let text = read("key file", path, MAX_PEM_BYTES)?;
     let found = PrivateKeyDer::from_pem_slice(text.as_bytes()).map(drop);
     found.map_err(|_| bad_login("key file", path, Cause::text("it has no private key in PEM")))
 }

@@ -104,7 +104,8 @@ impl Submission<'_> {
         self.complete
     }
 
-    /// Adds an input. One that is [too large](Self::too_large) has failed. Blocks while as much is under way as may be, and while the queue is full.
+    /// Adds an input. One that is [too large](Self::too_large) has failed. Blocks while as much is under way as may be, and while
+    /// the queue is full.
     ///
     /// # Errors
     /// Whatever has ended the submission. No more inputs are taken then.

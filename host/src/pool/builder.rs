@@ -248,8 +248,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 512, 256 if the instance is reused, and 1024 of one on another machine; less if tasks take longer
-    /// than some ten microseconds.
+    /// Most tasks that a gateway is given at once. Default: 512, 256 if its instance is [reused](Self::reuse), and 1024 of one
+    /// on another machine; less if tasks take longer than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
         self.in_flight = Some(tasks.max(1));

@@ -7,8 +7,8 @@ use crate::spec::Spec;
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 4 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 512;
-/// The same of a gateway whose instance is [reused](PoolBuilder::reuse): as many as there is credit for at once, whatever of it is
-/// on its way back.
+/// The same of a gateway whose instance is [reused](PoolBuilder::reuse): one more is a message more, and with twice as many they
+/// were slower.
 pub const DEFAULT_REUSED_IN_FLIGHT: usize = 256;
 /// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
 pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;

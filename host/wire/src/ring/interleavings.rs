@@ -262,16 +262,7 @@ fn what_can_wait_is_taken_by_who_looks_or_wakes_who_sleeps() {
         let worker = Arc::new(Worker { consumer, state: Mutex::default(), taken: Mutex::new(0) });
         let host = {
             let bell = Arc::clone(&bell);
-            thread::spawn(move || {
-                let mut producer = Producer::new(view);
-                for next in 1..=FEW {
-                    // There is room for all.
-                    assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
-                    if producer.has_to_ring_lazily() {
-                        bell.ring();
-                    }
-                }
-            })
+            thread::spawn(move || drop(write_what_can_wait(view, &bell)))
         };
         let executor = {
             let worker = Arc::clone(&worker);
@@ -292,8 +283,8 @@ fn what_can_wait_is_taken_by_who_looks_or_wakes_who_sleeps() {
     });
 }
 
-/// A consumer that dozes: it looks so often without being rung, then sleeps.
-fn look_now_and_then(view: View, bell: &Bell, looks: usize) {
+/// A consumer that dozes: it looks once without being rung, then sleeps.
+fn look_now_and_then(view: View, bell: &Bell) {
     let mut consumer = Consumer::new(view);
     let (mut last, mut in_vain) = (0, 0);
     while last < FEW {
@@ -308,7 +299,7 @@ fn look_now_and_then(view: View, bell: &Bell, looks: usize) {
             in_vain = 0;
             continue;
         }
-        let dozes = in_vain < looks;
+        let dozes = in_vain < 1;
         in_vain += 1;
         if dozes {
             // Its timer comes before any bell.
@@ -322,50 +313,43 @@ fn look_now_and_then(view: View, bell: &Bell, looks: usize) {
     }
 }
 
-#[test]
-fn what_can_wait_is_found_by_who_looks_now_and_then_or_wakes_it_once_it_sleeps() {
+/// A host of executions, or a worker that says of their ends: a few bytes that can wait.
+fn write_what_can_wait(view: View, bell: &Bell) -> Producer<View> {
+    let mut producer = Producer::new(view);
+    for next in 1..=FEW {
+        // There is room for all.
+        assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
+        if producer.has_to_ring_lazily() {
+            bell.ring();
+        }
+    }
+    producer
+}
+
+/// Beside a consumer, with what the producer does at its end.
+fn with_what_can_wait(consume: fn(View, &Bell), end: fn(Producer<View>, &Bell)) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
-    model.check(|| {
+    model.check(move || {
         let view = View(Arc::new(Shared::new(LARGE_CAPACITY)));
         let bell = Arc::new(Bell::default());
         let (of_producer, bell_of_producer) = (view.clone(), Arc::clone(&bell));
-        let producer = thread::spawn(move || {
-            let mut producer = Producer::new(of_producer);
-            for next in 1..=FEW {
-                assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
-                if producer.has_to_ring_lazily() {
-                    bell_of_producer.ring();
-                }
-            }
-        });
-        look_now_and_then(view, &bell, 1);
+        let producer =
+            thread::spawn(move || end(write_what_can_wait(of_producer, &bell_of_producer), &bell_of_producer));
+        consume(view, &bell);
         producer.join().unwrap();
     });
+}
+
+#[test]
+fn what_can_wait_is_found_by_who_looks_now_and_then_or_wakes_it_once_it_sleeps() {
+    with_what_can_wait(look_now_and_then, |producer, _| drop(producer));
 }
 
 /// Who dozes here never looks without being rung.
 #[test]
 fn a_producer_that_runs_dry_wakes_who_dozes() {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
-    model.check(|| {
-        let view = View(Arc::new(Shared::new(LARGE_CAPACITY)));
-        let bell = Arc::new(Bell::default());
-        let (of_producer, bell_of_producer) = (view.clone(), Arc::clone(&bell));
-        let producer = thread::spawn(move || {
-            let mut producer = Producer::new(of_producer);
-            for next in 1..=FEW {
-                assert_eq!(producer.write(&[IoSlice::new(&[next])]).unwrap(), 1);
-                if producer.has_to_ring_lazily() {
-                    bell_of_producer.ring();
-                }
-            }
-            // As `wake_peer`.
-            if producer.has_to_ring() {
-                bell_of_producer.ring();
-            }
-        });
+    fn doze(view: View, bell: &Bell) {
         let mut consumer = Consumer::new(view);
         let mut last = 0;
         while last < FEW {
@@ -377,6 +361,11 @@ fn a_producer_that_runs_dry_wakes_who_dozes() {
                 consumer.is_awake();
             }
         }
-        producer.join().unwrap();
+    }
+    with_what_can_wait(doze, |producer, bell| {
+        // As `wake_peer`.
+        if producer.has_to_ring() {
+            bell.ring();
+        }
     });
 }
