@@ -75,6 +75,19 @@ fn while_both_directions_are_full() {
     check(State::BothFull);
 }
 
+/// The thread of the guest and the worker's main thread both come to the end then, whichever is first.
+#[test]
+fn while_many_receive_again_and_again() {
+    for _ in 0..12 {
+        let group = Arc::new(group(&["popen"; 16]));
+        let channels: Vec<Channel> = group.iter().map(|gateway| State::Receives.enter(gateway)).collect();
+        let report = terminate(&group);
+        let unclean: Vec<_> = report.gateways.iter().filter(|gateway| gateway.ending != Ending::Clean).collect();
+        assert!(unclean.is_empty(), "no process has to be killed: {unclean:?}");
+        assert_one_end_each(&channels);
+    }
+}
+
 #[test]
 fn while_the_worker_is_stopped_and_the_socket_is_full() {
     let group = Arc::new(group(&["popen"]));

@@ -20,6 +20,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
     ("host/worker/src/artefact.rs", "maps what the compiler process made"),
     ("host/worker/src/lockdown/sys.rs", "system calls that have no safe wrapper"),
     ("host/worker/src/lockdown/violation.rs", "a signal handler"),
+    ("host/worker/src/quit.rs", "ends the process at once"),
     ("host/worker/src/startup_pages.rs", "finds what of the program is for reading alone, and gives its pages back"),
     ("host/worker/tests/process/native.rs", "what a worker does that was taken over, so that it is stopped"),
     ("benches/src/bare.rs", "loads what the benchmark itself has compiled"),
@@ -39,6 +40,10 @@ const FORBIDDEN_CODE: &[(&str, &str)] = &[
     (concat!("#[", "allow("), "use `#[expect(.., reason = \"..\")]`"),
     (concat!("#![", "allow("), "use `#![expect(.., reason = \"..\")]`"),
 ];
+
+/// Not in the sources of the worker.
+const FORBIDDEN_IN_WORKERS: &[(&str, &str)] =
+    &[(concat!("std::process::", "exit("), "a second thread that does it dies of a forbidden call: use `quit`")];
 
 /// Not at the head of an example in the documentation.
 const FORBIDDEN_FENCES: &[&str] = &[concat!("```", "ignore"), concat!("```", "should_panic")];
@@ -78,6 +83,13 @@ fn no_forbidden_attributes() {
             let reasoned = line.contains("reason = ");
             for (word, instead) in FORBIDDEN_CODE.iter().filter(|(word, _)| line.contains(word) && !reasoned) {
                 offences.push(format!("{}:{number}: `{word}`: {instead}", source.path));
+            }
+        }
+        if source.path.starts_with("host/worker/src/") {
+            for (number, line) in source.code_lines() {
+                for (word, instead) in FORBIDDEN_IN_WORKERS.iter().filter(|(word, _)| line.contains(*word)) {
+                    offences.push(format!("{}:{number}: `{word}`: {instead}", source.path));
+                }
             }
         }
         for (number, line) in source.lines() {

@@ -155,7 +155,7 @@ pub(crate) fn tell_out_of_memory(limit: u64) {
     std::panic::set_hook(Box::new(move |panic| {
         let much = usize::try_from(limit / 4).unwrap_or(usize::MAX);
         if Vec::<u8>::new().try_reserve_exact(much).is_err() {
-            std::process::exit(exit_code::OUT_OF_MEMORY);
+            crate::quit::quit(exit_code::OUT_OF_MEMORY);
         }
         other(panic);
     }));

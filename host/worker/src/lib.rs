@@ -43,6 +43,7 @@ mod modules;
 mod output;
 mod preflight;
 mod process;
+mod quit;
 mod randomness;
 mod reading;
 pub mod self_test;

@@ -27,6 +27,7 @@ use sandgate_wire::ring::{Accepted, accept};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 
 use crate::lockdown::{self, Budget, Enclosure, Inherited, Plan, Role};
+use crate::quit::quit;
 use crate::worker::{Worker, WorkerError};
 use crate::{compiler, initializer, main_loop, self_test, worker};
 
@@ -81,13 +82,13 @@ pub(crate) fn exit(result: Result<(), WorkerError>) -> ! {
             code(&error)
         }
     };
-    std::process::exit(code);
+    quit(code)
 }
 
 /// Ends the process because of something that must not happen.
 pub(crate) fn abort(message: &str) -> ! {
     complain(message);
-    std::process::exit(exit_code::BUG);
+    quit(exit_code::BUG);
 }
 
 fn serve() -> Result<(), WorkerError> {
@@ -204,6 +205,7 @@ fn print_seccomp() -> Result<(), WorkerError> {
     let mut list = Vec::new();
     lockdown::print_calls(&mut list)
         .and_then(|()| io::stdout().write_all(&list))
+        .and_then(|()| io::stdout().flush())
         .map_err(|source| WorkerError::System { what: "print its list", source })
 }
 
@@ -212,7 +214,7 @@ fn end_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        std::process::exit(exit_code::BUG);
+        quit(exit_code::BUG);
     }));
 }
 

@@ -23,6 +23,7 @@ use sandgate_wire::message::HostHello;
 use sandgate_wire::{Limits, ModuleLimits};
 
 use crate::lockdown::{self, Budget, Inherited, Plan, Role};
+use crate::quit::quit;
 
 /// The first argument of a process that is a probe; the layer, the probe's position among [`PROBES`] and its own argument
 /// follow.
@@ -144,8 +145,8 @@ pub(crate) fn run_if_probe() {
         },
     };
     // Whoever reads this has the exit code, too.
-    let _ = io::stdout().write_all(text.as_bytes());
-    std::process::exit(code)
+    let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    quit(code)
 }
 
 enum Failure {
