@@ -68,7 +68,7 @@ struct Cli {
     /// How often each row is measured, both sides in turn; 7, or 3 with --quick. What takes long has fewer rounds
     #[arg(long)]
     rounds: Option<NonZeroU32>,
-    /// Measures rows alone whose name is this or begins with it; may be given again
+    /// Measures the row of this name alone, or those whose names begin with it; may be given again
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
     /// Leaves the peers out
@@ -237,6 +237,9 @@ fn chosen(mut rows: Vec<Row>, only: &[String]) -> Result<Vec<Row>> {
         let known: Vec<&str> = rows.iter().map(|row| row.key.as_str()).collect();
         bail!("there is no row `{unknown}`; there are: {}", known.join(", "));
     }
-    rows.retain(|row| only.is_empty() || only.iter().any(|name| row.key.starts_with(name)));
+    let whole: Vec<String> = rows.iter().map(|row| row.key.clone()).collect();
+    let picks =
+        |name: &str, key: &str| if whole.iter().any(|key| key == name) { key == name } else { key.starts_with(name) };
+    rows.retain(|row| only.is_empty() || only.iter().any(|name| picks(name, &row.key)));
     Ok(rows)
 }

@@ -16,7 +16,7 @@
 //! instead of waiting, sees to it that the connection is attended as soon as nobody leads.
 //!
 //! While much arrives that can wait, results of a pool's short tasks, an attended connection *dozes*: the service looks at it every
-//! 2 ms, at all that doze in one go, and the bell rings for what cannot wait, and when the worker has nothing more to do. It
+//! few milliseconds, at all that doze in one go, and the bell rings for what cannot wait, and when the worker has nothing more to do. It
 //! dozes as long as the pool gives it such tasks ([`may_doze_until`](Reading::may_doze_until)) and results come; then it is
 //! attended as any other, so that nothing ticks where nothing happens.
 //!
@@ -26,9 +26,9 @@
 //! Lock order: whoever reads has the role, and locks endpoints and the table with it. The role itself is only tried.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use sandgate_wire::frame::FrameReader;
@@ -89,6 +89,8 @@ pub(crate) struct Reading {
     beside: AtomicUsize,
     /// Until when the service may look now and then instead of being woken, in nanoseconds since [`beginning`].
     may_doze_until: AtomicU64,
+    /// How often it looks then, in microseconds.
+    look_every: AtomicU32,
 }
 
 /// The right to read, and what is needed for it.
@@ -278,9 +280,15 @@ impl Reading {
         }
     }
 
-    /// Until then much arrives that can wait for a few milliseconds: the service need not be woken for it.
-    pub(crate) fn may_doze_until(&self, until: Instant) {
+    /// Until then much arrives that can wait for so long: the service need not be woken for it.
+    pub(crate) fn may_doze_until(&self, until: Instant, every: Duration) {
+        self.look_every.store(u32::try_from(every.as_micros()).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.may_doze_until.store(since_beginning(until), Ordering::Relaxed);
+    }
+
+    /// How long after one look the next one is due.
+    pub(crate) fn look_every(&self) -> Duration {
+        Duration::from_micros(self.look_every.load(Ordering::Relaxed).into())
     }
 
     fn may_doze(&self) -> bool {

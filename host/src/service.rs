@@ -34,8 +34,8 @@ use writing::Writing;
 
 /// Between two looks at connections that callers read.
 const TICK: Duration = Duration::from_millis(1);
-/// Between two looks at connections that doze, all of them in one go.
-const LOOK: Duration = Duration::from_millis(2);
+/// Least time between two looks at connections that doze, all of them in one go: as often as the one that is to be looked at most.
+const LEAST_LOOK: Duration = Duration::from_millis(1);
 /// Bells that are heard in one go.
 const MAX_EVENTS: usize = 64;
 /// Most threads.
@@ -313,11 +313,11 @@ impl Service {
         if now < at {
             return;
         }
-        rounds.look_at = Some(now + LOOK);
         let dozing: Vec<_> = rounds.dozing.iter().map(|(key, connection)| (*key, Arc::clone(connection))).collect();
         for (key, connection) in dozing {
             self.visit_with(rounds, key, connection, Reading::look);
         }
+        rounds.look_at = rounds.next_look(now);
     }
 
     /// Reads what callers have left, and has it heard from here on.
@@ -366,8 +366,15 @@ impl Rounds {
     }
 
     fn dozes(&mut self, key: u64, connection: Arc<Connection>) {
+        let look = Instant::now() + connection.reading.look_every().max(LEAST_LOOK);
         self.dozing.insert(key, connection);
-        self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+        self.look_at = Some(self.look_at.map_or(look, |at| at.min(look)));
+    }
+
+    /// When those that doze are looked at next, if they have just been.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let every = self.dozing.values().map(|connection| connection.reading.look_every()).min()?;
+        Some(now + every.max(LEAST_LOOK))
     }
 
     fn does_not_doze(&mut self, key: u64) {

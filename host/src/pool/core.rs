@@ -278,9 +278,10 @@ impl<P, V> Core<P, V> {
         self.lanes[lane].is_away(way);
     }
 
-    /// Whether a lane's runs are short and follow each other, so that none of their ends is awaited by itself.
-    pub(crate) fn is_brisk(&self, lane: usize) -> bool {
-        self.rules.executions == 1 && self.lanes[lane].is_brisk()
+    /// For how long the ends of a lane's runs can wait, if these are short and follow each other, so that none is awaited by itself.
+    pub(crate) fn patience(&self, lane: usize) -> Option<Duration> {
+        let lane = &self.lanes[lane];
+        (self.rules.executions == 1 && lane.is_brisk()).then(|| lane.patience(&self.rules))
     }
 
     /// How many runs a lane here is given.

@@ -123,7 +123,7 @@ impl Driver {
             }
         }
         self.batch = batch;
-        self.ground.about_to_wait(|lane| self.core.is_brisk(lane));
+        self.ground.about_to_wait(|lane| self.core.patience(lane));
     }
 
     /// Ends the gateways. Blocks until they are gone.

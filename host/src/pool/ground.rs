@@ -461,12 +461,12 @@ impl Ground {
         }
     }
 
-    /// Sees to it that what was begun is sent. Called before the pool waits. What `is_brisk` picks of the lanes says much that can
-    /// wait for a moment.
-    pub(crate) fn about_to_wait(&mut self, is_brisk: impl Fn(usize) -> bool) {
+    /// Sees to it that what was begun is sent. Called before the pool waits. What can wait of
+    /// what a lane says, and for how long, `patience` tells.
+    pub(crate) fn about_to_wait(&mut self, patience: impl Fn(usize) -> Option<Duration>) {
         for (lane, connection) in self.placed.drain(..) {
-            if is_brisk(lane) {
-                connection.reading.may_doze_until(Instant::now() + MAY_DOZE);
+            if let Some(patience) = patience(lane) {
+                connection.reading.may_doze_until(Instant::now() + MAY_DOZE, patience);
             }
             connection.outbox.write_placed();
         }

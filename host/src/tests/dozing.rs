@@ -19,6 +19,8 @@ use crate::output::{OutputRouter, OutputSink};
 use crate::spec::Spec;
 use crate::{Outcome, WaitError};
 
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(2);
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(1000);
 
@@ -77,7 +79,7 @@ impl Stage {
 
     /// Says something until it dozes, which it does for a few milliseconds.
     fn dozes(&self) {
-        self.connection.reading.may_doze_until(Instant::now() + LONG);
+        self.connection.reading.may_doze_until(Instant::now() + LONG, LOOK);
         eventually("the connection to doze", || {
             self.say();
             self.is_told();

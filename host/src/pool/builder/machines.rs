@@ -5,7 +5,7 @@ use crate::pool::machines::Machines;
 use crate::spec::Spec;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
-/// long: about 4 ms of work, and one task more than the one that runs at least.
+/// long: about 8 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 512;
 /// The same of a gateway whose instance is [reused](PoolBuilder::reuse): one more is a message more, and with twice as many they
 /// were slower.
