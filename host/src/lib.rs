@@ -115,9 +115,9 @@ pub use multi::{MultiChannel, ReceiveEachError, SendEachError, WaitEachError};
 pub use output::{CapturedOutput, MAX_LINE_BYTES, OutputLine, OutputPiece, OutputSink};
 pub use pool::{
     BadMachine, CancelToken, DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES,
-    DEFAULT_REUSED_IN_FLIGHT, DEFAULT_SPARES, DEFAULT_WINDOW, EventSink, EventStream, EventsEnded, FeedEnded,
-    GatewayStats, Histogram, Looks, Machines, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats,
-    ProgramOutput, RetryOn, TaskError, TaskFeed, TaskHandle, TaskResult, TaskResults, TimedEvent, Timing,
+    DEFAULT_SPARES, DEFAULT_WINDOW, EventSink, EventStream, EventsEnded, FeedEnded, GatewayStats, Histogram, Looks,
+    Machines, Map, OutcomeKind, Pool, PoolBuilder, PoolError, PoolEvent, PoolStats, ProgramOutput, RetryOn, TaskError,
+    TaskFeed, TaskHandle, TaskResult, TaskResults, TimedEvent, Timing,
 };
 pub use queue::ReceiveQueue;
 pub use recycle::{Recycle, Recycled};

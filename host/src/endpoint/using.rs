@@ -19,7 +19,7 @@ use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::Told;
+use crate::pool::{Packed, Told};
 use crate::queue::Tokens;
 
 /// Longest text that a close carries.
@@ -67,15 +67,15 @@ impl Endpoint {
 
     /// Sends these messages without waiting, those that are small under one lock. Says how many were sent, and why not the
     /// next one.
-    pub(crate) fn send_now(&self, messages: &[&Bytes]) -> (usize, Option<SendError>) {
+    pub(crate) fn send_now(&self, messages: &[&Packed]) -> (usize, Option<SendError>) {
         let mut sent = 0;
         while let Some(next) = messages.get(sent) {
-            let result = if Outbox::is_small(next) {
+            let result = if Outbox::is_small(next.as_ref()) {
                 let (count, result) = self.send_small(&messages[sent..]);
                 sent += count;
                 result
             } else {
-                let message = Message { bytes: Bytes::clone(next), channels: Vec::new() };
+                let message = Message { bytes: Packed::clone(next).into_bytes(), channels: Vec::new() };
                 let result = self.send(message, Deadline::after(Duration::ZERO));
                 sent += usize::from(result.is_ok());
                 result
@@ -88,12 +88,12 @@ impl Endpoint {
     }
 
     /// Sends the small messages at the beginning of these, as far as there is credit.
-    fn send_small(&self, messages: &[&Bytes]) -> (usize, Result<(), SendError>) {
+    fn send_small(&self, messages: &[&Packed]) -> (usize, Result<(), SendError>) {
         let mut state = self.state.lock();
         let mut result = self.can_send(&state);
         let mut count = 0;
-        while let (Ok(()), Some(next)) = (&result, messages.get(count).filter(|next| Outbox::is_small(next))) {
-            let length = next.len();
+        while let (Ok(()), Some(next)) = (&result, messages.get(count).filter(|next| Outbox::is_small(next.as_ref()))) {
+            let length = next.as_ref().len();
             if length as u64 > self.limits.message_bytes {
                 result = Err(SendError::too_large(length, &self.limits));
             } else if state.send_window.try_start(length as u64) {

@@ -20,10 +20,11 @@ use super::handle::{CancelToken, TaskHandle};
 use super::machines::Machines;
 use super::mailbox::mailbox;
 use super::map::Map;
+use super::packed::Packed;
 use super::result::{OutcomeKind, ProgramOutput, RetryOn, TaskError};
 use super::seat::Told;
 use super::stats::{GatewayStats, PoolStats};
-use super::work::{self, Codec, Owner, RawValue, Work};
+use super::work::{self, Codec, Owner, RawValue, Submission, Work};
 use crate::call::Call;
 use crate::group::{Group, GroupBuilder};
 use crate::module::Module;
@@ -33,7 +34,7 @@ mod building;
 pub(super) mod machines;
 mod starting;
 
-pub use machines::{DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_REUSED_IN_FLIGHT};
+pub use machines::{DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT};
 #[cfg(test)]
 pub(crate) use starting::Begin;
 
@@ -248,8 +249,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 512, 256 if its instance is [reused](Self::reuse), and 1024 of one
-    /// on another machine; less if tasks take longer than some ten microseconds.
+    /// Most tasks that a gateway is given at once. Default: 512, and 1024 of one on another machine; less if tasks take longer than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
         self.in_flight = Some(tasks.max(1));
@@ -364,21 +364,24 @@ impl Pool {
 
     /// [`submit`](Self::submit) to a pool of [programs](PoolBuilder::program), whose inputs are bytes.
     pub fn submit_program(&self, input: impl Into<Vec<u8>>) -> TaskHandle<ProgramOutput> {
-        self.submit_encoded(Ok(input.into().into()), work::output_of)
+        self.submit_encoded(Ok(Bytes::from(input.into()).into()), work::output_of)
     }
 
     fn submit_encoded<T>(
         &self,
-        input: Result<Bytes, TaskError>,
+        input: Result<Packed, TaskError>,
         decode: fn(RawValue) -> Result<T, TaskError>,
     ) -> TaskHandle<T> {
         let (sender, results) = mailbox();
         let id = self.next_task();
-        let (input, refused) = input.map_or_else(|error| (Bytes::new(), Some(Box::new(error))), |input| (input, None));
+        let (input, refused) = match input {
+            Ok(input) => (input, None),
+            Err(error) => (Packed::default(), Some(Box::new(error))),
+        };
         let owner = Arc::new(Owner { number: self.next_owner(), results: sender });
-        let work = Work { owner, index: id, input, argv: None, refused };
-        self.submit_all(vec![(id, work)]);
-        TaskHandle::new(id, results, self.told.notes.clone(), decode)
+        let work = Work { owner: owner.number, index: id, input, argv: None, refused };
+        self.submit_all(owner, vec![(id, work)]);
+        TaskHandle::new(id, results, (self.told.notes.clone(), Arc::clone(&self.shown)), decode)
     }
 
     /// What can stop this pool from elsewhere.
@@ -390,6 +393,11 @@ impl Pool {
     /// reached, which until then has one, and when one joins; fewer when one leaves.
     pub fn gateways(&self) -> usize {
         self.shown.lanes.load(Ordering::Acquire)
+    }
+
+    /// The gateway of a lane.
+    pub(crate) fn name(&self, lane: usize) -> Option<Arc<str>> {
+        self.shown.name(lane)
     }
 
     /// Tasks under way that keep every gateway busy.
@@ -450,8 +458,8 @@ impl Pool {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    pub(crate) fn submit_all(&self, tasks: Vec<(TaskId, Work)>) {
-        self.told.tell_and_see(Note::Submit(tasks));
+    pub(crate) fn submit_all(&self, owner: Arc<Owner>, tasks: Vec<(TaskId, Work)>) {
+        self.told.tell_and_see(Note::Submit(Submission { owner, tasks }));
     }
 
     pub(crate) fn cancel_owner(&self, owner: u64) {

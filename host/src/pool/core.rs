@@ -108,7 +108,7 @@ pub(crate) enum Verdict<V> {
 pub(crate) struct Finished<P, V> {
     pub(crate) task: TaskId,
     pub(crate) payload: P,
-    pub(crate) value: Result<V, TaskError>,
+    pub(crate) value: Result<V, Box<TaskError>>,
     pub(crate) attempts: u32,
     pub(crate) lane: Option<usize>,
     pub(crate) queued: Instant,
@@ -220,13 +220,13 @@ impl<P, V> Core<P, V> {
         self.tasks
             .insert(id, Task { payload, attempts: 0, losses: 0, links: 0, retries: 0, was_behind: false, queued: now });
         match self.broken.clone() {
-            Some(error) => self.finish(id, Err(TaskError::NoGateway(error)), None, now),
+            Some(error) => self.finish(id, Err(Box::new(TaskError::NoGateway(error))), None, now),
             None => self.waiting.push_back(id),
         }
     }
 
     /// A task that was given to the pool, and that cannot be run.
-    pub(crate) fn refuse(&mut self, id: TaskId, error: TaskError, now: Instant) {
+    pub(crate) fn refuse(&mut self, id: TaskId, error: Box<TaskError>, now: Instant) {
         self.finish(id, Err(error), None, now);
     }
 
@@ -251,7 +251,7 @@ impl<P, V> Core<P, V> {
                 break;
             }
         }
-        self.finish(id, Err(TaskError::Cancelled), place, now);
+        self.finish(id, Err(Box::new(TaskError::Cancelled)), place, now);
     }
 
     /// A lane's gateway is there.
@@ -329,7 +329,7 @@ impl<P, V> Core<P, V> {
             self.broken = Some(Arc::clone(&error));
             let all: Vec<TaskId> = self.tasks.keys().copied().collect();
             for id in all {
-                self.finish(id, Err(TaskError::NoGateway(Arc::clone(&error))), None, now);
+                self.finish(id, Err(Box::new(TaskError::NoGateway(Arc::clone(&error)))), None, now);
             }
         }
     }
@@ -414,7 +414,7 @@ impl<P, V> Core<P, V> {
             self.waiting.push_back(flight.task);
             return;
         }
-        self.finish(flight.task, Err(error), place, now);
+        self.finish(flight.task, Err(Box::new(error)), place, now);
     }
 
     /// A lane's session has answered the first of its tasks, one after the other. What nothing was asked for is dropped.
@@ -493,7 +493,7 @@ impl<P, V> Core<P, V> {
                 task.losses += 1;
                 if is_link || task.losses >= self.rules.max_losses {
                     let error = TaskError::Poisonous { attempts: task.attempts, loss: loss.clone() };
-                    self.finish(flight.task, Err(error), Some((lane, flight.started)), now);
+                    self.finish(flight.task, Err(Box::new(error)), Some((lane, flight.started)), now);
                     continue;
                 }
             }
@@ -514,12 +514,12 @@ impl<P, V> Core<P, V> {
         self.rules.executions + UNHEARD
     }
 
-    fn finish(&mut self, id: TaskId, value: Result<V, TaskError>, place: Option<(usize, Instant)>, now: Instant) {
+    fn finish(&mut self, id: TaskId, value: Result<V, Box<TaskError>>, place: Option<(usize, Instant)>, now: Instant) {
         let Some(task) = self.tasks.remove(&id) else { return };
         let Task { payload, attempts, queued, .. } = task;
         let (lane, started) = (place.map(|(lane, _)| lane), place.map(|(_, started)| started));
         let ran = started.map(|started| now.saturating_duration_since(started));
-        let kind = value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
+        let kind = value.as_ref().map_or_else(|error| error.kind(), |_| OutcomeKind::Returned);
         self.counts.finished(kind, ran);
         let duration = ran.unwrap_or_default();
         self.tell(now, || PoolEvent::TaskFinished { task: id, gateway: lane, outcome: kind, attempts, duration });

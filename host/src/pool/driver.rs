@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::core::{Action, Core, TaskId, Verdict};
 use super::event::{EventSink, PoolEvent, TimedEvent};
 use super::ground::{Came, Ground, Made, NotBegun};
 use super::machines::Machine;
 use super::mailbox::{Receiver, Sender};
+use super::packed::Packed;
 use super::result::PoolError;
 use super::stats::Counts;
-use super::work::{self, RawValue, Work};
+use super::work::{Owners, RawValue, Submission, Work};
 use crate::deadline::Deadline;
 use crate::gateway::Gateway;
 
@@ -37,7 +38,7 @@ const LEAST_ENOUGH: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Note {
     /// Tasks for the pool.
-    Submit(Vec<(TaskId, Work)>),
+    Submit(Submission),
     /// A run, or a session, has brought something or ended.
     Moved { lane: usize, number: u64 },
     /// What became of the start of a gateway.
@@ -69,6 +70,25 @@ pub(crate) struct Shown {
     pub(crate) lanes: AtomicUsize,
     /// Tasks under way that keep all of them busy.
     pub(crate) enough: AtomicUsize,
+    /// The gateways of the lanes, where there has been one.
+    names: Mutex<Vec<Option<Arc<str>>>>,
+}
+
+impl Shown {
+    /// The gateway of a lane.
+    pub(crate) fn name(&self, lane: usize) -> Option<Arc<str>> {
+        self.names.lock().get(lane).cloned().flatten()
+    }
+
+    /// The gateway of a lane, which is called like this from now on if it has no name yet. Says whether it had none.
+    fn name_first(&self, lane: usize, name: &str) -> (Arc<str>, bool) {
+        let mut names = self.names.lock();
+        if names.len() <= lane {
+            names.resize(lane + 1, None);
+        }
+        let is_first = names[lane].is_none();
+        (Arc::clone(names[lane].get_or_insert_with(|| Arc::from(name))), is_first)
+    }
 }
 
 /// The scheduler's part of a [`PoolStats`](super::PoolStats).
@@ -90,7 +110,7 @@ pub(crate) struct Driver {
     pub(crate) epoch: Instant,
     pub(crate) lanes: usize,
     pub(crate) shown: Arc<Shown>,
-    pub(crate) names: Vec<Option<Arc<str>>>,
+    pub(crate) owners: Owners,
     pub(crate) drop_timeout: Duration,
     pub(crate) state: Life,
     pub(crate) told_until: Duration,
@@ -145,12 +165,13 @@ impl Driver {
 
     pub(crate) fn take(&mut self, note: Note, now: Instant) {
         match note {
-            Note::Submit(tasks) => {
+            Note::Submit(Submission { owner, tasks }) => {
+                self.owners.enter(owner, tasks.len());
                 for (id, mut work) in tasks {
                     let refused = work.refused.take();
                     self.core.submit(id, work, now);
                     if let Some(error) = refused {
-                        self.core.refuse(id, *error, now);
+                        self.core.refuse(id, error, now);
                     }
                     if self.state != Life::Open {
                         self.core.cancel(id, now);
@@ -167,7 +188,7 @@ impl Driver {
             }
             Note::Gone { .. } => {}
             Note::CancelTask(id) => self.core.cancel(id, now),
-            Note::CancelOwner(owner) => self.cancel(now, |work| work.owner.number == owner),
+            Note::CancelOwner(owner) => self.cancel(now, |work| work.owner == owner),
             Note::CancelAll => self.end(Life::Cancelled, now),
             Note::Shutdown => {
                 self.ground.give_up();
@@ -200,7 +221,7 @@ impl Driver {
         self.ground.take(lane, number, |came| match came {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
             Came::Answered(messages) => {
-                core.answered(lane, messages.map(|message| RawValue::Message(Some(message))), now);
+                core.answered(lane, messages.map(RawValue::from), now);
             }
             Came::SessionEnded(verdict) => core.session_ended(lane, verdict, now),
         });
@@ -225,9 +246,8 @@ impl Driver {
             }
         };
         let pid = made.gateway.pid();
-        let first = self.names[lane].is_none();
         // A spare takes over the name with the place.
-        let id = Arc::clone(self.names[lane].get_or_insert_with(|| Arc::from(made.gateway.id())));
+        let (id, first) = self.shown.name_first(lane, made.gateway.id());
         let more = made.more;
         self.ground.started(lane, *made, Arc::clone(&id));
         self.core.lane_up_at(lane, self.ground.way(lane), now);
@@ -253,7 +273,6 @@ impl Driver {
     /// There are more lanes, for which the ground has room.
     fn grow(&mut self, more: usize, now: Instant) {
         self.core.grow(more, now);
-        self.names.resize(self.names.len() + more, None);
         self.tell_starting(self.lanes..self.lanes + more, now);
         self.lanes += more;
         self.recount();
@@ -322,8 +341,7 @@ impl Driver {
         if self.core.actions.is_empty() {
             self.core.actions = actions;
         }
-        let names = &self.names;
-        work::deliver(&mut self.core.finished, |lane| names[lane].clone(), self.epoch);
+        self.owners.deliver(&mut self.core.finished, self.epoch);
         self.tell_all();
     }
 
@@ -347,7 +365,7 @@ impl Driver {
         for of_lane in all.chunk_by(|one, next| one.0 == next.0) {
             let lane = of_lane[0].0;
             let known = of_lane.iter().filter_map(|&(_, task, run)| Some((run, &self.core.payload(task)?.input)));
-            let (mut runs, inputs): (Vec<u64>, Vec<&Bytes>) = known.unzip();
+            let (mut runs, inputs): (Vec<u64>, Vec<&Packed>) = known.unzip();
             let mut not_begun = Vec::new();
             let (mut at, mut any_begun) = (0, false);
             while at < runs.len() {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::RecvTimeoutError;
 
 use super::builder::Pool;
 use super::core::TaskId;
 use super::driver::{Note, Shown};
 use super::mailbox::{Receiver, Sender, mailbox};
+use super::packed::Packed;
 use super::result::{ProgramOutput, TaskError, TaskResult};
 use super::seat::Told;
-use super::work::{self, Owner, RawResult, RawValue, Work};
+use super::work::{self, Owner, RawResult, RawValue, Submission, Work};
 
 /// Inputs that are gathered before they are handed to the pool, unless [`TaskFeed::flush`] comes first.
 const MAX_BATCH: usize = 64;
@@ -37,6 +37,7 @@ pub struct TaskFeed {
 pub struct TaskResults<T> {
     results: Receiver<RawResult>,
     notes: Sender<Note>,
+    shown: Arc<Shown>,
     owner: u64,
     decode: fn(RawValue) -> Result<T, TaskError>,
 }
@@ -62,8 +63,9 @@ impl Pool {
         let next_task = Arc::clone(&self.next_task);
         let epoch = Instant::now().checked_sub(self.age()).unwrap_or_else(Instant::now);
         let (told, shown) = (self.told.clone(), Arc::clone(&self.shown));
+        let taken_with = Arc::clone(&shown);
         let feed = TaskFeed { told, shown, next_task, owner, epoch, next: 0, batch: Vec::new() };
-        (feed, TaskResults { results, notes, owner: number, decode })
+        (feed, TaskResults { results, notes, shown: taken_with, owner: number, decode })
     }
 }
 
@@ -81,8 +83,8 @@ impl TaskFeed {
 
     fn add(&mut self, input: Vec<u8>, argv: Option<Arc<[String]>>) -> u64 {
         let (id, index) = self.take_numbers();
-        let (owner, input) = (Arc::clone(&self.owner), Bytes::from(input));
-        self.batch.push((id, Work { owner, index, input, argv, refused: None }));
+        let input = Packed::here(&input).unwrap_or_else(|| Packed::Elsewhere(input.into()));
+        self.batch.push((id, Work { owner: self.owner.number, index, input, argv, refused: None }));
         if self.batch.len() >= MAX_BATCH {
             self.flush();
         }
@@ -105,7 +107,8 @@ impl TaskFeed {
     /// Hands to the pool what was gathered. Due before whatever may take time.
     pub fn flush(&mut self) {
         if !self.batch.is_empty() {
-            self.told.tell_and_see(Note::Submit(std::mem::take(&mut self.batch)));
+            let (owner, tasks) = (Arc::clone(&self.owner), std::mem::take(&mut self.batch));
+            self.told.tell_and_see(Note::Submit(Submission { owner, tasks }));
         }
     }
 
@@ -130,7 +133,7 @@ impl<T> TaskResults<T> {
     /// [`FeedEnded`](super::FeedEnded) once the feed was dropped and all results were given out, or the pool is gone.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<TaskResult<T>>, super::FeedEnded> {
         match self.results.recv_timeout(timeout) {
-            Ok(result) => Ok(Some(result.typed(self.decode))),
+            Ok(result) => Ok(Some(result.typed(self.decode, |lane| self.shown.name(lane)))),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(super::FeedEnded),
         }

@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque, vec_deque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use sandgate_wire::ids::ChannelHashes;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
@@ -16,6 +15,7 @@ use super::core::{TaskId, Verdict};
 use super::driver::Note;
 use super::machines::Machine;
 use super::mailbox::Sender;
+use super::packed::Packed;
 use super::result::{PoolError, ProgramOutput, TaskError};
 use super::seat::Told;
 use super::work::RawValue;
@@ -324,14 +324,14 @@ impl Ground {
         lane: usize,
         task: TaskId,
         run: u64,
-        (input, argv): (Bytes, Option<Arc<[String]>>),
+        (input, argv): (Packed, Option<Arc<[String]>>),
     ) -> Result<(), NotBegun> {
         let call = match argv {
             None => Arc::clone(&self.call),
             Some(argv) => Arc::new(Call { argv: argv.to_vec(), ..Call::clone(&self.call) }),
         };
         let origin = Some(self.origin(lane, Some(task)));
-        let arguments = Some(Encoded { bytes: input, channels: Vec::new() });
+        let arguments = Some(Encoded { bytes: input.into_bytes(), channels: Vec::new() });
         let run_of_it = Run { arguments, origin };
         let channel = self.begin_on(lane, |gateway, module| gateway.execute_again(module, &call, &run_of_it))?;
         let connection = &channel.endpoint().connection;
@@ -350,7 +350,7 @@ impl Ground {
 
     /// Gives a gateway's session these inputs, and begins it if there is none. Says how many it has taken, and why not the
     /// next one.
-    pub(crate) fn ask_session(&mut self, lane: usize, inputs: &[&Bytes]) -> (usize, Option<NotBegun>) {
+    pub(crate) fn ask_session(&mut self, lane: usize, inputs: &[&Packed]) -> (usize, Option<NotBegun>) {
         if self.places[lane].session.is_none()
             && let Err(not_begun) = self.begin_session(lane)
         {
@@ -511,7 +511,7 @@ fn program(gateway: &str, outcome: Outcome, output: CapturedOutput) -> Verdict<R
     };
     let output = ProgramOutput { stdout, stderr, exit_code, truncated };
     match verdict(gateway, outcome, None) {
-        Verdict::Value(_) => Verdict::Value(RawValue::Program(output)),
+        Verdict::Value(_) => Verdict::Value(RawValue::Program(Box::new(output))),
         Verdict::Failed(TaskError::Ended(outcome)) => {
             Verdict::Failed(TaskError::Program { outcome, output: Box::new(output) })
         }
@@ -521,7 +521,7 @@ fn program(gateway: &str, outcome: Outcome, output: CapturedOutput) -> Verdict<R
 
 fn verdict(gateway: &str, outcome: Outcome, last: Option<Message>) -> Verdict<RawValue> {
     match outcome {
-        Outcome::Returned => Verdict::Value(RawValue::Message(last)),
+        Outcome::Returned => Verdict::Value(last.map_or(RawValue::Nothing, RawValue::from)),
         Outcome::WorkerLost { loss } => Verdict::Lost(WorkerLoss { gateway: gateway.to_owned(), ..loss }),
         Outcome::Killed { by: KilledBy::Kill | KilledBy::Recall, .. } => Verdict::Stopped,
         outcome @ Outcome::Killed { .. } => {

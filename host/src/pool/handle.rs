@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 
 use super::core::TaskId;
-use super::driver::Note;
+use super::driver::{Note, Shown};
 use super::mailbox::{Receiver, Sender};
 use super::result::{TaskError, TaskResult};
 use super::work::{RawResult, RawValue};
@@ -20,6 +20,7 @@ pub struct TaskHandle<T> {
     id: TaskId,
     results: Receiver<RawResult>,
     notes: Option<Sender<Note>>,
+    shown: Arc<Shown>,
     decode: fn(RawValue) -> Result<T, TaskError>,
 }
 
@@ -27,10 +28,10 @@ impl<T> TaskHandle<T> {
     pub(crate) fn new(
         id: TaskId,
         results: Receiver<RawResult>,
-        notes: Sender<Note>,
+        (notes, shown): (Sender<Note>, Arc<Shown>),
         decode: fn(RawValue) -> Result<T, TaskError>,
     ) -> TaskHandle<T> {
-        TaskHandle { id, results, notes: Some(notes), decode }
+        TaskHandle { id, results, notes: Some(notes), shown, decode }
     }
 
     /// Waits for the task's result. It always comes: a pool that is dropped cancels its tasks.
@@ -64,7 +65,7 @@ impl<T> TaskHandle<T> {
     fn through(&mut self, result: Option<RawResult>) -> TaskResult<T> {
         self.notes = None;
         let gone = || RawResult::cancelled(self.id, self.id, Duration::ZERO);
-        result.unwrap_or_else(gone).typed(self.decode)
+        result.unwrap_or_else(gone).typed(self.decode, |lane| self.shown.name(lane))
     }
 }
 

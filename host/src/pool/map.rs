@@ -16,11 +16,12 @@ use bytes::Bytes;
 use super::builder::Pool;
 use super::core::TaskId;
 use super::mailbox::{Receiver, mailbox};
+use super::packed::Packed;
 use super::result::TaskResult;
 use super::work::{Codec, Owner, RawResult, Work};
 
 /// Most inputs that are handed to the pool in one go.
-const MAX_BATCH: usize = 64;
+const MAX_BATCH: usize = 512;
 /// An iterator that gives an input within this time is not waited for with those it gave before.
 const SOON: Duration = Duration::from_micros(20);
 /// Inputs up to this size share memory with those that are pulled with them, which is kept until all of them are through.
@@ -51,13 +52,16 @@ pub struct Map<'a, I: Iterator, T> {
     /// The last input was too large to share memory with others.
     large: bool,
     codec: Codec<I::Item, T>,
+    /// The gateways of lanes that gave results.
+    names: Vec<Option<Arc<str>>>,
 }
 
 /// Inputs that were pulled. They reach the pool also if the next one makes the iterator panic.
 struct Batch<'a> {
     pool: &'a Pool,
+    owner: Arc<Owner>,
     tasks: Vec<(TaskId, Work)>,
-    /// The small ones of them, and where each is.
+    /// The smaller ones of them, and where each is, if it is not with its task.
     bytes: Vec<u8>,
     places: Vec<Range<usize>>,
 }
@@ -67,13 +71,15 @@ impl Drop for Batch<'_> {
         if self.tasks.is_empty() {
             return;
         }
-        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
-        for ((_, work), place) in self.tasks.iter_mut().zip(self.places.drain(..)) {
-            if !place.is_empty() {
-                work.input = bytes.slice(place);
+        if !self.bytes.is_empty() {
+            let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+            for ((_, work), place) in self.tasks.iter_mut().zip(self.places.drain(..)) {
+                if !place.is_empty() {
+                    work.input = Packed::Elsewhere(bytes.slice(place));
+                }
             }
         }
-        self.pool.submit_all(std::mem::take(&mut self.tasks));
+        self.pool.submit_all(Arc::clone(&self.owner), std::mem::take(&mut self.tasks));
     }
 }
 
@@ -99,6 +105,7 @@ where
             batch: 1,
             large: false,
             codec,
+            names: Vec::new(),
         }
     }
 
@@ -118,6 +125,12 @@ where
         self.inputs.is_some() && ahead && fits
     }
 
+    /// Whether so many can be pulled that it is worth it, where more can be once results are given out.
+    fn has_room_for_many(&self) -> bool {
+        let room = self.pool.window.saturating_sub(self.outstanding);
+        room >= self.batch.min(self.pool.window / 8)
+    }
+
     /// Whether `next` need not wait.
     fn is_ready(&mut self) -> bool {
         if self.early.front().is_some_and(Option::is_some) {
@@ -127,13 +140,14 @@ where
             if self.taken.is_empty() {
                 self.results.take_all(&mut self.taken);
             }
-            match self.taken.pop_front() {
+            match self.taken.front() {
                 None => return false,
-                Some(result) if !self.ordered || result.index == self.next => {
-                    self.taken.push_front(result);
-                    return true;
+                Some(result) if !self.ordered || result.index == self.next => return true,
+                Some(_) => {
+                    if let Some(result) = self.taken.pop_front() {
+                        self.keep(result);
+                    }
                 }
-                Some(result) => self.keep(result),
             }
         }
     }
@@ -156,10 +170,12 @@ where
         // An iterator that panics is not asked again.
         let Some(mut inputs) = self.inputs.take() else { return };
         let start = Instant::now();
-        let tasks = Vec::with_capacity(self.batch);
-        let mut batch = Batch { pool: self.pool, tasks, bytes: Vec::new(), places: Vec::new() };
+        let most = self.batch.min((2 * self.pool.enough()).saturating_sub(self.under_way())).max(1);
+        let tasks = Vec::with_capacity(most);
+        let owner = Arc::clone(&self.owner);
+        let mut batch = Batch { pool: self.pool, owner, tasks, bytes: Vec::new(), places: Vec::new() };
         let mut ended = false;
-        for _ in 0..self.batch {
+        for _ in 0..most {
             match inputs.next() {
                 Some(input) => self.add(&input, &mut batch),
                 None => ended = true,
@@ -169,7 +185,7 @@ where
             }
         }
         drop(batch);
-        let quick = start.elapsed() < SOON * u32::try_from(self.batch).unwrap_or(u32::MAX);
+        let quick = start.elapsed() < SOON * u32::try_from(most).unwrap_or(u32::MAX);
         self.batch = if quick { (self.batch * 2).min(MAX_BATCH) } else { 1 };
         if !ended {
             self.inputs = Some(inputs);
@@ -190,11 +206,17 @@ where
             own = batch.bytes.split_off(begin);
         }
         self.large = own.len() > SHARED_BYTES;
-        let place = begin..batch.bytes.len();
-        self.bytes += own.len() + place.len();
-        batch.places.push(place);
-        let (owner, refused) = (Arc::clone(&self.owner), encoded.err().map(Box::new));
-        let work = Work { owner, index, input: own.into(), argv: None, refused };
+        self.bytes += own.len() + batch.bytes.len() - begin;
+        let input = match Packed::here(&batch.bytes[begin..]) {
+            Some(few) if own.is_empty() => {
+                batch.bytes.truncate(begin);
+                few
+            }
+            _ => Bytes::from(own).into(),
+        };
+        batch.places.push(begin..batch.bytes.len());
+        let (owner, refused) = (self.owner.number, encoded.err().map(Box::new));
+        let work = Work { owner, index, input, argv: None, refused };
         batch.tasks.push((self.pool.next_task(), work));
     }
 
@@ -213,7 +235,16 @@ where
         self.outstanding -= 1;
         self.bytes = self.bytes.saturating_sub(result.input_bytes);
         self.next += 1;
-        result.typed(self.codec.decode)
+        let (pool, names) = (self.pool, &mut self.names);
+        result.typed(self.codec.decode, |lane| {
+            if names.len() <= lane {
+                names.resize(lane + 1, None);
+            }
+            if names[lane].is_none() {
+                names[lane] = pool.name(lane);
+            }
+            names[lane].clone()
+        })
     }
 }
 
@@ -227,7 +258,7 @@ where
         loop {
             let ready = self.is_ready();
             // Inputs that come slowly do not keep back a result that is there.
-            let lacking = self.batch > 1 && self.under_way() < self.pool.enough();
+            let lacking = self.batch > 1 && self.under_way() < self.pool.enough() && self.has_room_for_many();
             if (!ready || lacking) && self.may_pull() {
                 self.pull();
                 continue;

@@ -26,14 +26,15 @@ mod machines;
 mod mailbox;
 mod maker;
 mod map;
+mod packed;
 mod result;
 mod seat;
 mod stats;
 mod work;
 
 pub use builder::{
-    DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_REUSED_IN_FLIGHT,
-    DEFAULT_SPARES, DEFAULT_WINDOW, Pool, PoolBuilder,
+    DEFAULT_BUFFER_BYTES, DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, DEFAULT_MAX_LOSSES, DEFAULT_SPARES, DEFAULT_WINDOW,
+    Pool, PoolBuilder,
 };
 pub(crate) use driver::Note;
 pub use event::{EventSink, EventStream, EventsEnded, PoolEvent, TimedEvent};
@@ -42,6 +43,7 @@ pub use handle::{CancelToken, TaskHandle};
 pub use looks::Looks;
 pub use machines::{BadMachine, Machines};
 pub use map::Map;
+pub(crate) use packed::Packed;
 pub use result::{OutcomeKind, PoolError, ProgramOutput, RetryOn, TaskError, TaskResult, Timing};
 pub(crate) use seat::{Told, see_to_pools, sees_to_pools};
 pub use stats::{GatewayStats, Histogram, PoolStats};

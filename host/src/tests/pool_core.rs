@@ -81,8 +81,9 @@ impl Table {
 
     /// Tasks that are through since the last time, with how they ended and their attempts.
     pub(super) fn finished(&mut self) -> Vec<(u64, OutcomeKind, u32)> {
-        let kind =
-            |value: &Result<u32, TaskError>| value.as_ref().map_or_else(TaskError::kind, |_| OutcomeKind::Returned);
+        let kind = |value: &Result<u32, Box<TaskError>>| {
+            value.as_ref().map_or_else(|error| error.kind(), |_| OutcomeKind::Returned)
+        };
         let finished = std::mem::take(&mut self.core.finished);
         finished.into_iter().map(|it| (u64::from(it.payload), kind(&it.value), it.attempts)).collect()
     }
@@ -509,7 +510,7 @@ fn a_stop_that_nobody_has_ordered_costs_the_worker() {
 fn an_input_that_is_refused_is_counted_and_told_like_any_other() {
     let mut table = Table::new(rules(), 1);
     table.submit(7..8);
-    table.core.refuse(7, TaskError::NoValue, table.now);
+    table.core.refuse(7, Box::new(TaskError::NoValue), table.now);
     assert_eq!(table.finished(), [(7, OutcomeKind::NoValue, 0)]);
     assert_eq!((table.runs(), table.core.counts.queued), (vec![], 1));
     let told: Vec<_> = table.core.events.take().unwrap().into_iter().map(|(_, event)| event).collect();

@@ -54,6 +54,8 @@ pub(crate) struct Guest {
 pub(crate) struct Pace {
     since: Instant,
     taken: u32,
+    /// Messages that it is through with since it was asked [last](Pace::has_done).
+    done: usize,
 }
 
 /// What is said may be kept for a moment by a guest that needs no longer than this for each message.
@@ -64,8 +66,18 @@ impl Pace {
     pub(crate) fn go_on(&mut self, at_hand: u32) -> bool {
         let now = Instant::now();
         let is_quick = now.saturating_duration_since(self.since) <= QUICK * self.taken;
+        self.done += self.taken as usize;
         (self.since, self.taken) = (now, at_hand);
         is_quick
+    }
+
+    /// Whether it has done as much as is `left` to do. Counts anew then.
+    pub(crate) fn has_done(&mut self, left: usize) -> bool {
+        let has = self.done >= left;
+        if has {
+            self.done = 0;
+        }
+        has
     }
 }
 
@@ -103,7 +115,7 @@ impl Guest {
             random: None,
             fixed_time: 0,
             has_directories: !worker.directories.is_empty(),
-            pace: is_patient.then(|| Pace { since: Instant::now(), taken: 0 }),
+            pace: is_patient.then(|| Pace { since: Instant::now(), taken: 0, done: 0 }),
             worker,
             execution: job.execution,
         }
@@ -298,5 +310,17 @@ mod tests {
         assert_eq!(handles.made(), 3);
         assert_eq!(handles.take_all().len(), 3);
         assert_eq!((handles.made(), handles.given), (0, 1));
+    }
+
+    #[test]
+    fn what_is_said_goes_once_as_much_is_done_as_is_left() {
+        let mut pace = Pace { since: Instant::now(), taken: 0, done: 0 };
+        // So many are taken at once, and so many are left with them.
+        let asked = [(64, 512), (64, 448), (64, 384), (64, 320), (64, 256), (64, 256), (64, 192), (64, 128), (64, 64)];
+        let has_done = asked.map(|(taken, left)| {
+            pace.go_on(taken);
+            pace.has_done(left)
+        });
+        assert_eq!(has_done, [false, false, false, false, true, false, false, true, true]);
     }
 }

@@ -20,6 +20,7 @@ use crate::pool::mailbox::mailbox;
 use crate::pool::maker::{GroupMaker, Recipe, Site};
 use crate::pool::result::PoolError;
 use crate::pool::seat::{Seat, Told};
+use crate::pool::work::Owners;
 use crate::recycle::Recycle;
 use crate::remote::ways;
 use crate::spec::Spec;
@@ -148,7 +149,7 @@ impl PoolBuilder {
             epoch,
             lanes,
             shown: Arc::clone(&shown),
-            names: vec![None; lanes],
+            owners: Owners::default(),
             drop_timeout: self.group.settings().1,
             state: Life::Open,
             told_until: Duration::ZERO,

@@ -7,9 +7,6 @@ use crate::spec::Spec;
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 8 ms of work, and one task more than the one that runs at least.
 pub const DEFAULT_IN_FLIGHT: usize = 512;
-/// The same of a gateway whose instance is [reused](PoolBuilder::reuse): one more is a message more, and with twice as many they
-/// were slower.
-pub const DEFAULT_REUSED_IN_FLIGHT: usize = 256;
 /// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
 pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 
@@ -40,6 +37,6 @@ impl PoolBuilder {
 
     /// Most tasks of a gateway on this machine.
     pub(super) fn near_in_flight(&self) -> usize {
-        self.in_flight.unwrap_or(if self.reuse { DEFAULT_REUSED_IN_FLIGHT } else { DEFAULT_IN_FLIGHT })
+        self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT)
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn receive(
     let deadline = deadline(timeout);
     let channels_left = guest.channels_left();
     let (worker, execution) = (&guest.worker, &guest.execution);
-    let mut credit = None;
+    let (mut credit, mut behind) = (None, 0);
     let got = worker.wait(execution, deadline, |hub| {
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
@@ -63,6 +63,7 @@ pub(super) fn receive(
         (message, credit) = endpoint.pop()?;
         if own {
             endpoint.fill(&mut execution.pocket.lock());
+            behind = endpoint.messages.len();
         }
         for channel in &message.channels {
             hub.hold(*channel, execution);
@@ -76,7 +77,7 @@ pub(super) fn receive(
         Some(Got::Message(message)) => {
             guest.got(LimitName::Channels);
             if own {
-                set_patience(guest);
+                set_patience(guest, behind);
             }
             buffer.write(memory, guest, &message)
         }
@@ -93,12 +94,17 @@ pub(super) fn receive(
     }
 }
 
-/// What a guest says that has more at hand is kept until it has done all of that, if it does so quickly.
-fn set_patience(guest: &mut Guest) {
+/// What a guest says that has more at hand is kept while it does that, if it does so quickly: until it has done as much as is left,
+/// `behind` what it has at hand included, so that whoever gives it more does in time.
+fn set_patience(guest: &mut Guest, behind: usize) {
     let Some(pace) = &mut guest.pace else { return };
     let at_hand = guest.execution.pocket.lock().len();
     let is_quick = pace.go_on(u32::try_from(at_hand + 1).unwrap_or(u32::MAX));
-    guest.worker.outbox.be_patient(is_quick && at_hand > 0);
+    let patient = is_quick && at_hand > 0;
+    guest.worker.outbox.be_patient(patient);
+    if patient && pace.has_done(at_hand + 1 + behind) {
+        guest.worker.outbox.about_to_wait();
+    }
 }
 
 /// Takes the next message that the guest has at hand, if there is one.
