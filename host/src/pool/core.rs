@@ -139,6 +139,8 @@ pub(crate) struct Core<P, V> {
     tasks: Tasks<P>,
     waiting: VecDeque<TaskId>,
     suspects: VecDeque<TaskId>,
+    /// A task may have ended while it waited: its number is still among those that do.
+    any_left_waiting: bool,
     lanes: Vec<Lane>,
     next_run: u64,
     broken: Option<Arc<PoolError>>,
@@ -157,6 +159,7 @@ impl<P, V> Core<P, V> {
             tasks: Tasks::default(),
             waiting: VecDeque::new(),
             suspects: VecDeque::new(),
+            any_left_waiting: false,
             lanes: (0..lanes).map(|_| Lane::new(now)).collect(),
             next_run: 0,
             broken: None,
@@ -427,9 +430,9 @@ impl<P, V> Core<P, V> {
         it.ended_well(count, now, put);
         for value in values.take(count) {
             let Some(flight) = self.lanes[lane].remove_first() else { return };
-            if let Some(task) = self.tasks.get_mut(&flight.task) {
+            if let Some(mut task) = self.tasks.remove(&flight.task) {
                 task.attempts += 1;
-                self.finish(flight.task, Ok(value), Some((lane, flight.started.max(began))), now);
+                self.through(flight.task, task, Ok(value), Some((lane, flight.started.max(began))), now);
             }
             began = now;
         }
@@ -516,6 +519,20 @@ impl<P, V> Core<P, V> {
 
     fn finish(&mut self, id: TaskId, value: Result<V, Box<TaskError>>, place: Option<(usize, Instant)>, now: Instant) {
         let Some(task) = self.tasks.remove(&id) else { return };
+        // What waits is found by its number, which nothing has now.
+        self.any_left_waiting |= place.is_none();
+        self.through(id, task, value, place, now);
+    }
+
+    /// A task that is none any more has ended like this.
+    fn through(
+        &mut self,
+        id: TaskId,
+        task: Task<P>,
+        value: Result<V, Box<TaskError>>,
+        place: Option<(usize, Instant)>,
+        now: Instant,
+    ) {
         let Task { payload, attempts, queued, .. } = task;
         let (lane, started) = (place.map(|(lane, _)| lane), place.map(|(_, started)| started));
         let ran = started.map(|started| now.saturating_duration_since(started));

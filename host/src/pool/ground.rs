@@ -33,7 +33,7 @@ use crate::output::{CapturedOutput, Origin};
 use crate::value::Encoded;
 
 /// How long nobody need be woken for what comes from a lane that was given short runs. It is given more before that is over.
-const MAY_DOZE: Duration = Duration::from_millis(10);
+const MAY_DOZE: Duration = Duration::from_millis(15);
 
 /// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! One place for a gateway: its state, what flies on it, and how much that may be.
 //!
-//! The window is about 8 ms of work, as the time from one end to the next tells, and is filled up once a quarter of it is used, so
+//! The window is about 12 ms of work, as the time from one end to the next tells, and is filled up once a quarter of it is used, so
 //! that a worker is told of several runs at once. A lane that has run dry though tasks wait
 //! gets more, up to 50 ms, since then its way to the host is the slow part; a lane where many always wait gets less again.
 //! A lane on another machine has as much more under way as the way there and back takes, and more runs than others may have
@@ -13,15 +13,15 @@ use super::core::{Rules, TaskId};
 
 /// Work that a lane is given ahead: enough that its worker never waits for the host, little enough that no task waits
 /// long behind another while other lanes are idle.
-const AHEAD: Duration = Duration::from_millis(8);
+const AHEAD: Duration = Duration::from_millis(12);
 /// The most work ahead on a lane that has run dry, which is how a slow way to the worker shows.
 const MOST_AHEAD: Duration = Duration::from_millis(50);
 /// The longest way that counts: whoever says how long it is may lie.
 const MAX_WAY: Duration = Duration::from_secs(1);
 /// A run takes long if nothing has ended on its lane for this time, in which all that is ahead there should have.
-const LONG: Duration = Duration::from_millis(12);
+const LONG: Duration = Duration::from_millis(18);
 /// The longest time for which ends of short runs may wait to be noticed.
-const PATIENCE: Duration = Duration::from_millis(4);
+const PATIENCE: Duration = Duration::from_millis(6);
 /// A run is short if the mean on its lane is no more than this. A worker tells at once of those that are longer.
 const SHORT: Duration = Duration::from_micros(1200);
 /// Runs that a lane has at least: one that runs and one that waits.

@@ -19,7 +19,7 @@
 //!    message that somebody waits for is not kept.
 //!
 //! 5. While the outbox is [patient](Outbox::be_patient), all small messages are gathered, for up to 5 ms, and ends of executions
-//!    are written at once, with what was gathered before them, but wake no peer that dozes: one that looks by itself within 4 ms.
+//!    are written at once, with what was gathered before them, but wake no peer that dozes: one that looks by itself within 6 ms.
 //!    So it is with results of short tasks that follow each other, of which nobody awaits a single one. Before the last
 //!    sender [waits](Outbox::about_to_wait) the peer is woken.
 //!

@@ -24,10 +24,11 @@ impl<P, V> Core<P, V> {
             if room == 0 || self.is_to_be_careful(lane) && self.lanes[lane].flights.len() >= self.all_suspects() {
                 continue;
             }
-            let Some(id) = pop(&mut self.waiting, &self.tasks) else { break };
+            let Some(id) = pop(&mut self.waiting, &self.tasks, self.any_left_waiting) else { break };
             self.fly(lane, id, now);
             rooms.push_back((lane, room - 1));
         }
+        self.any_left_waiting &= !(self.waiting.is_empty() && self.suspects.is_empty());
         self.recall(now);
         has_learnt
     }
@@ -53,7 +54,7 @@ impl<P, V> Core<P, V> {
         if self.lanes[lane].flights.is_empty() {
             self.lanes[lane].alone = false;
             self.lanes[lane].draining = false;
-            if let Some(id) = pop(&mut self.suspects, &self.tasks) {
+            if let Some(id) = pop(&mut self.suspects, &self.tasks, self.any_left_waiting) {
                 self.lanes[lane].alone = true;
                 self.fly(lane, id, now);
             }
@@ -165,6 +166,6 @@ impl<P, V> Core<P, V> {
 }
 
 /// The next that was not cancelled meanwhile.
-fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &Tasks<P>) -> Option<TaskId> {
-    std::iter::from_fn(|| queue.pop_front()).find(|id| tasks.contains_key(id))
+fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &Tasks<P>, any_ended: bool) -> Option<TaskId> {
+    std::iter::from_fn(|| queue.pop_front()).find(|id| !any_ended || tasks.contains_key(id))
 }

@@ -23,8 +23,10 @@ pub(super) const GATHER_TIME: Duration = Duration::from_micros(100);
 /// How long a message is gathered by a patient outbox, if none follows it. The writer thread looks that often while some do, at
 /// the cost of those who compute.
 pub(super) const PATIENT_TIME: Duration = Duration::from_millis(5);
-/// A patient outbox writes what it has gathered with the first message after this time, and with an end of an execution.
+/// A patient outbox writes what it has gathered with the first message after this time, and with an end of an execution. It looks at
+/// the clock with each message by which it has gathered so many bytes more.
 const PATIENT_ENOUGH: Duration = Duration::from_micros(1600);
+const LOOK_BYTES: usize = 256;
 
 impl Outbox {
     /// From here on what is small is gathered whether or not it comes in quick succession, and wakes no peer that dozes; or no more.
@@ -106,10 +108,12 @@ impl Outbox {
         if patient {
             self.owes_waking.store(true, Ordering::Release);
         }
-        if !patient && state.gathered_since.is_some() && !state.writing && !state.writer_wanted {
+        let gathered = state.gathered_bytes + bytes;
+        let looks = patient && gathered / LOOK_BYTES != state.gathered_bytes / LOOK_BYTES;
+        if state.gathered_since.is_some() && !looks && !state.writing && !state.writer_wanted {
             // Whoever watches writes in time, so that nobody need look at the clock for each.
-            state.gathered_bytes += bytes;
-            return state.gathered_bytes < GATHER_BYTES;
+            state.gathered_bytes = gathered;
+            return gathered < GATHER_BYTES;
         }
         if !patient && self.streak.load(Ordering::Relaxed) == WAITED {
             // It is the first after a wait, so nobody need look at the clock.
@@ -125,7 +129,7 @@ impl Outbox {
         if state.writing || state.writer_wanted {
             return false;
         }
-        state.gathered_bytes += bytes;
+        state.gathered_bytes = gathered;
         let enough = |since: Instant| patient && now.saturating_duration_since(since) >= PATIENT_ENOUGH;
         if streak < STREAK && !patient
             || state.gathered_bytes >= GATHER_BYTES
