@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sandgate_wire::frame::MAX_FRAME_BYTES;
 use sandgate_wire::limits::{LimitName, MAX_TABLE_ELEMENTS};
-use sandgate_wire::message::{Codegen, Encoded as EncodedMessage, Entry, Execute};
+use sandgate_wire::message::{Codegen, Encoded as EncodedMessage, Entry, Execute, kind};
 use sandgate_wire::{ChannelId, Limits, Message, ModuleId, ToWorker};
 
 use super::Connection;
@@ -128,20 +128,18 @@ impl Connection {
             endpoint.set_origin(origin);
         }
         let channel = Channel::new(&endpoint);
-        let body = prepared.execute.clone();
-        let execute =
-            EncodedMessage { kind: sandgate_wire::message::kind::EXECUTE, flags: 0, channel: endpoint.id, body };
         // If the worker goes away from here on, the channel's outcome says so.
         //
         // In the order in which they are sent, for that is the order in which they begin.
         let mut places = self.places.lock();
         if call.patient {
-            let _ = self.outbox.place_lazily(arguments, execute);
+            let _ = self.outbox.place_lazily(endpoint.id, arguments, &prepared.execute);
         } else {
             if let Some(arguments) = arguments {
                 let _ = self.outbox.push_arguments(endpoint.id, arguments);
             }
-            let _ = self.outbox.push(execute);
+            let (channel, body) = (endpoint.id, prepared.execute.clone());
+            let _ = self.outbox.push(EncodedMessage { kind: kind::EXECUTE, flags: 0, channel, body });
         }
         let begins = places.enter(&endpoint);
         drop(places);

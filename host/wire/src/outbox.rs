@@ -160,7 +160,7 @@ impl Outbox {
                     Credit { bytes: message.bytes.len() as u64, messages: 1 }
                 }
                 Item::Small(Small { messages, .. }) | Item::Rest { message: messages, .. } => *messages,
-                Item::Message { .. } | Item::Control { .. } => continue,
+                Item::Message { .. } | Item::Control { .. } | Item::Runs(_) => continue,
             };
             unsent.bytes += waits.bytes;
             unsent.messages += waits.messages;
@@ -207,18 +207,31 @@ impl Outbox {
         self.enqueue_control(encoded, VecDeque::new(), Place::Urgent).map(drop)
     }
 
-    /// Queues what runs something, before which the peer has other things to do perhaps: it is not woken for it then. Its
-    /// arguments go before it. As [`place`](Self::place). Never blocks.
+    /// Queues what runs something on a channel of its own, on which nothing was said before: the body of an EXECUTE. The peer has
+    /// other things to do before it perhaps, and is not woken for it then. Its arguments go before it. As [`place`](Self::place).
+    /// Never blocks.
     ///
     /// # Errors
     /// [`OutboxClosed`] once the connection is gone.
-    pub fn place_lazily(&self, arguments: Option<Message>, encoded: Encoded) -> Result<(), OutboxClosed> {
+    pub fn place_lazily(
+        &self,
+        channel: ChannelId,
+        arguments: Option<Message>,
+        execute: &[u8],
+    ) -> Result<(), OutboxClosed> {
         let mut state = self.open()?;
         if state.controls >= self.bounds.controls {
             return Err(self.overflow(state));
         }
+        let is_small = |message: &Message| message.channels.is_empty() && Outbox::is_small(&message.bytes);
+        if Outbox::is_small(execute) && arguments.as_ref().is_none_or(is_small) {
+            state.push_run(channel, arguments.as_ref().map(|message| &message.bytes[..]), execute);
+            return Ok(());
+        }
+        // What follows stays behind it.
+        state.last_runs = None;
         state.controls += 1;
-        let channel = encoded.channel;
+        let encoded = Encoded { kind: kind::EXECUTE, flags: 0, channel, body: execute.to_vec() };
         if let Some(message) = arguments {
             state.push_lane(channel, Item::Message { kind: kind::ARGUMENTS, channel, message, sent: 0 });
         }

@@ -558,3 +558,33 @@ fn small_messages_can_be_sent_together() {
     outbox.shutdown();
     assert_eq!(outbox.push_small(ChannelId(1), &[b"late"]), Err(OutboxClosed));
 }
+
+#[test]
+fn runs_go_in_their_order_and_before_what_follows_on_their_channels() {
+    let transport = Throttled::default();
+    transport.open(usize::MAX / 2);
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    let mut expected = Vec::new();
+    for channel in (1..600).step_by(2) {
+        // Some are too large to be put together with others, some have no arguments.
+        let size = if channel % 50 == 1 { 6000 } else { 5 };
+        let arguments = (channel % 7 != 0).then(|| message(size));
+        expected.extend(arguments.iter().map(|_| (kind::ARGUMENTS, channel, size)));
+        expected.push((kind::EXECUTE, channel, 100));
+        outbox.place_lazily(ChannelId(channel), arguments, &[3; 100]).unwrap();
+    }
+    for channel in [1, 301, 599] {
+        outbox.place(control(kind::CLOSE, channel)).unwrap();
+    }
+    outbox.write_placed();
+    outbox.write_out();
+    let frames = transport.frames();
+    for channel in [1, 301, 599] {
+        let end = frames.iter().position(|frame| *frame == (kind::CLOSE, channel, 3)).unwrap();
+        assert!(frames[..end].contains(&(kind::EXECUTE, channel, 100)), "{channel}");
+    }
+    let (ends, runs): (Vec<_>, Vec<_>) = frames.into_iter().partition(|frame| frame.0 == kind::CLOSE);
+    assert_eq!(runs, expected);
+    assert_eq!(ends.len(), 3);
+    assert_eq!(outbox.serve(), Served::Nothing);
+}

@@ -85,6 +85,10 @@ impl Batch {
                 self.add_frames(small.frames, false);
                 None
             }
+            Item::Runs(runs) => {
+                self.add_frames(runs.frames, true);
+                None
+            }
         }
     }
 

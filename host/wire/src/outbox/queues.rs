@@ -30,8 +30,11 @@ pub(super) struct State {
     pub(super) stalled: Vec<(ChannelId, Credit)>,
     /// The message that a sender writes at this moment, and what it counts.
     pub(super) direct: Option<(ChannelId, Credit)>,
-    /// Memory for the next small messages.
+    /// Memory for the next small messages, and for the next runs.
     pub(super) spare: Vec<u8>,
+    pub(super) spare_of_runs: Vec<u8>,
+    /// The lane at whose end runs were put last.
+    pub(super) last_runs: Option<ChannelId>,
     /// The batch being written, unless a thread is at it.
     pub(super) batch: Batch,
     /// Whether a thread is writing right now.
@@ -72,6 +75,8 @@ pub(super) enum Item {
     },
     /// Small messages of one channel, as frames.
     Small(Small),
+    /// What runs something, and can wait: each of them on a channel of its own on which nothing was said before.
+    Runs(Runs),
     /// What is left of a message whose sender wrote the beginning, and what the whole message counts.
     Rest {
         channel: ChannelId,
@@ -100,10 +105,31 @@ impl Small {
     }
 }
 
+/// Frames of several runs, as they are written, and how many control messages are among them.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    pub(super) frames: Vec<u8>,
+    controls: usize,
+}
+
+impl Runs {
+    fn add(&mut self, channel: ChannelId, arguments: Option<&[u8]>, execute: &[u8]) {
+        if let Some(arguments) = arguments {
+            add_frame(&mut self.frames, kind::ARGUMENTS, channel, arguments);
+        }
+        add_frame(&mut self.frames, kind::EXECUTE, channel, execute);
+        self.controls += 1;
+    }
+}
+
 /// Adds the frame of a small message.
 pub(super) fn add_small(frames: &mut Vec<u8>, channel: ChannelId, bytes: &[u8]) {
+    add_frame(frames, kind::DATA, channel, bytes);
+}
+
+fn add_frame(frames: &mut Vec<u8>, kind: u8, channel: ChannelId, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("a small message");
-    frames.extend_from_slice(&Header { length, kind: kind::DATA, flags: 0, channel }.encode());
+    frames.extend_from_slice(&Header { length, kind, flags: 0, channel }.encode());
     frames.extend_from_slice(bytes);
 }
 
@@ -172,6 +198,22 @@ impl State {
         self.push_lane(channel, Item::Small(small));
     }
 
+    /// Puts what runs something on a channel of its own together with what was put there so before. What is said on that channel
+    /// later goes behind it, since that is in a lane whose turn is later.
+    pub(super) fn push_run(&mut self, channel: ChannelId, arguments: Option<&[u8]>, execute: &[u8]) {
+        self.controls += 1;
+        let last = self.last_runs.and_then(|last| self.lanes.get_mut(&last)).and_then(VecDeque::back_mut);
+        if let Some(Item::Runs(runs)) = last
+            && runs.frames.len() < GATHER_BYTES
+        {
+            return runs.add(channel, arguments, execute);
+        }
+        let mut runs = Runs { frames: std::mem::take(&mut self.spare_of_runs), controls: 0 };
+        runs.add(channel, arguments, execute);
+        self.push_lane(channel, Item::Runs(runs));
+        self.last_runs = Some(channel);
+    }
+
     /// Takes what comes next. Small messages can wait until the peer looks, if `lazily`.
     pub(super) fn fill_batch(&mut self, lazily: bool) {
         self.batch.clear();
@@ -219,11 +261,18 @@ impl State {
             while self.batch.has_room() && self.batch.copied.len() < end_of_turn {
                 let Some(item) = lane.pop_front() else { break };
                 self.controls -= usize::from(matches!(item, Item::Control { .. }));
-                if let Item::Small(Small { frames, .. }) = item {
-                    self.spare = self.batch.add_frames(frames, lazily);
-                } else if let Some(rest) = self.batch.add(item) {
-                    lane.push_front(rest);
-                    break;
+                match item {
+                    Item::Small(Small { frames, .. }) => self.spare = self.batch.add_frames(frames, lazily),
+                    Item::Runs(Runs { frames, controls }) => {
+                        self.controls -= controls;
+                        self.spare_of_runs = self.batch.add_frames(frames, true);
+                    }
+                    item => {
+                        if let Some(rest) = self.batch.add(item) {
+                            lane.push_front(rest);
+                            break;
+                        }
+                    }
                 }
             }
             if lane.is_empty() {

@@ -296,7 +296,7 @@ impl Host {
     pub(super) fn execute_lazily_on(&mut self, id: ChannelId, module: ModuleId, call: Call) {
         let arguments = call.arguments.clone();
         let execute = ToWorker::Execute(id, Execute { patient: true, ..call.of(module) });
-        self.outbox.place_lazily(arguments, execute.encode()).unwrap();
+        self.outbox.place_lazily(id, arguments, &execute.encode().body).unwrap();
         self.outbox.write_placed();
     }
 
