@@ -22,6 +22,11 @@ use super::work::{Codec, Owner, RawResult, Work};
 
 /// Most inputs that are handed to the pool in one go.
 const MAX_BATCH: usize = 512;
+/// As long as gateways lack work, which is to reach them soon.
+const SMALL_BATCH: usize = 64;
+/// Pulling them takes no longer than that by much, and a piece of memory that they share is no larger by much.
+const LONG: Duration = Duration::from_millis(1);
+const SHARED_TOGETHER: usize = 64 * 1024;
 /// An iterator that gives an input within this time is not waited for with those it gave before.
 const SOON: Duration = Duration::from_micros(20);
 /// Inputs up to this size share memory with those that are pulled with them, which is kept until all of them are through.
@@ -170,7 +175,9 @@ where
         // An iterator that panics is not asked again.
         let Some(mut inputs) = self.inputs.take() else { return };
         let start = Instant::now();
-        let most = self.batch.min((2 * self.pool.enough()).saturating_sub(self.under_way())).max(1);
+        let (enough, under_way) = (self.pool.enough(), self.under_way());
+        let most = if 2 * under_way < enough { SMALL_BATCH } else { MAX_BATCH };
+        let most = self.batch.min(most).min((2 * enough).saturating_sub(under_way)).max(1);
         let tasks = Vec::with_capacity(most);
         let owner = Arc::clone(&self.owner);
         let mut batch = Batch { pool: self.pool, owner, tasks, bytes: Vec::new(), places: Vec::new() };
@@ -180,12 +187,17 @@ where
                 Some(input) => self.add(&input, &mut batch),
                 None => ended = true,
             }
-            if ended || self.bytes >= self.pool.buffer_bytes || self.outstanding >= self.pool.window {
+            let count = batch.tasks.len();
+            let is_enough = self.bytes >= self.pool.buffer_bytes || self.outstanding >= self.pool.window;
+            let is_long =
+                || batch.bytes.len() >= SHARED_TOGETHER || count.is_multiple_of(32) && start.elapsed() >= LONG;
+            if ended || is_enough || is_long() {
                 break;
             }
         }
+        let count = u32::try_from(batch.tasks.len()).unwrap_or(u32::MAX);
         drop(batch);
-        let quick = start.elapsed() < SOON * u32::try_from(most).unwrap_or(u32::MAX);
+        let quick = start.elapsed() < SOON * count.max(1);
         self.batch = if quick { (self.batch * 2).min(MAX_BATCH) } else { 1 };
         if !ended {
             self.inputs = Some(inputs);

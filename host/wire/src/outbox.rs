@@ -168,10 +168,11 @@ impl Outbox {
         unsent
     }
 
-    /// Whether anything of a channel's lane was not given to the transport yet.
+    /// Whether anything of a channel was not given to the transport yet. May say so of one whose execution was given to it just before
+    /// others'.
     pub fn has_unsent(&self, channel: ChannelId) -> bool {
         let state = self.state.lock();
-        state.lanes.contains_key(&channel) || state.direct.iter().chain(&state.stalled).any(|(of, _)| *of == channel)
+        state.has_waiting(channel) || state.direct.iter().chain(&state.stalled).any(|(of, _)| *of == channel)
     }
 
     /// Sends a control message in the lane of its channel: after the channel's data so far. Never blocks.
@@ -455,7 +456,13 @@ impl Outbox {
         let channel = encoded.channel;
         match place {
             Place::Urgent => state.urgent.push_back(Item::Control { encoded, descriptors, lazy: false }),
-            Place::Lane { lazy } => state.push_lane(channel, Item::Control { encoded, descriptors, lazy }),
+            Place::Lane { lazy } => {
+                if encoded.kind == kind::EXECUTE {
+                    // No run that follows goes before it.
+                    state.last_runs = None;
+                }
+                state.push_lane(channel, Item::Control { encoded, descriptors, lazy });
+            }
         }
         Ok(state)
     }

@@ -110,6 +110,8 @@ impl Small {
 pub(super) struct Runs {
     pub(super) frames: Vec<u8>,
     controls: usize,
+    /// The first of their channels and the last one, whose numbers grow.
+    channels: Option<(ChannelId, ChannelId)>,
 }
 
 impl Runs {
@@ -119,6 +121,8 @@ impl Runs {
         }
         add_frame(&mut self.frames, kind::EXECUTE, channel, execute);
         self.controls += 1;
+        let (first, last) = self.channels.unwrap_or((channel, channel));
+        self.channels = Some((first.min(channel), last.max(channel)));
     }
 }
 
@@ -147,6 +151,15 @@ impl State {
     pub(super) fn has_work(&self) -> bool {
         let waits = !self.urgent.is_empty() || !self.credits.is_empty() || !self.answers.is_empty();
         waits || !self.batch.is_empty() || !self.turns.is_empty()
+    }
+
+    /// Whether something of a channel waits, with others' runs or in its own lane.
+    pub(super) fn has_waiting(&self, channel: ChannelId) -> bool {
+        let with_others = |lane: &VecDeque<Item>| {
+            let Some(Item::Runs(Runs { channels: Some((first, last)), .. })) = lane.front() else { return false };
+            (*first..=*last).contains(&channel)
+        };
+        self.lanes.contains_key(&channel) || self.lanes.values().any(with_others)
     }
 
     pub(super) fn push_lane(&mut self, channel: ChannelId, item: Item) {
@@ -201,6 +214,7 @@ impl State {
     /// Puts what runs something on a channel of its own together with what was put there so before. What is said on that channel
     /// later goes behind it, since that is in a lane whose turn is later.
     pub(super) fn push_run(&mut self, channel: ChannelId, arguments: Option<&[u8]>, execute: &[u8]) {
+        debug_assert!(!self.lanes.contains_key(&channel), "a channel begins with its execution");
         self.controls += 1;
         let last = self.last_runs.and_then(|last| self.lanes.get_mut(&last)).and_then(VecDeque::back_mut);
         if let Some(Item::Runs(runs)) = last
@@ -208,7 +222,7 @@ impl State {
         {
             return runs.add(channel, arguments, execute);
         }
-        let mut runs = Runs { frames: std::mem::take(&mut self.spare_of_runs), controls: 0 };
+        let mut runs = Runs { frames: std::mem::take(&mut self.spare_of_runs), ..Runs::default() };
         runs.add(channel, arguments, execute);
         self.push_lane(channel, Item::Runs(runs));
         self.last_runs = Some(channel);
@@ -263,7 +277,7 @@ impl State {
                 self.controls -= usize::from(matches!(item, Item::Control { .. }));
                 match item {
                     Item::Small(Small { frames, .. }) => self.spare = self.batch.add_frames(frames, lazily),
-                    Item::Runs(Runs { frames, controls }) => {
+                    Item::Runs(Runs { frames, controls, .. }) => {
                         self.controls -= controls;
                         self.spare_of_runs = self.batch.add_frames(frames, true);
                     }
