@@ -43,28 +43,6 @@ fn a_slow_head_holds_back_no_more_than_a_window() {
     assert_eq!(results.count(), 199);
 }
 
-/// Each input that is handed over by itself costs as much as many that go together.
-#[test]
-fn at_the_edge_of_a_window_inputs_are_pulled_when_there_is_room_for_many() {
-    let window = 80;
-    let pool = pool_of("slowly").window(window).build().unwrap();
-    let pulled = Cell::new(0_usize);
-    // Once the first is done, all that the window had room for is.
-    let inputs = (0..400_u64).map(|x| (x, if x == 0 { 500 } else { 0 })).inspect(|_| pulled.set(pulled.get() + 1));
-    let mut results = pool.map::<_, u64>(inputs);
-    assert_eq!(results.next().unwrap().index, 0);
-    let (mut before, mut few) = (pulled.get(), 0);
-    for _ in 0..window / 2 {
-        results.next().unwrap().value.unwrap();
-        let more = pulled.get() - before;
-        few += usize::from((1..window / 8).contains(&more));
-        before = pulled.get();
-    }
-    // Where the next result is not there there is nothing better to do.
-    assert!(few <= 5, "few were pulled at once {few} times");
-    assert_eq!(results.count(), 400 - 1 - window / 2);
-}
-
 #[test]
 fn large_inputs_are_bounded_by_their_bytes() {
     let pool = pool_of("size").buffer_bytes(4 << 20).build().unwrap();

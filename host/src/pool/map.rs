@@ -196,8 +196,8 @@ where
             }
         }
         let count = u32::try_from(batch.tasks.len()).unwrap_or(u32::MAX);
-        drop(batch);
         let quick = start.elapsed() < SOON * count.max(1);
+        drop(batch);
         self.batch = if quick { (self.batch * 2).min(MAX_BATCH) } else { 1 };
         if !ended {
             self.inputs = Some(inputs);
