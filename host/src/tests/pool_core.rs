@@ -546,3 +546,47 @@ fn what_cannot_have_begun_on_a_lost_worker_is_no_suspect() {
     let tasks: Vec<u64> = table.runs().iter().map(|run| run.1).collect();
     assert!(tasks.len() > 1 && tasks[0] == first + 4 && tasks.is_sorted(), "{tasks:?}");
 }
+
+/// Half of the work that it may have, for the other half is for whoever gives it more, and never long.
+#[test]
+fn ends_of_short_tasks_can_wait_for_half_of_the_work_ahead() {
+    let took = [(10, Some(2500..2600)), (100, Some(6000..6001)), (1000, Some(6000..6001)), (2000, None)];
+    for (micros, expected) in took {
+        let mut table = Table::new(Rules { max_in_flight: 512, ..rules() }, 1);
+        table.submit(0..2000);
+        assert_eq!(table.core.patience(0), None, "nobody knows how long they take");
+        for _ in 0..1000 {
+            table.actions();
+            table.now += Duration::from_micros(micros);
+            let head = table.core.head(0).unwrap();
+            table.ended(0, head, Verdict::Value(1));
+        }
+        table.actions();
+        let patience = table.core.patience(0).map(|patience| patience.as_micros());
+        let as_expected = match (&expected, patience) {
+            (Some(expected), Some(patience)) => expected.contains(&patience),
+            (expected, patience) => expected.is_none() && patience.is_none(),
+        };
+        assert!(as_expected, "{micros} µs: {patience:?}");
+    }
+}
+
+#[test]
+fn what_was_cancelled_while_it_waited_is_not_run() {
+    let mut table = Table::new(rules(), 1);
+    table.submit(0..10);
+    assert_eq!(table.runs().len(), 2);
+    for task in [2, 4, 9] {
+        table.core.cancel(task, table.now);
+    }
+    let mut run = Vec::new();
+    for _ in 0..7 {
+        let head = table.core.head(0).unwrap();
+        table.ended(0, head, Verdict::Value(1));
+        run.extend(table.runs().into_iter().map(|(_, task, _)| task));
+    }
+    assert_eq!(run, [3, 5, 6, 7, 8]);
+    // Those that come later are, whatever has been cancelled before.
+    table.submit(10..12);
+    assert_eq!(table.runs().into_iter().map(|(_, task, _)| task).collect::<Vec<_>>(), [10, 11]);
+}

@@ -297,3 +297,57 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Throttled, control, message};
+    use super::super::{Bounds, Outbox, Served};
+    use super::*;
+
+    #[test]
+    fn runs_go_in_their_order_and_before_what_follows_on_their_channels() {
+        let transport = Throttled::default();
+        transport.open(usize::MAX / 2);
+        let bounds = Bounds { controls: 400, answers: 0 };
+        let outbox = Outbox::bounded(Box::new(transport.clone()), bounds);
+        for round in 0..3 {
+            runs_go_in_their_order(&transport, &outbox, 1 + 1000 * round);
+        }
+    }
+
+    fn runs_go_in_their_order(transport: &Throttled, outbox: &Outbox, first: u64) {
+        let written = transport.frames().len();
+        let mut expected = Vec::new();
+        for channel in (first..first + 600).step_by(2) {
+            // Some are too large to be put together with others, some have no arguments.
+            let size = if channel % 50 == 1 { 6000 } else { 5 };
+            let arguments = (channel % 7 != 0).then(|| message(size));
+            expected.extend(arguments.iter().map(|_| (kind::ARGUMENTS, channel, size)));
+            expected.push((kind::EXECUTE, channel, 100));
+            outbox.place_lazily(ChannelId(channel), arguments, &[3; 100]).unwrap();
+        }
+        let ended = [first, first + 2, first + 300, first + 304, first + 598];
+        for channel in ended {
+            assert!(outbox.has_unsent(ChannelId(channel)), "{channel}");
+            outbox.place(control(kind::CLOSE, channel)).unwrap();
+        }
+        assert!(!outbox.has_unsent(ChannelId(first + 600)));
+        outbox.write_placed();
+        outbox.write_out();
+        assert!(!outbox.has_unsent(ChannelId(first + 2)));
+        let frames = transport.frames().split_off(written);
+        for channel in ended {
+            let end = frames.iter().position(|frame| *frame == (kind::CLOSE, channel, 3)).unwrap();
+            assert!(frames[..end].contains(&(kind::EXECUTE, channel, 100)), "{channel}");
+        }
+        let (ends, runs): (Vec<_>, Vec<_>) = frames.into_iter().partition(|frame| frame.0 == kind::CLOSE);
+        // A batch may end between the two frames of one that is large; its lane has its next turn behind others then.
+        let is_small = |frame: &&(u8, u64, usize)| frame.1 % 50 != 1;
+        assert!(runs.iter().filter(is_small).eq(expected.iter().filter(is_small)), "{runs:?}");
+        let of = |channel| runs.iter().filter(move |frame| frame.1 == channel);
+        let is_whole = |channel| of(channel).eq(expected.iter().filter(|frame| frame.1 == channel));
+        assert!((first..first + 600).all(is_whole), "{runs:?}");
+        assert_eq!(ends.len(), ended.len());
+        assert_eq!(outbox.serve(), Served::Nothing);
+    }
+}
