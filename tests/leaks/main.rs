@@ -58,10 +58,10 @@ fn nothing_is_left_behind() {
 fn every_state() {
     let group = builder().drop_timeout(Duration::from_millis(500)).build();
     let gateway = group.make_default_gateway().unwrap();
-    for state in State::ALL {
-        state.enter(&gateway).detach();
-    }
+    // A guest whose channel nobody has any more may end, in the moment in which it is counted that the next one runs.
+    let channels = State::ALL.map(|state| state.enter(&gateway));
     within(LIMIT, "the drop of a group with busy guests", move || drop(group));
+    drop(channels);
 }
 
 fn channels_kept() -> Vec<Channel> {
