@@ -36,8 +36,8 @@ impl Question for Terminate {
             let start = Instant::now();
             let report = group.terminate(TIMEOUT);
             samples.push(start.elapsed().as_secs_f64());
-            let killed: Vec<_> = report.gateways.iter().filter(|gateway| gateway.ending != Ending::Clean).collect();
-            ensure!(report.is_clean(), "gateways had to be killed: {killed:?}");
+            let unclean: Vec<_> = report.gateways.iter().filter(|gateway| gateway.ending != Ending::Clean).collect();
+            ensure!(report.is_clean(), "not all gateways ended gently: {unclean:?}");
         }
         Ok(samples)
     }

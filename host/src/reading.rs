@@ -16,8 +16,8 @@
 //! instead of waiting, sees to it that the connection is attended as soon as nobody leads.
 //!
 //! While much arrives that can wait, results of a pool's short tasks, an attended connection *dozes*: the service looks at it every
-//! few milliseconds, at all that doze in one go, and the bell rings for what cannot wait, and when the worker has nothing more to do. It
-//! dozes as long as the pool gives it such tasks ([`may_doze_until`](Reading::may_doze_until)) and results come; then it is
+//! few milliseconds, at all that doze in one go, and the bell rings for what cannot wait, and when the worker has nothing more
+//! to do. It dozes as long as the pool gives it such tasks ([`may_doze_until`](Reading::may_doze_until)) and results come; then it is
 //! attended as any other, so that nothing ticks where nothing happens.
 //!
 //! Invariant: a connection that is free is listed with the service, or about to be. What is told to a thread in vain costs

@@ -34,7 +34,7 @@ use writing::Writing;
 
 /// Between two looks at connections that callers read.
 const TICK: Duration = Duration::from_millis(1);
-/// Least time between two looks at connections that doze, all of them in one go: as often as the one that is to be looked at most.
+/// Least time between two looks at connections that doze, all of them in one go, as often as one of them needs.
 const LEAST_LOOK: Duration = Duration::from_millis(1);
 /// Bells that are heard in one go.
 const MAX_EVENTS: usize = 64;

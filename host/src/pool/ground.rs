@@ -461,8 +461,8 @@ impl Ground {
         }
     }
 
-    /// Sees to it that what was begun is sent. Called before the pool waits. What can wait of
-    /// what a lane says, and for how long, `patience` tells.
+    /// Sees to it that what was begun is sent. Called before the pool waits. `patience` tells of a lane
+    /// how long what it says can wait, if it can.
     pub(crate) fn about_to_wait(&mut self, patience: impl Fn(usize) -> Option<Duration>) {
         for (lane, connection) in self.placed.drain(..) {
             if let Some(patience) = patience(lane) {

@@ -10,7 +10,10 @@ use sandgate_wire::Limits;
 use sandgate_wire::limits::DEFAULT_TASK_WALL_TIME;
 
 use super::starting::Begin;
-use super::{DEFAULT_FAR_IN_FLIGHT, HUNG_AFTER, Pool, PoolBuilder, REACH_ATTEMPTS, SPARES_AFTER, START_ATTEMPTS};
+use super::{
+    DEFAULT_FAR_IN_FLIGHT, DEFAULT_IN_FLIGHT, HUNG_AFTER, Pool, PoolBuilder, REACH_ATTEMPTS, SPARES_AFTER,
+    START_ATTEMPTS,
+};
 use crate::call::Call;
 use crate::pool::core::{Core, Rules};
 use crate::pool::driver::{Driver, Life, Shown};
@@ -121,7 +124,7 @@ impl PoolBuilder {
         let epoch = Instant::now();
         let rules = Rules {
             max_losses: self.max_losses,
-            max_in_flight: self.near_in_flight(),
+            max_in_flight: self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT),
             max_far_in_flight: self.in_flight.unwrap_or(DEFAULT_FAR_IN_FLIGHT),
             retries: self.retries,
             retry_on: self.retry_on,

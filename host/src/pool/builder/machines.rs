@@ -34,9 +34,4 @@ impl PoolBuilder {
         self.list = Some(machines.clone());
         self
     }
-
-    /// Most tasks of a gateway on this machine.
-    pub(super) fn near_in_flight(&self) -> usize {
-        self.in_flight.unwrap_or(DEFAULT_IN_FLIGHT)
-    }
 }
