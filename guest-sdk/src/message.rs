@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::Channel;
 use crate::operation::{DecodeCause, DecodeError, EncodeCause, EncodeError};
-use crate::sys::{self, HANDLES, Size};
+use crate::sys::{self, HANDLES, Handles, Size};
 
 /// What a first message is received into. Most messages fit, and one that does not costs one more call.
 const INITIAL_BUFFER_BYTES: usize = 4 * 1024;
@@ -58,18 +58,15 @@ pub(crate) fn encode<T: Serialize + ?Sized, R>(
         return Err(EncodeError::new::<T>(cause));
     }
     let bytes = encoded.map_err(|error| EncodeError::new::<T>(EncodeCause::Codec(error)))?;
-    let mut handles = [0; HANDLES];
-    for (handle, channel) in handles.iter_mut().zip(&channels) {
-        *handle = channel.handle();
-    }
-    let passed = pass(&bytes, &handles[..channels.len()]);
+    let handles: Vec<u32> = channels.iter().map(Channel::handle).collect();
+    let passed = pass(&bytes, &handles);
     keep(&SENT, bytes);
     Ok(passed)
 }
 
 /// Takes a message with `call` and decodes all of it.
 pub(crate) fn decode<T: DeserializeOwned>(
-    call: impl FnMut(&mut Vec<u8>, &mut [u32; HANDLES]) -> (i32, Size),
+    call: impl FnMut(&mut Vec<u8>, &mut Handles) -> (i32, Size),
 ) -> Taken<Result<T, DecodeError>> {
     let mut bytes = RECEIVED.take();
     let decoded = take(&mut bytes, call).map(|channels| decode_bytes(&bytes, channels));
@@ -80,7 +77,7 @@ pub(crate) fn decode<T: DeserializeOwned>(
 /// Takes a message with `call` as it is. Channels in it are given back.
 pub(crate) fn take_bytes(
     bytes: &mut Vec<u8>,
-    call: impl FnMut(&mut Vec<u8>, &mut [u32; HANDLES]) -> (i32, Size),
+    call: impl FnMut(&mut Vec<u8>, &mut Handles) -> (i32, Size),
 ) -> Taken<()> {
     take(bytes, call).map(drop)
 }
@@ -98,24 +95,23 @@ pub(crate) fn peer_error(handle: u32) -> String {
 
 fn take(
     bytes: &mut Vec<u8>,
-    mut call: impl FnMut(&mut Vec<u8>, &mut [u32; HANDLES]) -> (i32, Size),
+    mut call: impl FnMut(&mut Vec<u8>, &mut Handles) -> (i32, Size),
 ) -> Taken<Vec<Channel>> {
     if bytes.capacity() < INITIAL_BUFFER_BYTES {
         *bytes = Vec::with_capacity(INITIAL_BUFFER_BYTES);
     }
-    let mut handles = [0; HANDLES];
-    let (mut code, mut size) = call(bytes, &mut handles);
+    let mut handles = Handles::new();
+    let (mut code, size) = call(bytes, &mut handles);
     if code == status::TOO_SMALL {
         // The message waits for a second call, and no other taker exists in this instance: the size is exact.
         bytes.clear();
         bytes.reserve_exact(size.bytes as usize);
-        (code, size) = call(bytes, &mut handles);
+        (code, _) = call(bytes, &mut handles);
     }
     if code != status::OK {
         return Err(code);
     }
-    let handles = handles.iter().take(size.channels as usize);
-    Ok(handles.map(|&handle| Channel::owning(handle)).collect())
+    Ok(handles.iter().map(Channel::owning).collect())
 }
 
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], channels: Vec<Channel>) -> Result<T, DecodeError> {

@@ -17,10 +17,39 @@ use native as imports;
 #[cfg(target_arch = "wasm32")]
 use wasm as imports;
 
+use std::mem::MaybeUninit;
+
 use sandgate_abi::{MAX_MESSAGE_CHANNELS, status};
 
 /// Room for the handles of one message. The contract limits their number, so it never has to grow.
 pub(crate) const HANDLES: usize = MAX_MESSAGE_CHANNELS as usize;
+
+/// The handles of one message. Their room is not cleared before the worker writes to it: that would be a call out of the
+/// instance for each message.
+#[derive(Debug)]
+pub(crate) struct Handles {
+    room: [MaybeUninit<u32>; HANDLES],
+    /// So many stand there.
+    given: usize,
+}
+
+impl Handles {
+    pub(crate) const fn new() -> Self {
+        Handles { room: [const { MaybeUninit::uninit() }; HANDLES], given: 0 }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+        // SAFETY: `received` alone sets `given`, to a number within the room of handles that the worker has written.
+        self.room[..self.given].iter().map(|handle| unsafe { handle.assume_init() })
+    }
+
+    /// Notes how many of them were written by a call that ended in `code`.
+    fn received(&mut self, code: i32, size: Size) {
+        let given = size.channels as usize;
+        assert!(code != status::OK || given <= HANDLES, "the worker said OK to handles that do not fit");
+        self.given = if code == status::OK { given } else { 0 };
+    }
+}
 
 /// The size the worker writes: the layout of `sandgate_abi::SIZE_BYTES`.
 #[repr(C)]
@@ -42,25 +71,28 @@ pub(crate) fn channel_send(handle: u32, bytes: &[u8], handles: &[u32], timeout: 
     unsafe { imports::channel_send(handle, bytes.as_ptr(), bytes.len(), handles.as_ptr(), handles.len(), timeout) }
 }
 
-/// Replaces the contents of `bytes`, as far as its capacity goes, with the next message.
-pub(crate) fn channel_receive(
-    handle: u32,
-    bytes: &mut Vec<u8>,
-    handles: &mut [u32; HANDLES],
-    timeout: i64,
-) -> (i32, Size) {
-    fill(bytes, |ptr, cap, size| {
-        // SAFETY: `fill` gives `cap` writable bytes at `ptr`; `handles` and `size` are exclusive borrows.
-        unsafe { imports::channel_receive(handle, ptr, cap, handles.as_mut_ptr(), HANDLES, size, timeout) }
-    })
+/// Replaces the contents of `bytes`, as far as its capacity goes, and `handles` with the next message.
+pub(crate) fn channel_receive(handle: u32, bytes: &mut Vec<u8>, handles: &mut Handles, timeout: i64) -> (i32, Size) {
+    let room = handles.room.as_mut_ptr().cast();
+    let (code, size) = fill(bytes, |ptr, cap, size| {
+        // SAFETY: `fill` gives `cap` writable bytes at `ptr`; `room` has `HANDLES` places, which like `size` are
+        // borrowed exclusively.
+        unsafe { imports::channel_receive(handle, ptr, cap, room, HANDLES, size, timeout) }
+    });
+    handles.received(code, size);
+    (code, size)
 }
 
 /// As [`channel_receive`], for the arguments of this execution.
-pub(crate) fn call_args(bytes: &mut Vec<u8>, handles: &mut [u32; HANDLES]) -> (i32, Size) {
-    fill(bytes, |ptr, cap, size| {
-        // SAFETY: `fill` gives `cap` writable bytes at `ptr`; `handles` and `size` are exclusive borrows.
-        unsafe { imports::call_args(ptr, cap, handles.as_mut_ptr(), HANDLES, size) }
-    })
+pub(crate) fn call_args(bytes: &mut Vec<u8>, handles: &mut Handles) -> (i32, Size) {
+    let room = handles.room.as_mut_ptr().cast();
+    let (code, size) = fill(bytes, |ptr, cap, size| {
+        // SAFETY: `fill` gives `cap` writable bytes at `ptr`; `room` has `HANDLES` places, which like `size` are
+        // borrowed exclusively.
+        unsafe { imports::call_args(ptr, cap, room, HANDLES, size) }
+    });
+    handles.received(code, size);
+    (code, size)
 }
 
 /// Replaces the contents of `bytes`, as far as its capacity goes, with the text of a peer's error.
