@@ -93,10 +93,7 @@ pub(crate) fn peer_error(handle: u32) -> String {
     }
 }
 
-fn take(
-    bytes: &mut Vec<u8>,
-    mut call: impl FnMut(&mut Vec<u8>, &mut Handles) -> (i32, Size),
-) -> Taken<Vec<Channel>> {
+fn take(bytes: &mut Vec<u8>, mut call: impl FnMut(&mut Vec<u8>, &mut Handles) -> (i32, Size)) -> Taken<Vec<Channel>> {
     if bytes.capacity() < INITIAL_BUFFER_BYTES {
         *bytes = Vec::with_capacity(INITIAL_BUFFER_BYTES);
     }

@@ -10,7 +10,6 @@
 //! goes back to the worker as credit. Invariant: a message is handed to the outbox while the endpoint is locked, so that
 //! nothing is sent after the channel's close.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use sandgate_wire::account::Account;
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::{Credit, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
+use sandgate_wire::messages::Messages;
 use sandgate_wire::outbox::CreditFor;
 use sandgate_wire::{ChannelId, ChannelMap, Limits, Message, Outcome, ToWorker};
 
@@ -76,7 +76,7 @@ pub(crate) struct Endpoint {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Message>,
+    queue: Messages,
     /// Callers that read the connection for what happens here, or have just ceased to.
     leading: usize,
     /// The consumer is told instead of waiting, so that the connection is to be attended.
@@ -408,7 +408,7 @@ impl Endpoint {
     /// Messages that wait here and their bytes.
     pub(crate) fn waiting(&self) -> (usize, u64) {
         let state = self.state.lock();
-        (state.queue.len(), state.queue.iter().map(|message| message.bytes.len() as u64).sum())
+        (state.queue.len(), state.queue.lengths().map(|length| length as u64).sum())
     }
 }
 

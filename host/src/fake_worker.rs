@@ -4,6 +4,7 @@
 //! The script says what the worker expects and what it sends, rightly formed or not. Every wait has a deadline and names
 //! what it waited for. A [`Stage`] that goes away checks that nothing of it is left: no connection, endpoint or thread.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use sandgate_wire::assembly::SEVERAL;
 use sandgate_wire::flow::Credit;
-use sandgate_wire::frame::{FrameReader, Header};
+use sandgate_wire::frame::{Frame, FrameReader, Header};
 use sandgate_wire::message::{Close, Execute, MAGIC, WorkerHello, WorkerStatus, kind};
+use sandgate_wire::messages::each;
 use sandgate_wire::outcome::WorkerLoss;
 use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket, wait};
 use sandgate_wire::{ChannelId, Limits, Outcome, ToHost, ToWorker};
@@ -40,6 +43,8 @@ pub(crate) struct FakeWorker {
     socket: UnixStream,
     frames: FrameReader,
     waiting: OwnedFd,
+    /// What is left of a frame of several messages: each with a frame of its own.
+    several: VecDeque<Vec<u8>>,
 }
 
 /// A frame as it is written.
@@ -89,6 +94,11 @@ pub(crate) fn outcome_of_panic() -> Outcome {
     Outcome::Panicked { message: "oh".to_owned(), location: None, backtrace: Vec::new() }
 }
 
+fn as_frame(bytes: &[u8]) -> Frame<'_> {
+    let (header, payload) = bytes.split_first_chunk().expect("a frame has a header");
+    Frame { header: Header::decode(*header).unwrap(), payload }
+}
+
 /// The payload of a one-chunk message that carries channels; its flags are 2.
 pub(crate) fn with_channels(ids: &[u64], bytes: &[u8]) -> Vec<u8> {
     let count = u16::try_from(ids.len()).unwrap().to_le_bytes();
@@ -102,7 +112,8 @@ impl FakeWorker {
         let waiting = socket.try_clone().unwrap();
         let socket = UnixStream::from(socket);
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        FakeWorker { socket, frames: FrameReader::new(Box::new(receive)), waiting }
+        let frames = FrameReader::new(Box::new(receive));
+        FakeWorker { socket, frames, waiting, several: VecDeque::new() }
     }
 
     // ---- what it sends ----
@@ -143,6 +154,9 @@ impl FakeWorker {
 
     /// Waits for the next message and looks at it; `None` is the end of the connection.
     pub(crate) fn next<R>(&mut self, what: &str, look: impl FnOnce(Option<ToWorker<'_>>) -> R) -> R {
+        if let Some(frame) = self.several.pop_front() {
+            return look(Some(ToWorker::decode(as_frame(&frame)).unwrap()));
+        }
         let deadline = Deadline::after(PATIENCE);
         while !self.frames.has_frame() {
             let readable = wait(self.waiting.as_fd(), PollFlags::IN, deadline.left()).unwrap();
@@ -152,6 +166,11 @@ impl FakeWorker {
             }
         }
         let frame = self.frames.read_frame().unwrap().expect("there is a frame");
+        if (frame.header.kind, frame.header.flags) == (kind::DATA, SEVERAL) {
+            let channel = frame.header.channel.0;
+            self.several = each(frame.payload).map(|message| self::frame(kind::DATA, 0, channel, message)).collect();
+            return self.next(what, look);
+        }
         look(Some(ToWorker::decode(frame).unwrap()))
     }
 

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use sandgate_wire::account::cost;
-use sandgate_wire::assembly::{AssemblyError, Chunk};
+use sandgate_wire::account::{MESSAGE_OVERHEAD_BYTES, cost};
+use sandgate_wire::assembly::{AssemblyError, Chunk, SEVERAL};
 use sandgate_wire::flow::{Credit, FlowError};
 use sandgate_wire::frame::{FrameError, FrameReader, Header};
 use sandgate_wire::limits::OUTPUT_WINDOW_BYTES;
 use sandgate_wire::message::{Close, Output, Stream, kind};
+use sandgate_wire::messages::{MAX_SMALL_BYTES, Together};
 use sandgate_wire::outbox::CreditFor;
-use sandgate_wire::small::{MAX_SMALL_BYTES, SmallMessages};
 use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
@@ -44,7 +44,7 @@ struct Arrivals {
     more: u64,
     less: u64,
     /// Those that follow another one.
-    small: SmallMessages,
+    small: Together,
 }
 
 impl Arrivals {
@@ -58,7 +58,7 @@ impl Arrivals {
         self.less += std::mem::take(&mut state.in_parts);
         self.more += cost(message.bytes.len() as u64);
         self.messages += 1;
-        state.queue.push_back(message);
+        state.queue.push(message);
     }
 }
 
@@ -115,13 +115,20 @@ impl Endpoint {
             return Ok(());
         }
         let State { assembly, receive_window, .. } = state;
+        if chunk.flags == SEVERAL {
+            let (count, bytes) = assembly.several(chunk.payload, self.limits.message_bytes, receive_window)?;
+            arrivals.more += bytes + MESSAGE_OVERHEAD_BYTES * count as u64;
+            arrivals.messages += count;
+            arrivals.small.extend(chunk.payload, count);
+            return Ok(());
+        }
         if arrivals.messages > 0
             && chunk.payload.len() <= MAX_SMALL_BYTES
             && let Some(bytes) = assembly.whole(chunk, self.limits.message_bytes, receive_window)?
         {
             arrivals.more += cost(bytes.len() as u64);
             arrivals.messages += 1;
-            arrivals.small.push(bytes, &mut state.queue);
+            arrivals.small.push(bytes);
             return Ok(());
         }
         arrivals.small.share(&mut state.queue);

@@ -1,6 +1,5 @@
 //! What users do with an endpoint, and the threads that run their callbacks. All that waits has a deadline.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use sandgate_wire::account::cost;
 use sandgate_wire::assembly::Assembly;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::message::Close;
+use sandgate_wire::messages::Messages;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::{Message, Outbox, Outcome, ToWorker};
 
@@ -141,7 +141,7 @@ impl Endpoint {
             if !matches!(state.consumer, Consumer::Receive) {
                 return Err(ReceiveError::HasConsumer);
             }
-            if let Some(message) = state.queue.pop_front() {
+            if let Some(message) = state.queue.pop() {
                 self.give_credit(&mut state, &message);
                 return Ok(message);
             }
@@ -160,7 +160,7 @@ impl Endpoint {
     /// The next message or the end for a queue or callback, if there is one.
     pub(crate) fn next_delivery(&self) -> Option<Delivery> {
         let mut state = self.state.lock();
-        if let Some(message) = state.queue.pop_front() {
+        if let Some(message) = state.queue.pop() {
             self.give_credit(&mut state, &message);
             return Some(Delivery::Message(message));
         }
@@ -177,12 +177,12 @@ impl Endpoint {
 
     /// Moves all messages that are here to the end of `messages`, which is empty, for a pool. Returns the end if that is next,
     /// once.
-    pub(crate) fn take_deliveries(&self, messages: &mut VecDeque<Message>) -> Option<Outcome> {
+    pub(crate) fn take_deliveries(&self, messages: &mut Messages) -> Option<Outcome> {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.queue, messages);
         let mut credit = Credit::default();
-        for message in &*messages {
-            let length = message.bytes.len() as u64;
+        for length in messages.lengths() {
+            let length = length as u64;
             state.taken += cost(length);
             credit.add(state.receive_window.take(length));
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
+use sandgate_wire::assembly::SEVERAL;
 use sandgate_wire::frame::{Header, MAX_FRAME_BYTES};
 use sandgate_wire::isolation::Report;
 use sandgate_wire::limits::{LimitName, WINDOW_BYTES, WINDOW_MESSAGES};
@@ -224,10 +225,19 @@ fn say(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
             let (number, flags) = (input.arbitrary()?, input.arbitrary()?);
             frame(number, flags, id(input)?, &body(input)?)
         }
-        2 | 3 => {
+        2 => {
             let flags = input.int_in_range(0..=4)?;
             let prefix = prefix(input, flags)?;
             frame(kind::DATA, flags, id(input)?, &[prefix, body(input)?].concat())
+        }
+        3 => {
+            let mut several = Vec::new();
+            for _ in 0..input.int_in_range(0..=5)? {
+                let body = body(input)?;
+                several.extend_from_slice(&u16::try_from(body.len()).unwrap_or(u16::MAX).to_le_bytes());
+                several.extend_from_slice(&body);
+            }
+            frame(kind::DATA, SEVERAL, id(input)?, &several)
         }
         4 => {
             let (bytes, messages) = (u64::from(input.arbitrary::<u32>()?), input.int_in_range(0..=600)?);

@@ -220,9 +220,7 @@ impl Driver {
         let core = &mut self.core;
         self.ground.take(lane, number, |came| match came {
             Came::Ended { run, verdict } => core.ended(lane, run, verdict, now),
-            Came::Answered(messages) => {
-                core.answered(lane, messages.map(RawValue::from), now);
-            }
+            Came::Answered(answers) => core.answered(lane, answers, now),
             Came::SessionEnded(verdict) => core.session_ended(lane, verdict, now),
         });
     }

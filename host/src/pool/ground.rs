@@ -3,11 +3,12 @@
 //! This is the one place where a task is put on a gateway ([`Ground::begin`]): in a fresh instance, or as a message to an
 //! execution that serves many (a *session*). Nothing here decides anything, and nothing here waits.
 
-use std::collections::{HashMap, VecDeque, vec_deque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandgate_wire::ids::ChannelHashes;
+use sandgate_wire::messages::Messages;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
 
@@ -18,7 +19,7 @@ use super::mailbox::Sender;
 use super::packed::Packed;
 use super::result::{PoolError, ProgramOutput, TaskError};
 use super::seat::Told;
-use super::work::RawValue;
+use super::work::{Answers, RawValue};
 use crate::call::Call;
 use crate::callback;
 use crate::channel::Channel;
@@ -94,7 +95,7 @@ pub(crate) enum Came<'a> {
     /// A run has ended.
     Ended { run: u64, verdict: Verdict<RawValue> },
     /// The session has answered the first of its tasks, one with each message.
-    Answered(vec_deque::Drain<'a, Message>),
+    Answered(Answers<'a>),
     /// The session has ended.
     SessionEnded(Verdict<RawValue>),
 }
@@ -138,7 +139,7 @@ pub(crate) struct Ground {
     /// Where something was begun that is not written yet, and on which lane.
     placed: Vec<(usize, Arc<Connection>)>,
     /// Empty between calls, for its memory.
-    answers: VecDeque<Message>,
+    answers: Messages,
 }
 
 /// Gateways that are ready, for the lanes that lose theirs.
@@ -183,7 +184,7 @@ impl Ground {
             told: Arc::new(told),
             spares,
             placed: Vec::new(),
-            answers: VecDeque::new(),
+            answers: Messages::default(),
         }
     }
 
@@ -423,7 +424,7 @@ impl Ground {
         let Some(session) = place.session.as_ref().filter(|session| session.number == number) else { return };
         let outcome = session.channel.endpoint().take_deliveries(&mut self.answers);
         if !self.answers.is_empty() {
-            came(Came::Answered(self.answers.drain(..)));
+            came(Came::Answered(Answers::new(&mut self.answers)));
         }
         if let Some(outcome) = outcome {
             let verdict = match outcome {

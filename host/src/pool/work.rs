@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandgate_wire::Message;
 use sandgate_wire::ids::ChannelHashes;
+use sandgate_wire::messages::Messages;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -66,6 +67,43 @@ impl From<Message> for RawValue {
         } else {
             RawValue::WithChannels(Box::new(message))
         }
+    }
+}
+
+/// What a session has said: an answer to each of its first tasks. What is not taken is dropped.
+#[derive(Debug)]
+pub(crate) struct Answers<'a>(&'a mut Messages);
+
+impl<'a> Answers<'a> {
+    pub(crate) fn new(messages: &'a mut Messages) -> Answers<'a> {
+        Answers(messages)
+    }
+}
+
+impl Iterator for Answers<'_> {
+    type Item = RawValue;
+
+    fn next(&mut self) -> Option<RawValue> {
+        let few = self.0.front().filter(|front| front.channels.is_empty()).and_then(|front| Packed::here(front.bytes));
+        match few {
+            Some(bytes) => {
+                self.0.skip();
+                Some(RawValue::Bytes(bytes))
+            }
+            None => self.0.pop().map(RawValue::from),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.0.len(), Some(self.0.len()))
+    }
+}
+
+impl ExactSizeIterator for Answers<'_> {}
+
+impl Drop for Answers<'_> {
+    fn drop(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -60,7 +60,7 @@ fn what_does_not_begin_with_a_hello_is_no_worker() {
             "header `[62, 61, 73, 68, 3a, 20, 73, 61, 6e, 64, 67, 61, 74, 65, 3a, 20]` is not one of this protocol",
         ),
         (strange_hello(b"SANDGAME", 1), "peer is not a sandgate process"),
-        (strange_hello(b"SANDGATE", 7), "peer speaks version 7 of the protocol, this side version 5"),
+        (strange_hello(b"SANDGATE", 7), "peer speaks version 7 of the protocol, this side version 6"),
         (frame(kind::HELLO, 0, 0, b"SANDGATE"), "peer is not a sandgate process"),
         (longer, "message of kind 1 is malformed"),
         (bytes_of(&done(1, Outcome::Returned)), "it did not begin with a hello"),

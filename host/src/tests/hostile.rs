@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use sandgate_wire::ChannelId;
 use sandgate_wire::ToHost;
+use sandgate_wire::assembly::SEVERAL;
 use sandgate_wire::flow::Credit;
 use sandgate_wire::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
 use sandgate_wire::message::{Compiled, Initialized, Output, Stream, WorkerStatus, kind};
@@ -91,6 +92,29 @@ fn messages_out_of_place() {
         Compiled::Done { engine: "e".to_owned(), bytes: 1, shape: Default::default(), description: Vec::new() };
     check("a worker does not compile", &say(&[ToHost::Compiled(compiled)]));
     check("a worker takes no snapshots", &say(&[ToHost::Initialized(Initialized::Done { bytes: 1 })]));
+}
+
+#[test]
+fn several_messages_in_a_frame_that_are_none() {
+    let within = [&6_u64.to_le_bytes()[..], b"ab"].concat();
+    for (expected, chunks) in [
+        ("too short", &[(SEVERAL, &b""[..])][..]),
+        ("too short", &[(SEVERAL, b"\x01\0a\x05\0ab")]),
+        ("too short", &[(SEVERAL, b"\x01\0a\x05")]),
+        ("unknown flags 0x9", &[(SEVERAL | 1, b"\x01\0a")]),
+        ("unknown flags 0xa", &[(SEVERAL | 2, b"\x01\0a")]),
+        ("unknown flags 0x8", &[(1, &within), (SEVERAL, b"\x01\0a")]),
+        ("without credit", &[(SEVERAL, &[0; 2 * (WINDOW_MESSAGES as usize + 1)])]),
+    ] {
+        check(expected, &data(chunks));
+    }
+    let late = [
+        bytes_of(&open(2, 1)),
+        frame(kind::DATA, SEVERAL, 2, b"\x01\0x\x01\0y"),
+        bytes_of(&close(2, None)),
+        frame(kind::DATA, SEVERAL, 2, b"\x01\0z"),
+    ];
+    check("a message on channel 2 after its close", &raw(late.concat()));
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //!  bytes …
 //! ```
 //!
+//! A frame with SEVERAL, alone, is no chunk: it has [several small messages](crate::messages), one behind the other.
+//!
 //! Every chunk but the last has MORE. A chunk of nothing with GIVEN_UP in its place says that the rest does not come: a worker sends
 //! it for a guest that is stopped within a message. An [`Assembly`] holds at most one message that is not complete; it grows with what
 //! really arrived, not with what was announced alone.
@@ -16,11 +18,14 @@ use bytes::Bytes;
 
 use crate::flow::{FlowError, ReceiveWindow};
 use crate::ids::ChannelId;
+use crate::messages;
 
 /// Flag of a chunk: the message goes on in another one.
 pub const MORE: u8 = 1;
 /// Flag of a chunk without bytes, alone: the message that was begun is none.
 pub const GIVEN_UP: u8 = 4;
+/// Flag of a frame, alone: it has several small messages.
+pub const SEVERAL: u8 = 8;
 /// Flag of a first chunk: channel ids stand before the bytes.
 pub const CHANNELS: u8 = 2;
 
@@ -186,6 +191,32 @@ impl Assembly {
         }
         window.arrive(length)?;
         Ok(Some(chunk.payload))
+    }
+
+    /// How many messages are in a frame of [several](SEVERAL), and how many bytes they have together.
+    ///
+    /// # Errors
+    /// See [`AssemblyError`]. The window may count some of them then.
+    pub fn several(
+        &self,
+        mut payload: &[u8],
+        maximum: u64,
+        window: &mut ReceiveWindow,
+    ) -> Result<(usize, u64), AssemblyError> {
+        if self.partial.is_some() {
+            return Err(AssemblyError::Flags(SEVERAL));
+        }
+        let (mut count, mut bytes) = (0, 0);
+        while !payload.is_empty() {
+            let length = messages::split(&mut payload).ok_or(AssemblyError::Short)?.len() as u64;
+            if length > maximum {
+                return Err(AssemblyError::TooLarge { length, maximum });
+            }
+            window.arrive(length)?;
+            count += 1;
+            bytes += length;
+        }
+        if count == 0 { Err(AssemblyError::Short) } else { Ok((count, bytes)) }
     }
 
     /// Lends what is here of the message that is not complete, with room for a chunk of so many bytes at its end, if that fits and can

@@ -102,6 +102,14 @@ impl Header {
         bytes
     }
 
+    /// Gives the header at the beginning of `frame` the length of what is behind it.
+    pub(crate) fn set_length(frame: &mut [u8]) {
+        if let Some((header, payload)) = frame.split_first_chunk_mut::<HEADER_BYTES>() {
+            let length = u32::try_from(payload.len()).expect("a frame is at most MAX_FRAME_BYTES long");
+            header[..4].copy_from_slice(&length.to_le_bytes());
+        }
+    }
+
     /// Reads a header and checks its length.
     ///
     /// # Errors

@@ -8,12 +8,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use arbitrary::{Result, Unstructured};
 
-use crate::assembly::{Assembly, MAX_MESSAGE_CHANNELS};
+use crate::assembly::{Assembly, MAX_MESSAGE_CHANNELS, SEVERAL};
 use crate::flow::ReceiveWindow;
 use crate::frame::{Frame, FrameError, FrameReader, HEADER_BYTES, Header, MAX_FRAME_BYTES};
 use crate::ids::ChannelId;
 use crate::limits::WINDOW_BYTES;
 use crate::message::{Encoded, ToHost, ToWorker};
+use crate::messages::each;
 use crate::transport::testing::Scripted;
 
 /// Largest message that the assemblies take: more than a window, so that both bounds are met.
@@ -157,6 +158,19 @@ fn decode(frame: Frame<'_>, channels: &mut Channels) {
         Ok(ToHost::Data(channel, chunk)) => {
             let open = channels.entry(channel).or_insert_with(|| Some(Default::default()));
             let Some((assembly, window)) = open else { return };
+            if chunk.flags == SEVERAL {
+                let Ok((count, _)) = assembly.several(chunk.payload, MESSAGE_BYTES, window) else {
+                    *open = None;
+                    return;
+                };
+                let lengths: Vec<u64> = each(chunk.payload).map(|message| message.len() as u64).collect();
+                assert_eq!(lengths.len(), count);
+                for length in lengths {
+                    assert!(length <= MESSAGE_BYTES);
+                    window.take(length);
+                }
+                return;
+            }
             match assembly.push(chunk, MESSAGE_BYTES, Some(window)) {
                 Ok(Some(message)) => {
                     assert!(message.bytes.len() as u64 <= MESSAGE_BYTES);

@@ -26,7 +26,7 @@ pub use errands::{Compile, Compiled, Initialize, Initialized, SNAPSHOT_PATIENCE}
 pub const MAGIC: [u8; 8] = *b"SANDGATE";
 
 /// Version of everything in this crate that crosses the wire.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// Numbers of the messages. A number is never used for something else later.
 pub mod kind {

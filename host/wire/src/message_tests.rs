@@ -66,7 +66,7 @@ fn golden_bytes_to_the_worker() {
         one_module: true,
     };
     let body = [
-        &b"SANDGATE\x05\x00\x03gw0\x05\x02\x00\x01\x01A\x01b\x01\x02/h\x02/g\x01\x02\x01\x01\x09\x01"[..],
+        &b"SANDGATE\x06\x00\x03gw0\x05\x02\x00\x01\x01A\x01b\x01\x02/h\x02/g\x01\x02\x01\x01\x09\x01"[..],
         &[2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0],
         LIMITS,
         &[1],
@@ -139,7 +139,7 @@ fn golden_bytes_to_the_host() {
     let two = ChannelId(2);
     let isolation = Report { layers: vec![(Layer::Landlock, State::Missing("no".into()))] };
     let hello = WorkerHello { package_version: "0".into(), pid: 1, engine: "e".into(), isolation };
-    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x05\x00\x010\x01\x01e\x01\x09\x02\x02no"));
+    check_to_host(ToHost::Hello(hello), (1, 0, 0, b"SANDGATE\x06\x00\x010\x01\x01e\x01\x09\x02\x02no"));
     check_to_host(ToHost::Open { channel: two, parent: ChannelId(1) }, (8, 0, 2, &[1, 0, 0, 0, 0, 0, 0, 0]));
     check_to_host(ToHost::CreditWanted(two), (18, 0, 2, b""));
     check_to_host(ToHost::Close(two, Close::default()), (9, 0, 2, b""));

@@ -10,9 +10,10 @@ use bytes::Bytes;
 
 use super::batch::COPY_BYTES;
 use super::*;
-use crate::assembly::{Assembly, Chunk};
+use crate::assembly::{Assembly, Chunk, SEVERAL};
 use crate::frame::{CHUNK_BYTES, FrameReader, HEADER_BYTES};
 use crate::message::ToWorker;
+use crate::messages::each;
 use crate::transport::testing::Scripted;
 
 #[derive(Debug, Default)]
@@ -46,12 +47,18 @@ impl Throttled {
         (valve.lazy_writes, valve.wakes)
     }
 
+    /// Each with its kind, its channel, and its length; of several messages in a frame each for itself, as if it had one of its own.
     pub(super) fn frames(&self) -> Vec<(u8, u64, usize)> {
         let written = self.0.0.lock().written.clone();
         let mut reader = FrameReader::new(Box::new(Scripted::new(&[&written])));
         let mut frames = Vec::new();
         while let Some(frame) = reader.read_frame().unwrap() {
-            frames.push((frame.header.kind, frame.header.channel.0, frame.payload.len()));
+            let (kind, channel) = (frame.header.kind, frame.header.channel.0);
+            if frame.header.flags == SEVERAL && kind == kind::DATA {
+                frames.extend(each(frame.payload).map(|message| (kind, channel, message.len())));
+                continue;
+            }
+            frames.push((kind, channel, frame.payload.len()));
         }
         frames
     }

@@ -12,11 +12,11 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use sandgate_wire::account::cost;
-use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
+use sandgate_wire::account::{MESSAGE_OVERHEAD_BYTES, cost};
+use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk, SEVERAL};
 use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
-use sandgate_wire::small::{MAX_SMALL_BYTES, SmallMessages};
+use sandgate_wire::messages::{MAX_SMALL_BYTES, Messages, Together};
 use sandgate_wire::{ChannelId, Message};
 
 use crate::execution::Execution;
@@ -68,7 +68,7 @@ pub(crate) struct Endpoint {
     in_parts: u64,
     /// How much of it was received all the same, and is not counted as that yet.
     taken: u64,
-    pub(crate) messages: VecDeque<Message>,
+    pub(crate) messages: Messages,
     landing: Landing,
     pub(crate) peer: Peer,
     pub(crate) error: Option<String>,
@@ -98,7 +98,7 @@ pub(crate) struct Arrived {
     /// There is something before the next chunk.
     follows: bool,
     /// Those that follow it.
-    small: SmallMessages,
+    small: Together,
 }
 
 /// Messages that follow each other.
@@ -148,7 +148,7 @@ impl Endpoint {
             unread: 0,
             in_parts: 0,
             taken: 0,
-            messages: VecDeque::new(),
+            messages: Messages::default(),
             landing: Landing::default(),
             peer,
             error: None,
@@ -201,7 +201,7 @@ impl Endpoint {
 
     /// A message to be received. Who waits for one is woken, unless that has happened for one that nobody has taken yet.
     pub(crate) fn put(&mut self, message: Message) {
-        self.messages.push_back(message);
+        self.messages.push(message);
         if self.messages.len() == 1 {
             self.wake();
         }
@@ -216,9 +216,7 @@ impl Endpoint {
     /// The channels that what has arrived refers to, when it will not be received any more.
     pub(crate) fn abandon(&mut self) -> Vec<ChannelId> {
         let mut channels = std::mem::take(&mut self.assembly).into_channels();
-        for message in self.messages.drain(..) {
-            channels.extend(message.channels);
-        }
+        channels.extend(self.messages.take_channels());
         (self.in_parts, self.taken) = (0, 0);
         self.received(self.unread);
         channels
@@ -232,20 +230,25 @@ impl Endpoint {
         if self.broken {
             return Ok(None);
         }
+        if chunk.flags == SEVERAL {
+            let (count, bytes) = self.assembly.several(chunk.payload, self.message_bytes, &mut self.receive)?;
+            if !self.close_sent {
+                arrived.more += bytes + MESSAGE_OVERHEAD_BYTES * count as u64;
+                arrived.small.extend(chunk.payload, count);
+            }
+            return Ok(None);
+        }
         if arrived.follows
             && chunk.payload.len() <= MAX_SMALL_BYTES
             && let Some(bytes) = self.assembly.whole(chunk, self.message_bytes, &mut self.receive)?
         {
             if !self.close_sent {
                 arrived.more += cost(bytes.len() as u64);
-                arrived.small.push(bytes, &mut self.messages);
-                if self.messages.len() == 1 {
-                    self.wake();
-                }
+                arrived.small.push(bytes);
             }
             return Ok(None);
         }
-        arrived.small.share(&mut self.messages);
+        self.share(arrived);
         arrived.follows = true;
         let message = self.assembly.push(chunk, self.message_bytes, Some(&mut self.receive))?;
         match &message {
@@ -263,10 +266,19 @@ impl Endpoint {
         Ok(message)
     }
 
+    /// Puts what has arrived together to be received, as [`put`](Self::put) does.
+    fn share(&mut self, arrived: &mut Arrived) {
+        let is_first = self.messages.is_empty() && !arrived.small.is_empty();
+        arrived.small.share(&mut self.messages);
+        if is_first {
+            self.wake();
+        }
+    }
+
     /// Counts what has arrived, and says who is over its limit now. Who takes messages as they come is woken for parts of them.
     #[must_use = "it is to be stopped"]
     pub(crate) fn count(&mut self, mut arrived: Arrived) -> Option<Arc<Execution>> {
-        arrived.small.share(&mut self.messages);
+        self.share(&mut arrived);
         if arrived.parts && self.wants_parts() {
             self.wake();
         }
@@ -286,7 +298,7 @@ impl Endpoint {
 
     /// The next message, for a guest.
     pub(crate) fn pop(&mut self) -> Option<(Message, Option<Credit>)> {
-        let message = self.messages.pop_front()?;
+        let message = self.messages.pop()?;
         let length = message.bytes.len() as u64;
         self.taken += cost(length);
         let credit = self.receive.take(length);

@@ -424,8 +424,8 @@ fn arguments(memory: &mut [u8], guest: &mut Guest, buffer: Buffer) -> Result<i32
     let Some(message) = &guest.arguments else {
         return Ok(status::CLOSED);
     };
-    if let Err(kept) = buffer.fits(message, channels_left) {
-        Size::of(message).write(memory, buffer.size_pointer())?;
+    if let Err(kept) = buffer.fits(message.into(), channels_left) {
+        Size::of(message.into()).write(memory, buffer.size_pointer())?;
         if kept == status::LIMIT {
             guest.refuse_channels();
         }

@@ -82,7 +82,7 @@ impl Batch {
                 (!bytes.is_empty()).then_some(Item::Rest { channel, bytes, message })
             }
             Item::Small(small) => {
-                self.add_frames(small.frames, false);
+                self.add_frames(small.into_frame(), false);
                 None
             }
             Item::Runs(runs) => {

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use super::batch::Batch;
 use super::gathering::{GATHER_BYTES, GATHER_TIME, PATIENT_TIME};
 use super::{CreditFor, FEW_ANSWERS, TURN_BYTES};
-use crate::assembly::Message;
+use crate::assembly::{Message, SEVERAL};
 use crate::flow::Credit;
 use crate::frame::HEADER_BYTES;
 use crate::frame::Header;
 use crate::ids::{ChannelId, ChannelMap};
 use crate::message::{Encoded, ToWorker, kind};
+use crate::messages;
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -73,7 +74,7 @@ pub(super) enum Item {
         message: Message,
         sent: usize,
     },
-    /// Small messages of one channel, as frames.
+    /// Small messages of one channel.
     Small(Small),
     /// What runs something, and can wait: each of them on a channel of its own on which nothing was said before.
     Runs(Runs),
@@ -85,23 +86,40 @@ pub(super) enum Item {
     },
 }
 
-/// Small messages of one channel, one after the other, as they are written.
+/// Small messages of one channel, as the frame that they are written in: of one, or of several.
 #[derive(Debug, Default)]
 pub(super) struct Small {
-    pub(super) frames: Vec<u8>,
+    frame: Vec<u8>,
     /// How many, and their bytes without headers.
     pub(super) messages: Credit,
 }
 
 impl Small {
     fn has_room(&self) -> bool {
-        self.frames.len() < GATHER_BYTES
+        self.frame.len() < GATHER_BYTES
     }
 
     fn add(&mut self, channel: ChannelId, bytes: &[u8]) {
-        add_small(&mut self.frames, channel, bytes);
+        match self.messages.messages {
+            0 => add_small(&mut self.frame, channel, bytes),
+            1 => {
+                let header = Header { length: 0, kind: kind::DATA, flags: SEVERAL, channel };
+                let first = messages::length(self.frame.len() - HEADER_BYTES);
+                drop(self.frame.splice(..HEADER_BYTES, header.encode().into_iter().chain(first)));
+                messages::add(&mut self.frame, bytes);
+            }
+            _ => messages::add(&mut self.frame, bytes),
+        }
         self.messages.bytes += bytes.len() as u64;
         self.messages.messages += 1;
+    }
+
+    /// The frame as it is written.
+    pub(super) fn into_frame(mut self) -> Vec<u8> {
+        if self.messages.messages > 1 {
+            Header::set_length(&mut self.frame);
+        }
+        self.frame
     }
 }
 
@@ -206,7 +224,7 @@ impl State {
         {
             return small.add(channel, bytes);
         }
-        let mut small = Small { frames: std::mem::take(&mut self.spare), ..Small::default() };
+        let mut small = Small { frame: std::mem::take(&mut self.spare), ..Small::default() };
         small.add(channel, bytes);
         self.push_lane(channel, Item::Small(small));
     }
@@ -276,7 +294,7 @@ impl State {
                 let Some(item) = lane.pop_front() else { break };
                 self.controls -= usize::from(matches!(item, Item::Control { .. }));
                 match item {
-                    Item::Small(Small { frames, .. }) => self.spare = self.batch.add_frames(frames, lazily),
+                    Item::Small(small) => self.spare = self.batch.add_frames(small.into_frame(), lazily),
                     Item::Runs(Runs { frames, controls, .. }) => {
                         self.controls -= controls;
                         self.spare_of_runs = self.batch.add_frames(frames, true);

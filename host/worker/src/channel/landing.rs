@@ -62,7 +62,7 @@ impl Endpoint {
     /// The next part of the message that a guest is taking, in exchange for memory of an earlier one.
     pub(crate) fn land(&mut self, spare: &mut Vec<u8>) -> Option<Landed> {
         let length = self.landing.under_way?;
-        if let Some(last) = self.messages.pop_front() {
+        if let Some(last) = self.messages.pop() {
             self.landing.under_way = None;
             self.received(cost(last.bytes.len() as u64));
             let credit = self.receive.take(length);
@@ -96,8 +96,11 @@ impl Endpoint {
     pub(crate) fn put_back(&mut self, taken: Vec<u8>) -> bool {
         self.landing.under_way = None;
         let bytes = taken.len() as u64;
-        match self.messages.front_mut() {
-            Some(last) => last.bytes = [&taken[..], &last.bytes[..]].concat().into(),
+        match self.messages.pop() {
+            Some(last) => {
+                let bytes = [&taken[..], &last.bytes[..]].concat().into();
+                self.messages.push_front(Message { bytes, ..last });
+            }
             None => {
                 self.in_parts += bytes;
                 self.assembly.take_back(taken);

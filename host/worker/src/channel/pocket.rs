@@ -11,12 +11,11 @@
 //! never put into one, so that they go back when that is taken. Only small messages without channels are put in, and only
 //! while the execution is the one that listens.
 
-use std::collections::VecDeque;
 use std::mem;
 
-use sandgate_wire::Message;
 use sandgate_wire::account::{Account, cost};
 use sandgate_wire::flow::Credit;
+use sandgate_wire::messages::{Front, Messages};
 
 use super::Endpoint;
 
@@ -27,7 +26,7 @@ const MAX_BYTES: usize = 512;
 /// The messages, and what was taken of them. Its lock is taken after the hub's.
 #[derive(Debug, Default)]
 pub(crate) struct Pocket {
-    messages: VecDeque<Message>,
+    messages: Messages,
     /// What the account still counts of those that were put in together.
     counted: u64,
     /// What was taken and the window does not know of yet.
@@ -44,18 +43,18 @@ impl Pocket {
     }
 
     /// The next message.
-    pub(crate) fn next(&self) -> Option<&Message> {
+    pub(crate) fn next(&self) -> Option<Front<'_>> {
         self.messages.front()
     }
 
-    /// Takes it. With the last one all of them are counted as received.
-    pub(crate) fn pop(&mut self, account: &Account) -> Option<Message> {
-        let message = self.messages.pop_front()?;
-        self.taken.add(Credit { bytes: message.bytes.len() as u64, messages: 1 });
+    /// Drops it: its bytes were taken. With the last one all of them are counted as received.
+    pub(crate) fn skip(&mut self, account: &Account) {
+        let Some(length) = self.next().map(|next| next.bytes.len()) else { return };
+        self.messages.skip();
+        self.taken.add(Credit { bytes: length as u64, messages: 1 });
         if self.messages.is_empty() {
             account.received(mem::take(&mut self.counted));
         }
-        Some(message)
     }
 }
 
@@ -71,32 +70,26 @@ impl Endpoint {
         if self.holders.len() != 1 || self.is_landing() {
             return;
         }
-        let mut all = Credit::default();
-        while pocket.messages.len() < MAX_MESSAGES
-            && let Some(next) = self.messages.front()
-        {
-            let length = next.bytes.len();
+        let Pocket { messages, counted, .. } = pocket;
+        let (mut all, mut left) = (Credit::default(), MAX_MESSAGES);
+        self.messages.move_small(messages, |length| {
             all.add(Credit { bytes: length as u64, messages: 1 });
-            if length > MAX_BYTES || !next.channels.is_empty() || self.receive.is_enough(all) {
-                break;
+            let is_put_in = left > 0 && length <= MAX_BYTES && !self.receive.is_enough(all);
+            if is_put_in {
+                left -= 1;
+                *counted += cost(length as u64);
             }
-            let cost = cost(length as u64);
-            self.unread -= cost;
-            pocket.counted += cost;
-            if let Some(next) = self.messages.pop_front() {
-                pocket.messages.push_back(next);
-            }
-        }
+            is_put_in
+        });
+        self.unread -= pocket.counted;
     }
 
     /// Puts back what is in the pocket of this channel's execution, for others listen, too.
     pub(crate) fn empty(&mut self, pocket: &mut Pocket, account: &Account) {
         self.settle_pocket(pocket);
-        let left: u64 = pocket.messages.iter().map(|message| cost(message.bytes.len() as u64)).sum();
+        let left: u64 = pocket.messages.lengths().map(|length| cost(length as u64)).sum();
         account.received(mem::take(&mut pocket.counted) - left);
         self.unread += left;
-        while let Some(last) = pocket.messages.pop_back() {
-            self.messages.push_front(last);
-        }
+        self.messages.put_back(&mut pocket.messages);
     }
 }

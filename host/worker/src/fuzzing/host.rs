@@ -198,7 +198,12 @@ impl Host {
 
 /// The credit for a chunk. A message of several is paid for with its last.
 fn paid(chunk: sandgate_wire::assembly::Chunk<'_>) -> Credit {
-    use sandgate_wire::assembly::{CHANNELS, MORE};
+    use sandgate_wire::assembly::{CHANNELS, MORE, SEVERAL};
+    if chunk.flags == SEVERAL {
+        let lengths = sandgate_wire::messages::each(chunk.payload).map(|message| message.len() as u64);
+        return lengths
+            .fold(Credit::default(), |paid, bytes| Credit { bytes: paid.bytes + bytes, messages: paid.messages + 1 });
+    }
     // The sizes of the messages of this target are below that of a chunk.
     assert_eq!(chunk.flags & MORE, 0, "a message of one chunk");
     let prefix = match chunk.flags & CHANNELS {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sandgate_wire::assembly::{self, AssemblyError, Chunk};
+use sandgate_wire::assembly::{self, AssemblyError, Chunk, SEVERAL};
 use sandgate_wire::frame::{FrameReader, Header};
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::kind;
@@ -12,6 +12,9 @@ use super::{Hub, Violation};
 use crate::channel::{Arrived, Endpoint, Sending};
 use crate::execution::{Execution, Stop};
 use crate::worker::WorkerError;
+
+/// So many bytes of small messages in one frame count as one more chunk.
+const BYTES_AS_ONE: usize = 1024;
 
 impl Hub {
     /// Takes the chunk that is here, which is of `channel`, and those that follow it on the same channel, while there are some left
@@ -147,7 +150,7 @@ fn take_chunks(
     while *left > 0
         && let Some(chunk) = next_chunk(frames, channel)?
     {
-        *left -= 1;
+        *left = left.saturating_sub(1 + if chunk.flags == SEVERAL { chunk.payload.len() / BYTES_AS_ONE } else { 0 });
         match endpoint.arrive(chunk, arrived) {
             Ok(None) => {}
             Ok(Some(message)) if message.channels.is_empty() && abandoned => {}

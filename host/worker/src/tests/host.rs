@@ -9,13 +9,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use sandgate_wire::assembly::Assembly;
+use sandgate_wire::assembly::{Assembly, SEVERAL};
 use sandgate_wire::flow::Credit;
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::grants::{Directory, ExecutionGrants, Grants};
 use sandgate_wire::isolation::Policy;
 use sandgate_wire::message::{Close, Codegen, Encoded, Entry, Execute, HostHello, Stream, WorkerHello, WorkerStatus};
+use sandgate_wire::messages::each;
 use sandgate_wire::outcome::KilledBy;
 use sandgate_wire::ring;
 use sandgate_wire::transport::{Descriptors, ReceiveHalf, SendHalf, socket_pair, unix_socket};
@@ -173,6 +175,14 @@ impl Host {
                 while let Ok(Some(frame)) = reader.read_frame() {
                     let event = match ToHost::decode(frame).unwrap() {
                         ToHost::Hello(hello) => Event::Hello(hello),
+                        ToHost::Data(id, chunk) if chunk.flags == SEVERAL => {
+                            let event = |bytes| Event::Data(id, Message { bytes, channels: Vec::new() });
+                            let mut messages = each(chunk.payload).map(Bytes::copy_from_slice).map(event);
+                            if messages.any(|event| to_test.send(event).is_err()) {
+                                return;
+                            }
+                            continue;
+                        }
                         ToHost::Data(id, chunk) => {
                             let assembly = assemblies.entry(id).or_default();
                             match assembly.push(chunk, u64::MAX, None).unwrap() {
