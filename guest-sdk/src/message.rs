@@ -27,16 +27,34 @@ const MAX_KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 thread_local! {
     /// The list of the message that is being encoded or decoded.
-    static TRAVELLING: RefCell<Travelling> = const { RefCell::new(Travelling::Nothing) };
+    static TRAVELLING: Travelling = const { Travelling { direction: Cell::new(Direction::None), list: RefCell::new(List::NEW) } };
     /// Kept from message to message. Whoever uses it takes it out, so that a nested use finds an empty one.
     static SENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static RECEIVED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-enum Travelling {
-    Nothing,
-    Out { channels: Vec<Channel>, cause: Option<EncodeCause> },
-    In { channels: Vec<Channel>, cause: Option<DecodeCause> },
+/// The channels of a message on its way, and why it cannot go on.
+struct Travelling {
+    direction: Cell<Direction>,
+    list: RefCell<List>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// There is no message.
+    None,
+    Out,
+    In,
+}
+
+struct List {
+    channels: Vec<Channel>,
+    encode: Option<EncodeCause>,
+    decode: Option<DecodeCause>,
+}
+
+impl List {
+    const NEW: List = List { channels: Vec::new(), encode: None, decode: None };
 }
 
 /// What the worker said to a receive: a message was taken, or the status of not taking one.
@@ -49,11 +67,9 @@ pub(crate) fn encode<T: Serialize + ?Sized, R>(
 ) -> Result<R, EncodeError> {
     let mut bytes = SENT.take();
     bytes.clear();
-    let scope = Scope::enter(Travelling::Out { channels: Vec::new(), cause: None });
+    let scope = Scope::enter(Direction::Out, Vec::new());
     let encoded = postcard::to_extend(value, bytes);
-    let Travelling::Out { channels, cause } = scope.leave() else {
-        unreachable!("a scope leaves with what it entered with");
-    };
+    let List { channels, encode: cause, .. } = scope.leave();
     if let Some(cause) = cause {
         return Err(EncodeError::new::<T>(cause));
     }
@@ -112,11 +128,9 @@ fn take(bytes: &mut Vec<u8>, mut call: impl FnMut(&mut Vec<u8>, &mut Handles) ->
 }
 
 fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], channels: Vec<Channel>) -> Result<T, DecodeError> {
-    let scope = Scope::enter(Travelling::In { channels, cause: None });
+    let scope = Scope::enter(Direction::In, channels);
     let decoded = postcard::take_from_bytes::<T>(bytes);
-    let Travelling::In { channels: _given_back, cause } = scope.leave() else {
-        unreachable!("a scope leaves with what it entered with");
-    };
+    let List { channels: _given_back, decode: cause, .. } = scope.leave();
     let cause = match (decoded, cause) {
         (Ok((value, [])), None) => return Ok(value),
         (_, Some(cause)) => cause,
@@ -126,6 +140,7 @@ fn decode_bytes<T: DeserializeOwned>(bytes: &[u8], channels: Vec<Channel>) -> Re
     Err(DecodeError::new::<T>(cause))
 }
 
+#[inline]
 fn keep(place: &'static std::thread::LocalKey<Cell<Vec<u8>>>, bytes: Vec<u8>) {
     if bytes.capacity() <= MAX_KEPT_BUFFER_BYTES {
         place.set(bytes);
@@ -134,16 +149,30 @@ fn keep(place: &'static std::thread::LocalKey<Cell<Vec<u8>>>, bytes: Vec<u8>) {
 
 /// Puts a list in place, and the one before it back, also when a value's own code sends or receives in between.
 struct Scope {
-    outer: Travelling,
+    /// What there was, if there was something.
+    outer: Option<Box<(Direction, List)>>,
 }
 
 impl Scope {
-    fn enter(list: Travelling) -> Self {
-        Scope { outer: TRAVELLING.replace(list) }
+    #[inline]
+    fn enter(direction: Direction, channels: Vec<Channel>) -> Self {
+        TRAVELLING.with(|it| {
+            let before = it.direction.replace(direction);
+            let outer = (before != Direction::None).then(|| Box::new((before, it.list.replace(List::NEW))));
+            if !channels.is_empty() {
+                it.list.borrow_mut().channels = channels;
+            }
+            Scope { outer }
+        })
     }
 
-    fn leave(mut self) -> Travelling {
-        TRAVELLING.replace(std::mem::replace(&mut self.outer, Travelling::Nothing))
+    #[inline]
+    fn leave(self) -> List {
+        TRAVELLING.with(|it| {
+            let (direction, list) = self.outer.map_or((Direction::None, List::NEW), |outer| *outer);
+            it.direction.set(direction);
+            it.list.replace(list)
+        })
     }
 }
 
@@ -154,8 +183,9 @@ impl Schema for Channel {
 
 impl Serialize for Channel {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let index = TRAVELLING.with_borrow_mut(|list| match list {
-            Travelling::Out { channels, cause } => {
+        let index = TRAVELLING.with(|it| match it.direction.get() {
+            Direction::Out => {
+                let List { channels, encode: cause, .. } = &mut *it.list.borrow_mut();
                 let known = channels.iter().position(|channel| channel.handle() == self.handle());
                 let index = known.unwrap_or(channels.len());
                 if index == HANDLES {
@@ -177,8 +207,9 @@ impl Serialize for Channel {
 impl<'de> Deserialize<'de> for Channel {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let index = u32::deserialize(deserializer)?;
-        let channel = TRAVELLING.with_borrow_mut(|list| match list {
-            Travelling::In { channels, cause } => {
+        let channel = TRAVELLING.with(|it| match it.direction.get() {
+            Direction::In => {
+                let List { channels, decode: cause, .. } = &mut *it.list.borrow_mut();
                 let channel = channels.get(index as usize).cloned();
                 if channel.is_none() {
                     *cause = Some(DecodeCause::NoSuchChannel { index, count: channels.len() });
@@ -257,7 +288,7 @@ mod tests {
         channels.push(new_channel().unwrap());
         let error = encode(&channels, |_, _| ()).unwrap_err();
         assert!(error.to_string().contains("more than `64` channels"), "{error}");
-        assert!(matches!(TRAVELLING.replace(Travelling::Nothing), Travelling::Nothing));
+        assert!(TRAVELLING.with(|it| it.direction.get() == Direction::None && it.list.borrow().channels.is_empty()));
     }
 
     #[test]

@@ -19,16 +19,18 @@
 //! * Invariant: a task leaves [`Core`] exactly once, with the one [`Finished`] of it.
 //! * Invariant: until then it is in one place: waiting, a suspect, or the one run of it that was not told to stop.
 
-use std::collections::{HashMap, VecDeque};
+#[cfg(test)]
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandgate_wire::Outcome;
-use sandgate_wire::ids::ChannelHashes;
 use sandgate_wire::outcome::{LossCause, WorkerLoss};
 
 use super::event::PoolEvent;
 use super::lane::{FREE_RESTARTS, Flight, Lane, State, delay, reach_delay};
+use super::numbered::Numbered;
 use super::result::{OutcomeKind, PoolError, RetryOn, TaskError};
 use super::stats::Counts;
 
@@ -129,8 +131,7 @@ struct Task<P> {
     queued: Instant,
 }
 
-/// Looked up a few times for each task, and their numbers are this side's own.
-type Tasks<P> = HashMap<TaskId, Task<P>, ChannelHashes>;
+type Tasks<P> = Numbered<Task<P>>;
 
 /// The state of a pool.
 #[derive(Debug)]
@@ -173,7 +174,7 @@ impl<P, V> Core<P, V> {
     // ---- what is known ----
 
     pub(crate) fn payload(&self, task: TaskId) -> Option<&P> {
-        self.tasks.get(&task).map(|task| &task.payload)
+        self.tasks.get(task).map(|task| &task.payload)
     }
 
     pub(crate) fn in_flight(&self, lane: usize) -> usize {
@@ -199,7 +200,7 @@ impl<P, V> Core<P, V> {
 
     /// The tasks that `wanted` picks.
     pub(crate) fn find(&self, wanted: impl Fn(&P) -> bool) -> Vec<TaskId> {
-        self.tasks.iter().filter(|(_, task)| wanted(&task.payload)).map(|(&id, _)| id).collect()
+        self.tasks.iter().filter(|(_, task)| wanted(&task.payload)).map(|(id, _)| id).collect()
     }
 
     /// When [`tick`](Self::tick) has something to do next, if nothing else happens.
@@ -235,7 +236,7 @@ impl<P, V> Core<P, V> {
 
     /// Nobody wants this task any more. It is through at once; if it flies, its run is stopped.
     pub(crate) fn cancel(&mut self, id: TaskId, now: Instant) {
-        if !self.tasks.contains_key(&id) {
+        if !self.tasks.contains(id) {
             return;
         }
         let mut place = None;
@@ -330,7 +331,7 @@ impl<P, V> Core<P, V> {
         if lanes.all(hopeless) && self.broken.is_none() {
             let error = Arc::new(error);
             self.broken = Some(Arc::clone(&error));
-            let all: Vec<TaskId> = self.tasks.keys().copied().collect();
+            let all: Vec<TaskId> = self.tasks.iter().map(|(id, _)| id).collect();
             for id in all {
                 self.finish(id, Err(Box::new(TaskError::NoGateway(Arc::clone(&error)))), None, now);
             }
@@ -352,7 +353,7 @@ impl<P, V> Core<P, V> {
 
     fn back_to_waiting(&mut self, lane: usize, flight: Flight, now: Instant) {
         let task = flight.task;
-        if self.tasks.contains_key(&task) {
+        if self.tasks.contains(task) {
             self.waiting.push_front(task);
             self.tell(now, || PoolEvent::TaskTakenBack { task, gateway: lane });
         }
@@ -399,7 +400,7 @@ impl<P, V> Core<P, V> {
         let Some(flight) = it.remove(run) else { return };
         it.run_ended(now, flight.started);
         self.see_whether_dry(lane, took_long);
-        let Some(task) = self.tasks.get_mut(&flight.task) else { return };
+        let Some(task) = self.tasks.get_mut(flight.task) else { return };
         task.attempts += 1;
         let place = Some((lane, flight.started.max(began)));
         let error = match verdict {
@@ -430,7 +431,7 @@ impl<P, V> Core<P, V> {
         it.ended_well(count, now, put);
         for value in values.take(count) {
             let Some(flight) = self.lanes[lane].remove_first() else { return };
-            if let Some(mut task) = self.tasks.remove(&flight.task) {
+            if let Some(mut task) = self.tasks.remove(flight.task) {
                 task.attempts += 1;
                 self.through(flight.task, task, Ok(value), Some((lane, flight.started.max(began))), now);
             }
@@ -460,7 +461,7 @@ impl<P, V> Core<P, V> {
 
     fn retry(&mut self, id: TaskId, lane: usize, cause: OutcomeKind, now: Instant) {
         self.counts.retried += 1;
-        let attempts = self.tasks.get(&id).map_or(0, |task| task.attempts);
+        let attempts = self.tasks.get(id).map_or(0, |task| task.attempts);
         self.tell(now, || PoolEvent::TaskRetried { task: id, gateway: lane, cause, attempts });
     }
 
@@ -489,7 +490,7 @@ impl<P, V> Core<P, V> {
         let single = flights.len() == 1 && !is_innocent && !is_link;
         let (mut behind, all_suspects) = (Vec::new(), self.all_suspects());
         for (position, flight) in flights.into_iter().enumerate() {
-            let Some(task) = self.tasks.get_mut(&flight.task) else { continue };
+            let Some(task) = self.tasks.get_mut(flight.task) else { continue };
             task.links += u32::from(is_link && position < self.rules.executions);
             if single || task.links >= self.rules.max_losses.saturating_mul(LINKS_FOR_A_LOSS) {
                 task.attempts += 1;
@@ -518,7 +519,7 @@ impl<P, V> Core<P, V> {
     }
 
     fn finish(&mut self, id: TaskId, value: Result<V, Box<TaskError>>, place: Option<(usize, Instant)>, now: Instant) {
-        let Some(task) = self.tasks.remove(&id) else { return };
+        let Some(task) = self.tasks.remove(id) else { return };
         // What waits is found by its number, which nothing has now.
         self.any_left_waiting |= place.is_none();
         self.through(id, task, value, place, now);
@@ -558,7 +559,7 @@ impl<P, V> Core<P, V> {
 
     /// How many places each unfinished task is in: one, by the invariant.
     pub(crate) fn places(&self) -> HashMap<TaskId, usize> {
-        let mut places: HashMap<TaskId, usize> = self.tasks.keys().map(|&id| (id, 0)).collect();
+        let mut places: HashMap<TaskId, usize> = self.tasks.iter().map(|(id, _)| (id, 0)).collect();
         let flights = self.lanes.iter().flat_map(|lane| &lane.flights).map(|flight| &flight.task);
         for id in self.waiting.iter().chain(&self.suspects).chain(flights) {
             places.entry(*id).and_modify(|count| *count += 1);

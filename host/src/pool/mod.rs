@@ -26,6 +26,7 @@ mod machines;
 mod mailbox;
 mod maker;
 mod map;
+mod numbered;
 mod packed;
 mod result;
 mod seat;

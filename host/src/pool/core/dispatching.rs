@@ -40,7 +40,7 @@ impl<P, V> Core<P, V> {
             return false;
         }
         let flights = &self.lanes[lane].flights;
-        let was_lost = |id: &TaskId| self.tasks.get(id).is_some_and(|task| task.was_behind);
+        let was_lost = |id: &TaskId| self.tasks.get(*id).is_some_and(|task| task.was_behind);
         [flights.front(), flights.back()].into_iter().flatten().any(|flight| flight.was_behind)
             || self.waiting.front().is_some_and(was_lost)
     }
@@ -75,11 +75,11 @@ impl<P, V> Core<P, V> {
         if it.flights.is_empty() {
             it.progress = now;
         }
-        let was_behind = self.counts.lost_workers > 0 && self.tasks.get(&task).is_some_and(|task| task.was_behind);
+        let was_behind = self.counts.lost_workers > 0 && self.tasks.get(task).is_some_and(|task| task.was_behind);
         it.flights.push_back(Flight { run, task, started: now, stop_by: None, recalled: false, was_behind });
         self.actions.push(Action::Run { lane, task, run });
         if self.events.is_some() {
-            let attempt = self.tasks.get(&task).map_or(1, |task| task.attempts + 1);
+            let attempt = self.tasks.get(task).map_or(1, |task| task.attempts + 1);
             self.tell(now, || PoolEvent::TaskStarted { task, gateway: lane, attempt });
         }
     }
@@ -167,5 +167,5 @@ impl<P, V> Core<P, V> {
 
 /// The next that was not cancelled meanwhile.
 fn pop<P>(queue: &mut VecDeque<TaskId>, tasks: &Tasks<P>, any_ended: bool) -> Option<TaskId> {
-    std::iter::from_fn(|| queue.pop_front()).find(|id| !any_ended || tasks.contains_key(id))
+    std::iter::from_fn(|| queue.pop_front()).find(|id| !any_ended || tasks.contains(*id))
 }
