@@ -7,8 +7,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use bytes::Bytes;
 use sandgate::measuring::pool_core;
+use sandgate_wire::assembly::{Assembly, SEVERAL};
+use sandgate_wire::flow::ReceiveWindow;
 use sandgate_wire::frame::{FrameReader, Header};
 use sandgate_wire::message::kind;
+use sandgate_wire::messages::{Messages, Together};
 use sandgate_wire::transport::{ReceiveHalf, SendHalf};
 use sandgate_wire::{ChannelId, Message, Outbox, ToHost};
 
@@ -26,6 +29,11 @@ pub(crate) const PATHS: &[Path] = &[
     Path { name: "outbox-64", what: "64 messages of 16 bytes pushed and written", make: || outbox(16, 64) },
     Path { name: "outbox-large", what: "one message of 1 MiB pushed and written", make: || outbox(1 << 20, 1) },
     Path { name: "frame-read", what: "one frame of 16 bytes read and decoded", make: frame_read },
+    Path {
+        name: "several-read",
+        what: "64 messages of 16 bytes in a frame, read, queued and taken",
+        make: several_read,
+    },
     Path { name: "pool-core", what: "64 tasks from their submission to their ends, on two lanes", make: core },
 ];
 
@@ -51,6 +59,29 @@ fn frame_read() -> Box<dyn FnMut()> {
         let frame = reader.read_frame().expect("well-formed frames").expect("frames without end");
         let message = ToHost::decode(frame).expect("a chunk of data");
         assert!(matches!(black_box(message), ToHost::Data(CHANNEL, chunk) if chunk.payload.len() == 16));
+    })
+}
+
+fn several_read() -> Box<dyn FnMut()> {
+    const COUNT: usize = 64;
+    let payload = [&16_u16.to_le_bytes()[..], &[7; 16]].concat().repeat(COUNT);
+    let length = u32::try_from(payload.len()).expect("a small frame");
+    let header = Header { length, kind: kind::DATA, flags: SEVERAL, channel: CHANNEL };
+    let frame = [&header.encode()[..], &payload].concat();
+    let mut reader = FrameReader::new(Box::new(Spring { bytes: frame.repeat(8), at: 0 }));
+    let (assembly, mut window) = (Assembly::default(), ReceiveWindow::default());
+    let (mut together, mut queue) = (Together::default(), Messages::default());
+    Box::new(move || {
+        let frame = reader.read_frame().expect("well-formed frames").expect("frames without end");
+        let (count, _) = assembly.several(frame.payload, 1 << 20, &mut window).expect("there is credit");
+        together.extend(frame.payload, count);
+        together.share(&mut queue);
+        let mut taken = 0;
+        while let Some(message) = black_box(queue.pop()) {
+            let _ = window.take(message.bytes.len() as u64);
+            taken += 1;
+        }
+        assert_eq!(taken, COUNT);
     })
 }
 

@@ -112,8 +112,15 @@ enum Program {
         #[arg(long, default_value_t = 10_000)]
         count: u32,
     },
-    /// Instructions of the hot paths, counted by valgrind: the same on a noisy machine
-    Instructions,
+    /// Instructions of the hot paths, counted by valgrind: the same on a noisy machine. Compared with `benches/instructions.json`
+    Instructions {
+        /// Writes them there, to be compared with from now on
+        #[arg(long)]
+        write: bool,
+        /// Fails and names the paths that take so many percent more than they did
+        #[arg(long, value_name = "PERCENT")]
+        assert: Option<f64>,
+    },
     /// Prints what the host needs for each gateway
     #[command(hide = true)]
     HostMemory {
@@ -173,8 +180,8 @@ fn run(cli: &Cli) -> Result<bool> {
         rows.iter().for_each(|row| println!("{:<22}  {}", row.key, row.title));
         return Ok(true);
     }
-    if let Some(Program::Instructions) = &cli.program {
-        return instructions::run().map(|()| true);
+    if let Some(Program::Instructions { write, assert }) = &cli.program {
+        return instructions::run(*write, *assert);
     }
     if let Some(Program::Delayed { delay, command }) = &cli.program {
         return delayed::run(*delay, command).map(|()| true);
@@ -193,7 +200,7 @@ fn run(cli: &Cli) -> Result<bool> {
             println!("{}", idle::host_memory(&fixtures, *gateways)?);
             return Ok(true);
         }
-        Some(Program::Instructions | Program::Delayed { .. }) | None => {}
+        Some(Program::Instructions { .. } | Program::Delayed { .. }) | None => {}
     }
     let peers = (!cli.no_peers).then(Peers::from_environment);
     let rounds = cli.rounds.map_or(effort.rounds(), NonZeroU32::get);

@@ -119,6 +119,9 @@ impl Endpoint {
             let (count, bytes) = assembly.several(chunk.payload, self.limits.message_bytes, receive_window)?;
             arrivals.more += bytes + MESSAGE_OVERHEAD_BYTES * count as u64;
             arrivals.messages += count;
+            if arrivals.small.are_enough() {
+                arrivals.small.share(&mut state.queue);
+            }
             arrivals.small.extend(chunk.payload, count);
             return Ok(());
         }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::flow::{FlowError, ReceiveWindow};
 use crate::ids::ChannelId;
-use crate::messages;
+use crate::messages::{self, MAX_SEVERAL_BYTES};
 
 /// Flag of a chunk: the message goes on in another one.
 pub const MORE: u8 = 1;
@@ -74,6 +74,12 @@ pub enum AssemblyError {
     TooManyChannels {
         /// How many.
         count: usize,
+    },
+    /// More small messages than a frame may have.
+    #[error("frame of small messages has {length} bytes, the maximum is {MAX_SEVERAL_BYTES}")]
+    Several {
+        /// Its length.
+        length: usize,
     },
     /// The chunks do not add up to the announced length.
     #[error("message of {announced} bytes arrived as {arrived}")]
@@ -205,6 +211,9 @@ impl Assembly {
     ) -> Result<(usize, u64), AssemblyError> {
         if self.partial.is_some() {
             return Err(AssemblyError::Flags(SEVERAL));
+        }
+        if payload.len() > MAX_SEVERAL_BYTES {
+            return Err(AssemblyError::Several { length: payload.len() });
         }
         let (mut count, mut bytes) = (0, 0);
         while !payload.is_empty() {

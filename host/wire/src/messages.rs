@@ -18,6 +18,9 @@ use crate::ids::ChannelId;
 
 /// Messages up to this size share memory with those that arrive together with them.
 pub const MAX_SMALL_BYTES: usize = 512;
+/// Most bytes of several messages in a frame. Twice as many share memory at most, so that whoever keeps one of them keeps
+/// no more.
+pub const MAX_SEVERAL_BYTES: usize = 16 * 1024;
 /// What says how long one is.
 const LENGTH_BYTES: usize = 2;
 /// For so many of the first one's size memory is set aside, up to so much of it.
@@ -255,6 +258,11 @@ impl Together {
         self.count += 1;
     }
 
+    /// Whether they are to be [shared](Self::share) before more is added.
+    pub fn are_enough(&self) -> bool {
+        self.bytes.len() >= MAX_SEVERAL_BYTES
+    }
+
     /// Adds what was [found](crate::assembly::Assembly::several) to be so many.
     pub fn extend(&mut self, several: &[u8], count: usize) {
         self.bytes.extend_from_slice(several);
@@ -355,6 +363,8 @@ mod tests {
         let too_large = AssemblyError::TooLarge { length: 5, maximum: 4 };
         assert_eq!(count(&assembly, &several(&[b"ab", b"abcde"])), Err(too_large));
         assert_eq!(count(&assembly, &several(&[b"", b"", b"", b""])), Err(FlowError::Overrun.into()));
+        let many = several(&vec![&b""[..]; MAX_SEVERAL_BYTES / 2 + 1]);
+        assert_eq!(count(&assembly, &many), Err(AssemblyError::Several { length: MAX_SEVERAL_BYTES + 2 }));
         assert_eq!(count(&assembly, b""), Err(AssemblyError::Short), "a frame of none is none");
         for payload in [&b"\x01"[..], b"\x01\0", b"\x01\0ab", b"\x02\0ab\x01\0"] {
             assert_eq!(count(&assembly, payload), Err(AssemblyError::Short));

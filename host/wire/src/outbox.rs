@@ -15,9 +15,8 @@
 //! 3. If the transport has no room, or the writing goes on for long, the writer thread takes over and waits.
 //! 4. Small messages in quick succession are *gathered*: they stay in their lanes until there are 8 KiB of them,
 //!    something else is sent, a sender is [about to wait](Outbox::about_to_wait), or 100 µs are over, which the
-//!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and a
-//!    message that somebody waits for is not kept.
-//!
+//!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and one frame
+//!    for those of a channel (see [`crate::messages`]), and a message that somebody waits for is not kept.
 //! 5. While the outbox is [patient](Outbox::be_patient), all small messages are gathered, for up to 5 ms, and ends of executions
 //!    are written at once, with what was gathered before them, but wake no peer that dozes: one that looks by itself within 6 ms.
 //!    So it is with results of short tasks that follow each other, of which nobody awaits a single one. Before the last

@@ -234,6 +234,9 @@ impl Endpoint {
             let (count, bytes) = self.assembly.several(chunk.payload, self.message_bytes, &mut self.receive)?;
             if !self.close_sent {
                 arrived.more += bytes + MESSAGE_OVERHEAD_BYTES * count as u64;
+                if arrived.small.are_enough() {
+                    self.share(arrived);
+                }
                 arrived.small.extend(chunk.payload, count);
             }
             return Ok(None);

@@ -15,7 +15,7 @@ use crate::frame::HEADER_BYTES;
 use crate::frame::Header;
 use crate::ids::{ChannelId, ChannelMap};
 use crate::message::{Encoded, ToWorker, kind};
-use crate::messages;
+use crate::messages::{self, MAX_SEVERAL_BYTES};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -93,6 +93,9 @@ pub(super) struct Small {
     /// How many, and their bytes without headers.
     pub(super) messages: Credit,
 }
+
+// What is full, and one more.
+const _: () = assert!(GATHER_BYTES + GATHER_BYTES / 2 + HEADER_BYTES < MAX_SEVERAL_BYTES, "the peer refuses more");
 
 impl Small {
     fn has_room(&self) -> bool {
