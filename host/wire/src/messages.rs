@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -90,14 +91,20 @@ pub(crate) fn split<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 impl Several {
-    fn front(&self) -> &[u8] {
-        // They were looked through when they arrived.
-        split(&mut &self.bytes[self.at..]).unwrap_or_default()
+    /// Where the next one is. They were looked through when they arrived.
+    fn place(&self) -> Range<usize> {
+        let length = self.bytes[self.at..].first_chunk().map_or(0, |length| u16::from_le_bytes(*length));
+        let begin = self.at + LENGTH_BYTES;
+        begin..begin + usize::from(length)
     }
 
-    /// The next one has gone. Says whether there is another one.
-    fn skip(&mut self) -> bool {
-        self.at += LENGTH_BYTES + self.front().len();
+    fn front(&self) -> &[u8] {
+        &self.bytes[self.place()]
+    }
+
+    /// The next one, which was here, has gone. Says whether there is another one.
+    fn skip(&mut self, place: Range<usize>) -> bool {
+        self.at = place.end;
         self.left -= 1;
         self.left > 0
     }
@@ -136,10 +143,13 @@ impl Messages {
 
     /// Takes the next one.
     pub fn pop(&mut self) -> Option<Message> {
-        if let Some(Item::Several(several)) = self.items.front() {
-            let begin = several.at + LENGTH_BYTES;
-            let bytes = several.bytes.slice(begin..begin + several.front().len());
-            self.skip();
+        if let Some(Item::Several(several)) = self.items.front_mut() {
+            let place = several.place();
+            let bytes = several.bytes.slice(place.clone());
+            self.count -= 1;
+            if !several.skip(place) {
+                self.items.pop_front();
+            }
             return Some(Message { bytes, channels: Vec::new() });
         }
         let Some(Item::One(message)) = self.items.pop_front() else { return None };
@@ -155,7 +165,7 @@ impl Messages {
             self.items.pop_front();
             return;
         };
-        if !several.skip() {
+        if !several.skip(several.place()) {
             self.items.pop_front();
         }
     }
@@ -174,8 +184,12 @@ impl Messages {
                 Item::Several(several) => {
                     let (bytes, at, all) = (several.bytes.clone(), several.at, several.left);
                     let mut is_over = false;
-                    while !is_over && wanted(several.front().len()) {
-                        is_over = !several.skip();
+                    while !is_over {
+                        let place = several.place();
+                        if !wanted(place.len()) {
+                            break;
+                        }
+                        is_over = !several.skip(place);
                     }
                     let left = all - several.left;
                     if left > 0 {
