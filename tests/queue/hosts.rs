@@ -56,6 +56,9 @@ fn start_worker(machine: &Machine, url: &str, name: &str) -> Running {
     machine.start(&[&["work", "--nats", url, "--jobs", "1", "--name", name][..], &WAITS].concat())
 }
 
+/// After the last failure all results come in a fraction of this.
+const SOON: Duration = Duration::from_secs(60);
+
 /// What has been collected.
 #[derive(Default)]
 struct Came {
@@ -126,6 +129,15 @@ fn submit(server: &Server, came: &Arc<Came>, is_enough: &Arc<AtomicBool>, least:
     })
 }
 
+/// What the server says of tasks, results and who takes them.
+fn state(server: &Server) -> String {
+    let mut client = Client::to(server);
+    let streams = ["sandgate_tasks", "sandgate_results", "sandgate_dead"].map(|stream| client.messages(stream));
+    let consumers = ["sandgate_tasks", "sandgate_results"]
+        .map(|stream| client.call(&format!("CONSUMER.LIST.{stream}"), &json!({}))["consumers"].to_string());
+    format!("tasks, results and dead letters: {streams:?}; consumers: {consumers:?}")
+}
+
 fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     std::thread::Builder::new().name(name.to_owned()).spawn(body).unwrap()
 }
@@ -172,6 +184,9 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
             came.results.load(Ordering::Acquire),
             started.elapsed()
         ));
+        if !comes_true(SOON, || came.results.load(Ordering::Acquire) >= count) {
+            tell(&format!("{} results after {SOON:?}: {}", came.results.load(Ordering::Acquire), state(&server)));
+        }
         let values = collect.join().unwrap();
         let taken = started.elapsed();
         assert!(values == (0..count).map(|number| (number, number * 2)).collect(), "{} of {count}", values.len());
