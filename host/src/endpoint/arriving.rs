@@ -14,7 +14,8 @@ use sandgate_wire::{Message, Outcome, Side, ToWorker};
 
 use super::{Endpoint, State};
 
-/// Messages of one channel that are taken under one lock, and after which their consumer is told: each time may wake a thread.
+/// Messages of one channel after which the lock is let go and their consumer is told, which may wake a thread. A frame of several is
+/// taken as one, as far as there is credit.
 const MAX_MESSAGES: usize = 64;
 /// Bytes after which the lock is let go.
 const MAX_BYTES: usize = 64 * 1024;
@@ -48,6 +49,12 @@ struct Arrivals {
 }
 
 impl Arrivals {
+    fn share_if_enough(&mut self, state: &mut State) {
+        if self.small.are_enough() {
+            self.small.share(&mut state.queue);
+        }
+    }
+
     /// A chunk of so many bytes has a place in the message that is not whole, or that is whole by it.
     fn take(&mut self, state: &mut State, length: usize, message: Option<Message>) {
         let Some(message) = message else {
@@ -119,9 +126,7 @@ impl Endpoint {
             let (count, bytes) = assembly.several(chunk.payload, self.limits.message_bytes, receive_window)?;
             arrivals.more += bytes + MESSAGE_OVERHEAD_BYTES * count as u64;
             arrivals.messages += count;
-            if arrivals.small.are_enough() {
-                arrivals.small.share(&mut state.queue);
-            }
+            arrivals.share_if_enough(state);
             arrivals.small.extend(chunk.payload, count);
             return Ok(());
         }
@@ -131,6 +136,7 @@ impl Endpoint {
         {
             arrivals.more += cost(bytes.len() as u64);
             arrivals.messages += 1;
+            arrivals.share_if_enough(state);
             arrivals.small.push(bytes);
             return Ok(());
         }

@@ -80,10 +80,14 @@ impl<V> Numbered<V> {
         let recent = self.place(number).and_then(|place| Some((place, self.recent[place].take()?)));
         let Some((place, value)) = recent else { return self.old.remove(&number) };
         self.recent_count -= 1;
-        if place == 0 || place + 1 == self.recent.len() {
+        if place == 0 || place + 1 == self.recent.len() || self.has_many_places() {
             self.trim();
         }
         Some(value)
+    }
+
+    fn has_many_places(&self) -> bool {
+        self.recent.len() > 2 * self.recent_count + FREE
     }
 
     /// Has neither empty places at its ends nor too many in all.
@@ -92,7 +96,7 @@ impl<V> Numbered<V> {
             self.recent.pop_back();
         }
         while let Some(first) = self.recent.front() {
-            if first.is_some() && self.recent.len() <= 2 * self.recent_count + FREE {
+            if first.is_some() && !self.has_many_places() {
                 return;
             }
             if let Some(value) = self.recent.pop_front().flatten() {
@@ -128,11 +132,22 @@ mod tests {
             if number >= 100 && !kept.contains(&before) {
                 assert_eq!(numbered.remove(before), Some(before));
             }
-            assert!(numbered.recent.len() <= FREE + 2 * (numbered.len() + 1), "{number}");
+            assert!(numbered.recent.len() <= FREE + 2 * numbered.len(), "{number}");
         }
         kept.iter().for_each(|number| assert_eq!(numbered.get(*number), Some(number)));
         assert_eq!(numbered.len(), 103);
         assert!(numbered.old.len() >= 2, "what has stayed for long is among the older ones");
+    }
+
+    #[test]
+    fn places_go_also_while_nothing_is_added() {
+        let mut numbered = Numbered::default();
+        (0..50_000_u64).for_each(|number| numbered.insert(number, number));
+        for number in 1..49_999 {
+            assert_eq!(numbered.remove(number), Some(number));
+        }
+        assert!(numbered.recent.len() <= FREE + 4, "{}", numbered.recent.len());
+        assert_eq!([0, 49_999].map(|number| numbered.remove(number)), [Some(0), Some(49_999)]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct Message {
 /// A part of a message as it stands in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk<'a> {
-    /// [`MORE`] and [`CHANNELS`].
+    /// [`MORE`] and [`CHANNELS`]; or [`SEVERAL`], and then it is no part of one.
     pub flags: u8,
     /// The frame's payload.
     pub payload: &'a [u8],

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::assembly::Message;
 use crate::ids::ChannelId;
 
-/// Messages up to this size share memory with those that arrive together with them.
+/// Messages up to this size, each in a frame of its own, share memory with those that arrive together with them.
 pub const MAX_SMALL_BYTES: usize = 512;
 /// Most bytes of several messages in a frame. Twice as many share memory at most, so that whoever keeps one of them keeps
 /// no more.
@@ -145,7 +145,11 @@ impl Messages {
     pub fn pop(&mut self) -> Option<Message> {
         if let Some(Item::Several(several)) = self.items.front_mut() {
             let place = several.place();
-            let bytes = several.bytes.slice(place.clone());
+            // Whoever has the last one of them would have all of the memory.
+            let bytes = match several.left {
+                1 => Bytes::copy_from_slice(several.front()),
+                _ => several.bytes.slice(place.clone()),
+            };
             self.count -= 1;
             if !several.skip(place) {
                 self.items.pop_front();

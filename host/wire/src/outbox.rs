@@ -13,7 +13,7 @@
 //! 2. Whoever finds nobody writing writes, without blocking, until the queues are empty: a message to an idle connection
 //!    needs no other thread.
 //! 3. If the transport has no room, or the writing goes on for long, the writer thread takes over and waits.
-//! 4. Small messages in quick succession are *gathered*: they stay in their lanes until there are 8 KiB of them,
+//! 4. Small messages in quick succession are *gathered*: they stay in their lanes until there are 8 KiB of them, headers counted,
 //!    something else is sent, a sender is [about to wait](Outbox::about_to_wait), or 100 µs are over, which the
 //!    writer thread watches while there is such a stream. So a stream costs one system call for many messages, and one frame
 //!    for those of a channel (see [`crate::messages`]), and a message that somebody waits for is not kept.

@@ -247,6 +247,9 @@ impl Endpoint {
         {
             if !self.close_sent {
                 arrived.more += cost(bytes.len() as u64);
+                if arrived.small.are_enough() {
+                    self.share(arrived);
+                }
                 arrived.small.push(bytes);
             }
             return Ok(None);

@@ -158,7 +158,7 @@ fn add_frame(frames: &mut Vec<u8>, kind: u8, channel: ChannelId, bytes: &[u8]) {
     frames.extend_from_slice(bytes);
 }
 
-/// Bytes on the wire of a message that is small enough to be gathered.
+/// What a message counts as that is small enough to be gathered: its bytes, and a header of its own.
 pub(super) fn small_bytes(bytes: &[u8]) -> Option<usize> {
     (bytes.len() < GATHER_BYTES / 2).then_some(HEADER_BYTES + bytes.len())
 }

@@ -70,18 +70,18 @@ impl Endpoint {
         if self.holders.len() != 1 || self.is_landing() {
             return;
         }
-        let Pocket { messages, counted, .. } = pocket;
-        let (mut all, mut left) = (Credit::default(), MAX_MESSAGES);
-        self.messages.move_small(messages, |length| {
+        let (mut all, mut left, mut counted) = (Credit::default(), MAX_MESSAGES, 0);
+        self.messages.move_small(&mut pocket.messages, |length| {
             all.add(Credit { bytes: length as u64, messages: 1 });
             let is_put_in = left > 0 && length <= MAX_BYTES && !self.receive.is_enough(all);
             if is_put_in {
                 left -= 1;
-                *counted += cost(length as u64);
+                counted += cost(length as u64);
             }
             is_put_in
         });
-        self.unread -= pocket.counted;
+        pocket.counted += counted;
+        self.unread -= counted;
     }
 
     /// Puts back what is in the pocket of this channel's execution, for others listen, too.
