@@ -27,7 +27,8 @@ const MAX_KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
 thread_local! {
     /// The list of the message that is being encoded or decoded.
-    static TRAVELLING: Travelling = const { Travelling { direction: Cell::new(Direction::None), list: RefCell::new(List::NEW) } };
+    static TRAVELLING: Travelling =
+        const { Travelling { direction: Cell::new(Direction::None), list: RefCell::new(List::NEW) } };
     /// Kept from message to message. Whoever uses it takes it out, so that a nested use finds an empty one.
     static SENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static RECEIVED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };

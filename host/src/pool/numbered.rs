@@ -165,6 +165,17 @@ mod tests {
         assert_eq!((numbered.len(), numbered.recent.len()), (0, 0));
     }
 
+    #[test]
+    fn an_older_one_is_found_although_the_recent_ones_reach_beyond_it() {
+        let mut numbered = Numbered::default();
+        let far = FREE as u64 + 4;
+        [3, far, 4, 5, far + 1].iter().for_each(|number| numbered.insert(*number, *number));
+        assert!(numbered.recent.len() as u64 > far - 3 && numbered.old.contains_key(&far));
+        assert_eq!(numbered.get(far), Some(&far));
+        assert_eq!(numbered.get_mut(far).copied(), Some(far));
+        assert_eq!((numbered.remove(far), numbered.remove(far), numbered.len()), (Some(far), None, 4));
+    }
+
     proptest! {
         #[test]
         fn it_is_a_map(steps in prop::collection::vec((0..40_u64, 0..4_u8, any::<bool>()), 0..200)) {

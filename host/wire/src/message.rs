@@ -211,7 +211,7 @@ pub enum ToWorker<'a> {
     Arguments(ChannelId, Chunk<'a>),
     /// Run a module on a new channel.
     Execute(ChannelId, Execute),
-    /// Part of a message.
+    /// Part of a message, or several small ones.
     Data(ChannelId, Chunk<'a>),
     /// Credits for data.
     Credit(ChannelId, Credit),
@@ -242,7 +242,7 @@ pub enum ToWorker<'a> {
 pub enum ToHost<'a> {
     /// First of all.
     Hello(WorkerHello),
-    /// Part of a message.
+    /// Part of a message, or several small ones.
     Data(ChannelId, Chunk<'a>),
     /// Credits for data.
     Credit(ChannelId, Credit),

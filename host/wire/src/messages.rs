@@ -256,11 +256,6 @@ pub struct Together {
 }
 
 impl Together {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -312,7 +307,7 @@ mod tests {
     fn together(messages: &[Vec<u8>], queue: &mut Messages) {
         let mut together = Together::default();
         messages.iter().for_each(|bytes| together.push(bytes));
-        assert_eq!(together.len(), messages.len());
+        assert_eq!(together.is_empty(), messages.is_empty());
         together.share(queue);
         // There is nothing left to give.
         together.share(queue);
