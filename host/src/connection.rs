@@ -9,7 +9,7 @@
 //! and the users need. Lock order: endpoint, then table; nobody locks an endpoint while holding the table.
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -72,13 +72,15 @@ pub(crate) struct Connection {
     exit: Mutex<Option<exits::Watch>>,
     artefacts: Arc<dyn ArtefactSource>,
     tenant: Option<Arc<str>>,
-    pub(crate) usage: Mutex<Usage>,
+    pub(crate) usage: Usage,
     pub(crate) reading: Reading,
     /// Where the service has it; never for a stream without a bell.
     place: OnceLock<Place>,
     pub(crate) table: Mutex<Table>,
     places: Mutex<Places>,
     life: Mutex<Life>,
+    /// Whether it is worth a look at its life before something is begun.
+    is_closing: AtomicBool,
     life_changed: Condvar,
     loaded: Mutex<HashSet<(ModuleId, Codegen)>>,
     latest: Mutex<Latest>,
@@ -159,12 +161,13 @@ impl Connection {
             exit: Mutex::default(),
             artefacts: common.artefacts,
             tenant: common.tenant,
-            usage: Mutex::default(),
+            usage: Usage::default(),
             reading: Reading::default(),
             place: OnceLock::new(),
             table: Mutex::new(Table::new()),
             places: Mutex::new(Places::new(spec.max_executions())),
             life: Mutex::default(),
+            is_closing: AtomicBool::new(false),
             life_changed: Condvar::new(),
             loaded: Mutex::default(),
             latest: Mutex::default(),
@@ -292,6 +295,7 @@ impl Connection {
 
     /// Asks the worker to end: with `kill`, at once. Never blocks.
     pub(crate) fn request_terminate(&self, kill: bool) {
+        self.is_closing.store(true, Ordering::Release);
         self.life.lock().terminating = true;
         let _ = self.outbox.push_urgent(ToWorker::Terminate { kill }.encode());
     }
@@ -384,6 +388,9 @@ impl Connection {
     }
 
     fn check_open(&self) -> Result<(), ExecError> {
+        if !self.is_closing.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let life = self.life.lock();
         let reason = match &*life {
             Life { loss: Some(loss), .. } => loss.to_string(),

@@ -63,6 +63,10 @@ pub(crate) struct Endpoint {
     account: Option<Arc<Account>>,
     /// Whether the execution has begun, as the host can tell.
     begun: AtomicBool,
+    /// Whether it has printed something for the sink of its group.
+    had_output: AtomicBool,
+    /// It is a run of a pool, which nobody has a handle of.
+    pub(crate) is_run: bool,
     /// The execution that made it, for a channel that a guest made.
     parent: Weak<Endpoint>,
     state: Mutex<State>,
@@ -112,7 +116,6 @@ struct State {
     /// Output bytes that were handed on, and whether what the limit does not allow was dropped.
     output_bytes: u64,
     output_cut: bool,
-    had_output: bool,
     output_truncated: bool,
     /// What was printed, if it is kept for the caller.
     captured: Option<Box<CapturedOutput>>,
@@ -142,13 +145,27 @@ enum Consumer {
 }
 
 /// A pool, which is told by a note.
-#[derive(Debug)]
-struct PoolConsumer {
-    told: Arc<Told>,
-    lane: usize,
-    number: u64,
+#[derive(Debug, Clone)]
+pub(crate) struct PoolConsumer {
+    pub(crate) told: Arc<Told>,
+    pub(crate) lane: usize,
+    pub(crate) number: u64,
     /// Whether the first message is not told of, since the end follows it.
-    at_end: bool,
+    pub(crate) at_end: bool,
+}
+
+/// What an endpoint that this side makes has from its beginning, before anything can happen to it.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) role: Role,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) interruptible: bool,
+    /// The pool whose run it is. Its connection was told of [one more](crate::reading::Reading::add_one_beside) that is told.
+    pub(crate) run_of: Option<PoolConsumer>,
+    /// What its output is told to be of.
+    pub(crate) origin: Option<Origin>,
+    /// Its output is kept.
+    pub(crate) captures: bool,
 }
 
 /// What a consumer gets.
@@ -158,25 +175,26 @@ pub(crate) enum Delivery {
     End(Outcome),
 }
 
+impl Start {
+    /// A channel that belongs to no execution, or that a guest made.
+    pub(crate) fn plain(limits: impl Into<Arc<Limits>>) -> Start {
+        let limits = limits.into();
+        Start { role: Role::Plain, limits, interruptible: true, run_of: None, origin: None, captures: false }
+    }
+}
+
 impl Endpoint {
     /// The end of a channel that this side made.
-    pub(crate) fn new(
-        id: ChannelId,
-        connection: Arc<Connection>,
-        role: Role,
-        limits: impl Into<Arc<Limits>>,
-        interruptible: bool,
-    ) -> Arc<Endpoint> {
-        let limits = limits.into();
-        let account = (role == Role::Execution).then(|| Arc::new(Account::new(limits.memory_bytes)));
-        Endpoint::with_parent(id, connection, role, limits, interruptible, account, Weak::new())
+    pub(crate) fn new(id: ChannelId, connection: Arc<Connection>, start: Start) -> Arc<Endpoint> {
+        let account = (start.role == Role::Execution).then(|| Arc::new(Account::new(start.limits.memory_bytes)));
+        Endpoint::with_parent(id, connection, start, account, Weak::new())
     }
 
     /// The end of a channel that a guest made. It is the parent's until somebody claims it.
     pub(crate) fn of_guest(id: ChannelId, parent: &Arc<Endpoint>) -> Arc<Endpoint> {
         let (connection, limits) = (Arc::clone(&parent.connection), Arc::clone(&parent.limits));
         let account = parent.account.clone();
-        let child = Endpoint::with_parent(id, connection, Role::Plain, limits, true, account, Arc::downgrade(parent));
+        let child = Endpoint::with_parent(id, connection, Start::plain(limits), account, Arc::downgrade(parent));
         parent.state.lock().children.insert(id, Arc::clone(&child));
         child
     }
@@ -184,16 +202,20 @@ impl Endpoint {
     fn with_parent(
         id: ChannelId,
         connection: Arc<Connection>,
-        role: Role,
-        limits: Arc<Limits>,
-        interruptible: bool,
+        start: Start,
         account: Option<Arc<Account>>,
         parent: Weak<Endpoint>,
     ) -> Arc<Endpoint> {
+        let Start { role, limits, interruptible, run_of, origin, captures } = start;
         let window = Window::from(&*limits);
+        let is_run = run_of.is_some();
         let state = State {
             receive_window: ReceiveWindow::new(window),
             send_window: SendWindow::new(window),
+            beside: is_run,
+            consumer: run_of.map_or(Consumer::Receive, Consumer::Pool),
+            origin,
+            captured: captures.then(Box::default),
             ..State::default()
         };
         Arc::new(Endpoint {
@@ -204,6 +226,8 @@ impl Endpoint {
             interruptible,
             account,
             begun: AtomicBool::new(false),
+            had_output: AtomicBool::new(false),
+            is_run,
             parent,
             state: Mutex::new(state),
             readable: Condvar::new(),
@@ -424,7 +448,9 @@ impl Drop for Endpoint {
         if state.beside {
             self.connection.reading.end_beside();
         }
-        self.connection.dropped(self.id);
+        if !self.is_run {
+            self.connection.dropped(self.id);
+        }
         for (_, child) in self.state.get_mut().children.drain() {
             child.close(None, false);
         }

@@ -12,6 +12,7 @@ use crate::call::Call;
 use crate::channel::Channel;
 use crate::connection::{Connection, Run};
 use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
 use crate::error::{ExecError, StatusError};
 use crate::module::Module;
 use crate::recycle::Recycled;
@@ -144,7 +145,12 @@ impl Gateway {
     }
 
     /// Runs a call with other arguments than the last time.
-    pub(crate) fn execute_again(&self, module: &Module, call: &Arc<Call>, run: &Run) -> Result<Channel, ExecError> {
+    pub(crate) fn execute_again(
+        &self,
+        module: &Module,
+        call: &Arc<Call>,
+        run: Run,
+    ) -> Result<Arc<Endpoint>, ExecError> {
         self.workers.execute_again(module, call, run)
     }
 

@@ -4,11 +4,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use sandgate_wire::limits::{MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS};
-use sandgate_wire::{ChannelId, ChannelMap, Limits, Outcome, Side, ToWorker};
+use sandgate_wire::{ChannelId, ChannelMap, Outcome, Side, ToWorker};
 
 use crate::channel::Channel;
 use crate::connection::Connection;
-use crate::endpoint::{Endpoint, Role};
+use crate::endpoint::{Endpoint, Role, Start};
 use crate::error::ExecError;
 
 /// The channels of a connection.
@@ -22,7 +22,7 @@ pub(crate) struct Table {
     pub(crate) draining: bool,
     /// Executions that are about to be given to it.
     pub(crate) pending: usize,
-    /// Those that are past, while somebody still holds them: a message may yet name them.
+    /// Those that are past, while a user still holds them: a message may yet name them.
     pub(crate) past: ChannelMap<Weak<Endpoint>>,
     /// The highest id the worker gave out.
     pub(crate) newest_of_worker: u64,
@@ -152,7 +152,9 @@ impl Connection {
         };
         let in_table = table.endpoints.remove(&id);
         table.unmake(id);
-        table.past.insert(id, Arc::downgrade(&endpoint));
+        if !endpoint.is_run {
+            table.past.insert(id, Arc::downgrade(&endpoint));
+        }
         let drained = table.close_if_drained();
         drop(table);
         drop(in_table);
@@ -171,7 +173,7 @@ impl Connection {
                     return Some(Channel::new(&endpoint));
                 }
                 let limits = self.spec.limits().clone();
-                let endpoint = Endpoint::new(id, Arc::clone(self), Role::Plain, limits, true);
+                let endpoint = Endpoint::new(id, Arc::clone(self), Start::plain(limits));
                 endpoint.end(Outcome::Closed);
                 Some(Channel::new(&endpoint))
             }
@@ -181,17 +183,12 @@ impl Connection {
 
     /// Makes a channel that belongs to no execution.
     pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
-        let endpoint = self.register(Role::Plain, self.spec.limits().clone(), true)?;
+        let endpoint = self.register(Start::plain(self.spec.limits().clone()))?;
         let _ = self.outbox.push_urgent(ToWorker::Open(endpoint.id).encode());
         Ok(Channel::new(&endpoint))
     }
 
-    pub(crate) fn register(
-        self: &Arc<Self>,
-        role: Role,
-        limits: impl Into<Arc<Limits>>,
-        interruptible: bool,
-    ) -> Result<Arc<Endpoint>, ExecError> {
+    pub(crate) fn register(self: &Arc<Self>, start: Start) -> Result<Arc<Endpoint>, ExecError> {
         let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };
         let mut table = self.table.lock();
         if !table.open {
@@ -204,7 +201,7 @@ impl Connection {
         let id = ChannelId(self.next_channel.fetch_add(2, Ordering::Relaxed));
         table.first_of_host = table.first_of_host.min(id.0);
         table.end_of_host = id.0 + 1;
-        let endpoint = Endpoint::new(id, Arc::clone(self), role, limits, interruptible);
+        let endpoint = Endpoint::new(id, Arc::clone(self), start);
         table.endpoints.insert(id, Arc::clone(&endpoint));
         Ok(endpoint)
     }

@@ -1,7 +1,10 @@
 //! How much a worker was used, and its way out when it is replaced: what [`crate::workers`] asks of a connection.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::connection::Connection;
 use crate::endpoint::Role;
@@ -14,11 +17,11 @@ const MEMORY_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     /// Executions that were given to it or are about to be.
-    places_taken: u64,
+    places_taken: AtomicU64,
     /// Executions that have ended.
-    finished: u64,
+    finished: AtomicU64,
     /// When its memory was looked at last.
-    looked_at: Option<Instant>,
+    looked_at: Mutex<Option<Instant>>,
 }
 
 impl Connection {
@@ -31,16 +34,13 @@ impl Connection {
     /// [`place_used`](Self::place_used), also if it is replaced in between.
     pub(crate) fn take_place(&self) -> u64 {
         self.table.lock().pending += 1;
-        let mut usage = self.usage.lock();
-        usage.places_taken += 1;
-        usage.places_taken
+        self.usage.places_taken.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// The execution was given to it, or was not accepted.
     pub(crate) fn place_used(&self, accepted: bool) {
         if !accepted {
-            let mut usage = self.usage.lock();
-            usage.places_taken = usage.places_taken.saturating_sub(1);
+            self.usage.places_taken.fetch_sub(1, Ordering::AcqRel);
         }
         let mut table = self.table.lock();
         table.pending -= 1;
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     pub(crate) fn places_taken(&self) -> u64 {
-        self.usage.lock().places_taken
+        self.usage.places_taken.load(Ordering::Acquire)
     }
 
     pub(crate) fn was_used(&self) -> bool {
@@ -61,13 +61,15 @@ impl Connection {
 
     /// Executions that have ended.
     pub(crate) fn finished(&self) -> u64 {
-        self.usage.lock().finished
+        self.usage.finished.load(Ordering::Acquire)
     }
 
     /// An execution has ended by the worker's own word.
     pub(crate) fn execution_ended(self: &Arc<Self>) {
-        self.usage.lock().finished += 1;
-        if let Some(workers) = self.owner.get() {
+        self.usage.finished.fetch_add(1, Ordering::AcqRel);
+        if self.spec.recycling().memory_bytes.is_some()
+            && let Some(workers) = self.owner.get()
+        {
             workers.execution_ended(self);
         }
     }
@@ -76,11 +78,11 @@ impl Connection {
     pub(crate) fn is_above(&self, bytes: u64) -> bool {
         let now = Instant::now();
         {
-            let mut usage = self.usage.lock();
-            if usage.looked_at.is_some_and(|last| now.saturating_duration_since(last) < MEMORY_PAUSE) {
+            let mut looked_at = self.usage.looked_at.lock();
+            if looked_at.is_some_and(|last| now.saturating_duration_since(last) < MEMORY_PAUSE) {
                 return false;
             }
-            usage.looked_at = Some(now);
+            *looked_at = Some(now);
         }
         self.resident_bytes().is_some_and(|resident| resident >= bytes)
     }

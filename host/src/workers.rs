@@ -23,6 +23,7 @@ use crate::callback::run_soon;
 use crate::channel::Channel;
 use crate::connection::{Common, Connection, Run};
 use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
 use crate::error::{ExecError, GatewayError, StatusError};
 use crate::gateway::GatewayStatus;
 use crate::group::check_hello;
@@ -151,16 +152,19 @@ impl Workers {
         self: &Arc<Self>,
         module: &Module,
         call: &Arc<Call>,
-        run: &Run,
-    ) -> Result<Channel, ExecError> {
+        run: Run,
+    ) -> Result<Arc<Endpoint>, ExecError> {
+        if self.recycle() == Recycle::default() {
+            return self.current().execute_again(module, call, run);
+        }
         self.begin(None, |connection| connection.execute_again(module, call, run.clone()))
     }
 
-    fn begin(
+    fn begin<T>(
         self: &Arc<Self>,
         bound: Option<&Channel>,
-        execute: impl Fn(&Arc<Connection>) -> Result<Channel, ExecError>,
-    ) -> Result<Channel, ExecError> {
+        execute: impl Fn(&Arc<Connection>) -> Result<T, ExecError>,
+    ) -> Result<T, ExecError> {
         let recycle = self.recycle();
         if recycle == Recycle::default() {
             return execute(&self.current());

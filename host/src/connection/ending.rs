@@ -1,6 +1,7 @@
 //! How a connection ends: the worker is reaped, every channel ends, and everybody is told. Each of it happens once.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
@@ -73,7 +74,8 @@ impl Connection {
             let endpoints: Vec<_> = table.endpoints.drain().map(|(_, endpoint)| endpoint).collect();
             table.makers = ChannelMap::default();
             table.made = ChannelMap::default();
-            table.past.extend(endpoints.iter().map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
+            let held = endpoints.iter().filter(|endpoint| !endpoint.is_run);
+            table.past.extend(held.map(|endpoint| (endpoint.id, Arc::downgrade(endpoint))));
             endpoints
         };
         let on_purpose = {
@@ -95,6 +97,7 @@ impl Connection {
         if !on_purpose {
             tracing::warn!("{loss}");
         }
+        self.is_closing.store(true, Ordering::Release);
         self.life.lock().loss = Some(loss);
         self.life_changed.notify_all();
         // Locked, so that nobody who is about to wait misses this.

@@ -16,7 +16,7 @@ use sandgate_wire::{ChannelId, Limits, Message, ModuleId, ToWorker};
 use super::Connection;
 use crate::call::Call;
 use crate::channel::{Channel, message_for};
-use crate::endpoint::Role;
+use crate::endpoint::{Endpoint, PoolConsumer, Role, Start};
 use crate::error::{ExecError, SendError};
 use crate::module::Module;
 use crate::output::Origin;
@@ -41,13 +41,16 @@ pub(super) struct Latest(Option<(ModuleId, Arc<Call>, Arc<Prepared>)>);
 pub(crate) struct Run {
     pub(crate) arguments: Option<Encoded>,
     pub(crate) origin: Option<Origin>,
+    /// The pool that is told of it, and has it without a handle.
+    pub(crate) run_of: Option<PoolConsumer>,
 }
 
 impl Connection {
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.check_open()?;
         let prepared = self.prepared(module, call, call.arguments.is_some())?;
-        self.run(&prepared, call, Run { arguments: call.arguments.clone(), origin: call.origin.clone() })
+        let run = Run { arguments: call.arguments.clone(), origin: call.origin.clone(), run_of: None };
+        self.run(&prepared, call, run).map(|endpoint| Channel::new(&endpoint))
     }
 
     /// Runs a call with other arguments, which it has to have, than the last time. The call itself has none.
@@ -56,7 +59,7 @@ impl Connection {
         module: &Module,
         call: &Arc<Call>,
         run: Run,
-    ) -> Result<Channel, ExecError> {
+    ) -> Result<Arc<Endpoint>, ExecError> {
         self.check_open()?;
         let latest = match &self.latest.lock().0 {
             Some((id, latest, prepared)) if Arc::ptr_eq(latest, call) && *id == module.id() => {
@@ -112,23 +115,33 @@ impl Connection {
         Ok(Prepared { limits: Arc::new(limits), is_interruptible: codegen != Codegen::Unchecked, execute })
     }
 
-    fn run(self: &Arc<Self>, prepared: &Prepared, call: &Call, run: Run) -> Result<Channel, ExecError> {
-        let arguments: Option<Message> = match run.arguments {
+    fn run(self: &Arc<Self>, prepared: &Prepared, call: &Call, run: Run) -> Result<Arc<Endpoint>, ExecError> {
+        let Run { arguments, origin, run_of } = run;
+        let arguments: Option<Message> = match arguments {
             None => None,
             Some(encoded) => Some(message_for(self, encoded).map_err(ExecError::Arguments)?),
         };
         if let Some(arguments) = &arguments {
             check_size(arguments.bytes.len(), &prepared.limits)?;
         }
-        let endpoint = self.register(Role::Execution, Arc::clone(&prepared.limits), prepared.is_interruptible)?;
-        if call.capture {
-            endpoint.capture_output();
+        let is_told = run_of.is_some();
+        if is_told {
+            self.reading.add_one_beside();
         }
-        if let Some(origin) = run.origin {
-            endpoint.set_origin(origin);
-        }
-        let channel = Channel::new(&endpoint);
-        // If the worker goes away from here on, the channel's outcome says so.
+        let endpoint = self.register(Start {
+            role: Role::Execution,
+            limits: Arc::clone(&prepared.limits),
+            interruptible: prepared.is_interruptible,
+            run_of,
+            origin,
+            captures: call.capture,
+        });
+        let endpoint = endpoint.inspect_err(|_| {
+            if is_told {
+                self.reading.end_beside();
+            }
+        })?;
+        // If the worker goes away from here on, the endpoint's outcome says so.
         //
         // In the order in which they are sent, for that is the order in which they begin.
         let mut places = self.places.lock();
@@ -146,7 +159,7 @@ impl Connection {
         if let Some(endpoint) = begins {
             endpoint.watch();
         }
-        Ok(channel)
+        Ok(endpoint)
     }
 
     /// What the worker has room for was decided when it started.

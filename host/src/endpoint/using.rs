@@ -19,7 +19,7 @@ use crate::channel::Handle;
 use crate::deadline::Deadline;
 use crate::error::{ConsumerError, ReceiveError, SendError, WaitError};
 use crate::output::{CapturedOutput, Origin};
-use crate::pool::{Packed, Told};
+use crate::pool::Packed;
 use crate::queue::Tokens;
 
 /// Longest text that a close carries.
@@ -175,6 +175,21 @@ impl Endpoint {
         Some(Delivery::End(outcome))
     }
 
+    /// Takes what a pool's run has brought: the last of its messages, and its end, which is returned once.
+    pub(crate) fn take_run(&self, last: &mut Option<Message>) -> Option<Outcome> {
+        let mut state = self.state.lock();
+        while let Some(message) = state.queue.pop() {
+            self.give_credit(&mut state, &message);
+            *last = Some(message);
+        }
+        if state.end_delivered {
+            return None;
+        }
+        let outcome = state.outcome.clone()?;
+        self.end_was_delivered(state);
+        Some(outcome)
+    }
+
     /// Moves all messages that are here to the end of `messages`, which is empty, for a pool. Returns the end if that is next,
     /// once.
     pub(crate) fn take_deliveries(&self, messages: &mut Messages) -> Option<Outcome> {
@@ -269,10 +284,19 @@ impl Endpoint {
 
     /// The last handle is gone, unless the channel came back in a message in the same moment and there is a new one.
     pub(crate) fn abandon(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        if state.handle.strong_count() > 0 {
-            return;
+        let state = self.state.lock();
+        // A run is the pool's.
+        if state.handle.strong_count() == 0 && !self.is_run {
+            self.leave(state);
         }
+    }
+
+    /// The pool has no use any more for a run of its own.
+    pub(crate) fn abandon_run(self: &Arc<Self>) {
+        self.leave(self.state.lock());
+    }
+
+    fn leave(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let consumed = matches!(state.consumer, Consumer::Callback(_));
         // A callback goes on without a handle, so only the sending half has lost its user.
         self.close_locked(&mut state, None, consumed);
@@ -326,25 +350,9 @@ impl Endpoint {
         self.set_consumer(Consumer::Queue { tokens, index })
     }
 
-    /// Tells a pool what happens to this run, or session, of it.
-    pub(crate) fn set_pool(
-        self: &Arc<Self>,
-        told: Arc<Told>,
-        lane: usize,
-        number: u64,
-        at_end: bool,
-    ) -> Result<(), ConsumerError> {
-        self.set_consumer(Consumer::Pool(PoolConsumer { told, lane, number, at_end }))
-    }
-
-    /// From here on output is kept.
-    pub(crate) fn capture_output(&self) {
-        self.state.lock().captured = Some(Box::default());
-    }
-
-    /// From here on what it prints is told to be of that.
-    pub(crate) fn set_origin(&self, origin: Origin) {
-        self.state.lock().origin = Some(origin);
+    /// Tells a pool what happens to this session of it.
+    pub(crate) fn set_pool(self: &Arc<Self>, pool: PoolConsumer) -> Result<(), ConsumerError> {
+        self.set_consumer(Consumer::Pool(pool))
     }
 
     pub(crate) fn origin(&self) -> Option<Origin> {

@@ -3,11 +3,9 @@
 //! This is the one place where a task is put on a gateway ([`Ground::begin`]): in a fresh instance, or as a message to an
 //! execution that serves many (a *session*). Nothing here decides anything, and nothing here waits.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandgate_wire::ids::ChannelHashes;
 use sandgate_wire::messages::Messages;
 use sandgate_wire::outcome::{KilledBy, LossCause, WorkerLoss};
 use sandgate_wire::{Message, Outcome};
@@ -18,6 +16,7 @@ use super::machines::Machine;
 use super::mailbox::Sender;
 use super::packed::Packed;
 use super::result::{PoolError, ProgramOutput, TaskError};
+use super::runs::Runs;
 use super::seat::Told;
 use super::work::{Answers, RawValue};
 use crate::call::Call;
@@ -25,7 +24,7 @@ use crate::callback;
 use crate::channel::Channel;
 use crate::connection::{Connection, Run};
 use crate::deadline::Deadline;
-use crate::endpoint::Delivery;
+use crate::endpoint::{Endpoint, PoolConsumer};
 use crate::error::{ExecError, SendError};
 use crate::gateway::Gateway;
 use crate::group::Group;
@@ -105,17 +104,27 @@ struct Place {
     made: Option<Made>,
     /// The id of its first gateway, by which it is known.
     name: Arc<str>,
-    runs: HashMap<u64, Running, ChannelHashes>,
+    runs: Runs<Running>,
     /// The worker of the last run.
     pid: Option<u32>,
     recycled: bool,
     session: Option<Session>,
 }
 
+/// A run, which is given up if it is dropped before its end.
 #[derive(Debug)]
 struct Running {
-    channel: Channel,
+    endpoint: Arc<Endpoint>,
     last: Option<Message>,
+    has_ended: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.endpoint.abandon_run();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -333,15 +342,16 @@ impl Ground {
         };
         let origin = Some(self.origin(lane, Some(task)));
         let arguments = Some(Encoded { bytes: input.into_bytes(), channels: Vec::new() });
-        let run_of_it = Run { arguments, origin };
-        let channel = self.begin_on(lane, |gateway, module| gateway.execute_again(module, &call, &run_of_it))?;
-        let connection = &channel.endpoint().connection;
+        let run_of = Some(PoolConsumer { told: Arc::clone(&self.told), lane, number: run, at_end: true });
+        let run_of_it = Run { arguments, origin, run_of };
+        let endpoint = self.gateway_for(lane)?.execute_again(&self.module, &call, run_of_it).map_err(not_begun)?;
+        self.begun_on(lane, endpoint.connection.pid());
+        let connection = &endpoint.connection;
         if !self.placed.iter().any(|(_, placed)| Arc::ptr_eq(placed, connection)) {
             self.placed.push((lane, Arc::clone(connection)));
         }
-        let told = channel.endpoint().set_pool(Arc::clone(&self.told), lane, run, true);
-        told.map_err(|_| NotBegun::Closing)?;
-        self.places[lane].runs.insert(run, Running { channel, last: None });
+        // What it has brought by now is taken once this call is over.
+        self.places[lane].runs.insert(run, Running { endpoint, last: None, has_ended: false });
         Ok(())
     }
 
@@ -369,29 +379,25 @@ impl Ground {
 
     fn begin_session(&mut self, lane: usize) -> Result<(), NotBegun> {
         let call = Call { origin: Some(self.origin(lane, None)), ..Call::clone(&self.call) };
-        let channel = self.begin_on(lane, |gateway, module| gateway.remote_exec_with(module, &call))?;
+        let channel = self.gateway_for(lane)?.remote_exec_with(&self.module, &call).map_err(not_begun)?;
+        self.begun_on(lane, channel.endpoint().connection.pid());
         let number = self.next_session;
         self.next_session += 1;
-        let told = channel.endpoint().set_pool(Arc::clone(&self.told), lane, number, false);
-        told.map_err(|_| NotBegun::Closing)?;
+        let told = PoolConsumer { told: Arc::clone(&self.told), lane, number, at_end: false };
+        channel.endpoint().set_pool(told).map_err(|_| NotBegun::Closing)?;
         self.places[lane].session = Some(Session { number, channel });
         Ok(())
     }
 
-    fn begin_on(
-        &mut self,
-        lane: usize,
-        execute: impl FnOnce(&Gateway, &Module) -> Result<Channel, ExecError>,
-    ) -> Result<Channel, NotBegun> {
-        let gateway = self.gateway(lane).ok_or(NotBegun::Closing)?;
-        let channel = execute(gateway, &self.module).map_err(|error| match error {
-            ExecError::GatewayClosed { .. } | ExecError::NoWorker { .. } => NotBegun::Closing,
-            error => NotBegun::Refused(TaskError::Refused(Arc::new(error))),
-        })?;
-        let (pid, place) = (channel.endpoint().connection.pid(), &mut self.places[lane]);
+    fn gateway_for(&self, lane: usize) -> Result<&Gateway, NotBegun> {
+        self.gateway(lane).ok_or(NotBegun::Closing)
+    }
+
+    /// Something was begun on a lane, by this worker.
+    fn begun_on(&mut self, lane: usize, pid: Option<u32>) {
+        let place = &mut self.places[lane];
         place.recycled |= place.pid != pid;
         place.pid = pid;
-        Ok(channel)
     }
 
     /// The worker of a lane's last run, if the gateway has replaced the one before by itself. Said once.
@@ -405,21 +411,16 @@ impl Ground {
         let place = &mut self.places[lane];
         if !self.reuse {
             let name = &place.name;
-            let Some(running) = place.runs.get_mut(&number) else { return };
-            while let Some(delivery) = running.channel.endpoint().next_delivery() {
-                match delivery {
-                    Delivery::Message(message) => running.last = Some(message),
-                    Delivery::End(outcome) => {
-                        let verdict = match running.channel.take_output() {
-                            Some(output) => program(name, outcome, output),
-                            None => verdict(name, outcome, running.last.take()),
-                        };
-                        place.runs.remove(&number);
-                        return came(Came::Ended { run: number, verdict });
-                    }
-                }
-            }
-            return;
+            let Some(running) = place.runs.get_mut(number) else { return };
+            let Some(outcome) = running.endpoint.take_run(&mut running.last) else { return };
+            running.has_ended = true;
+            let output = if self.call.capture { running.endpoint.take_output() } else { None };
+            let verdict = match output {
+                Some(output) => program(name, outcome, output),
+                None => verdict(name, outcome, running.last.take()),
+            };
+            drop(place.runs.remove(number));
+            return came(Came::Ended { run: number, verdict });
         }
         let Some(session) = place.session.as_ref().filter(|session| session.number == number) else { return };
         let outcome = session.channel.endpoint().take_deliveries(&mut self.answers);
@@ -438,20 +439,20 @@ impl Ground {
 
     /// Asks for a run back, if it has not begun. Its end tells.
     pub(crate) fn recall(&self, lane: usize, run: u64) {
-        if let Some(running) = self.places[lane].runs.get(&run) {
-            running.channel.endpoint().recall();
+        if let Some(running) = self.places[lane].runs.get(run) {
+            running.endpoint.recall();
         }
     }
 
     /// Tells a run to end, or the session, if it is the one at it.
     pub(crate) fn stop(&mut self, lane: usize, run: u64) {
         let place = &self.places[lane];
-        let channel = match &place.session {
-            Some(session) => Some(&session.channel),
-            None => place.runs.get(&run).map(|running| &running.channel),
+        let endpoint = match &place.session {
+            Some(session) => Some(session.channel.endpoint()),
+            None => place.runs.get(run).map(|running| &running.endpoint),
         };
-        if let Some(channel) = channel {
-            channel.endpoint().kill();
+        if let Some(endpoint) = endpoint {
+            endpoint.kill();
         }
     }
 
@@ -492,7 +493,7 @@ impl Ground {
     pub(crate) fn end(&mut self, deadline: Deadline) {
         let mut gateways = Vec::new();
         for place in &mut self.places {
-            (place.runs, place.session) = (HashMap::default(), None);
+            (place.runs, place.session) = (Runs::default(), None);
             gateways.extend(place.made.as_ref().map(|made| made.gateway.clone()));
         }
         gateways.extend(self.spares.ready.iter().map(|made| made.gateway.clone()));
@@ -500,6 +501,14 @@ impl Ground {
         drop(gateways);
         self.places.iter_mut().for_each(|place| drop(place.made.take().and_then(|made| made.group)));
         self.spares.ready.clear();
+    }
+}
+
+/// Why nothing has begun.
+fn not_begun(error: ExecError) -> NotBegun {
+    match error {
+        ExecError::GatewayClosed { .. } | ExecError::NoWorker { .. } => NotBegun::Closing,
+        error => NotBegun::Refused(TaskError::Refused(Arc::new(error))),
     }
 }
 

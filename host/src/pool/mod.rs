@@ -29,6 +29,7 @@ mod map;
 mod numbered;
 mod packed;
 mod result;
+mod runs;
 mod seat;
 mod stats;
 mod work;

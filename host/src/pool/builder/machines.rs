@@ -6,7 +6,7 @@ use crate::spec::Spec;
 
 /// Most tasks that a gateway is given at once, unless the builder says otherwise. A gateway gets fewer if its tasks take
 /// long: about 12 ms of work, and one task more than the one that runs at least.
-pub const DEFAULT_IN_FLIGHT: usize = 512;
+pub const DEFAULT_IN_FLIGHT: usize = 1024;
 /// The same of a gateway on another machine, for which the tasks of the time there and back are under way besides.
 pub const DEFAULT_FAR_IN_FLIGHT: usize = 1024;
 
