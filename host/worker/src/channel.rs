@@ -18,6 +18,7 @@ use sandgate_wire::flow::{Credit, FlowError, ReceiveWindow, SendWindow, Window};
 use sandgate_wire::message::Close;
 use sandgate_wire::messages::{MAX_SMALL_BYTES, Messages, Together};
 use sandgate_wire::{ChannelId, Message};
+use smallvec::SmallVec;
 
 use crate::execution::Execution;
 
@@ -85,7 +86,7 @@ pub(crate) struct Endpoint {
     /// Handles and waiting messages that name this channel.
     pub(crate) references: usize,
     /// One for each handle, to be woken when something happens.
-    pub(crate) holders: Vec<Arc<Execution>>,
+    pub(crate) holders: SmallVec<[Arc<Execution>; 1]>,
 }
 
 /// What a few chunks take of somebody's memory, and what is not taken any more.
@@ -159,7 +160,7 @@ impl Endpoint {
             sending: 0,
             close_waiting: None,
             references: 0,
-            holders: Vec::new(),
+            holders: SmallVec::new(),
         }
     }
 

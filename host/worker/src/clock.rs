@@ -63,9 +63,9 @@ enum What {
 }
 
 /// Takes what is armed for an execution back when that has ended.
-pub(crate) struct Armed {
-    worker: Arc<Worker>,
-    execution: Arc<Execution>,
+pub(crate) struct Armed<'a> {
+    worker: &'a Worker,
+    execution: &'a Execution,
     deadline: Option<Key>,
 }
 
@@ -175,7 +175,7 @@ fn add(worker: &Arc<Worker>, execution: &Arc<Execution>, what: What, after: Dura
 
 /// Ends `execution` at its deadline and when its processor time is used up, unless what is returned is dropped before.
 /// Called on the thread that runs it, when it begins, which is `now`.
-pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>, now: Instant) -> Armed {
+pub(crate) fn arm<'a>(worker: &'a Arc<Worker>, execution: &'a Arc<Execution>, now: Instant) -> Armed<'a> {
     // `None` for a moment beyond the end of time.
     let at = execution.limits.wall_time.and_then(|after| now.checked_add(after));
     let entry = || Entry { execution: Arc::downgrade(execution), what: What::Deadline };
@@ -184,7 +184,7 @@ pub(crate) fn arm(worker: &Arc<Worker>, execution: &Arc<Execution>, now: Instant
         let at = now.checked_add(cpu.begin(now));
         *cpu.armed.lock() = at.map(|at| worker.clock.add(worker, at, Entry { what: What::CpuTime, ..entry() }));
     }
-    Armed { worker: Arc::clone(worker), execution: Arc::clone(execution), deadline }
+    Armed { worker, execution, deadline }
 }
 
 /// Has the execution look at its processor time after this long.
@@ -199,7 +199,7 @@ pub(crate) fn see_to_it(worker: &Arc<Worker>, execution: &Arc<Execution>) {
     add(worker, execution, What::Remind(FIRST_REMINDER), FIRST_REMINDER);
 }
 
-impl Drop for Armed {
+impl Drop for Armed<'_> {
     fn drop(&mut self) {
         self.worker.clock.remove(self.deadline);
         if let Some(cpu) = &self.execution.cpu {

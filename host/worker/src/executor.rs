@@ -8,7 +8,7 @@
 //! A stop is armed before the instance is made, since a module's `start` function runs then.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use sandgate_abi::{START_EXPORT, TASK_EXPORT_PREFIX};
@@ -74,23 +74,27 @@ fn run(worker: &Arc<Worker>) {
     // With several executors, what one says is not what another may keep.
     let alone = worker.max_executions == 1;
     let mut last = Duration::MAX;
+    let mut known = Known::default();
+    // When the one before has ended, if it is known.
+    let mut ended = None;
     let mut is_first = true;
-    while let Some(job) = next(worker, std::mem::take(&mut is_first)) {
-        let execution = Arc::clone(&job.execution);
+    while let Some((job, at_once)) = next(worker, std::mem::take(&mut is_first)) {
+        let id = job.execution.id;
         let patient = alone && job.execute.patient;
         worker.outbox.be_patient(patient && last <= SHORT);
-        let began = Instant::now();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job, began)));
+        let began = ended.filter(|_| at_once).unwrap_or_else(Instant::now);
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job, began, &mut known)));
         if result.is_err() {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
-            crate::process::abort(&format!("execution {} hit a bug in the worker", execution.id));
+            crate::process::abort(&format!("execution {id} hit a bug in the worker"));
         }
-        last = if patient { began.elapsed() } else { Duration::MAX };
+        ended = patient.then(Instant::now);
+        last = ended.map_or(Duration::MAX, |ended| ended.saturating_duration_since(began));
     }
 }
 
-/// The next execution, after the one before, if this is not the first. None at the worker's end.
-fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
+/// The next execution, after the one before, if this is not the first; and whether it was there at once. None at the worker's end.
+fn next(worker: &Arc<Worker>, is_first: bool) -> Option<(Job, bool)> {
     let mut hub = worker.hub.lock();
     if !is_first {
         hub.outcome_sent();
@@ -98,13 +102,15 @@ fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
             hub.unlocked(|| worker.leave_if_done());
         }
     }
+    let mut at_once = true;
     loop {
         if hub.closed {
             return None;
         }
         if let Some(job) = hub.start() {
-            return Some(job);
+            return Some((job, at_once));
         }
+        at_once = false;
         if reading::glance(worker, &mut hub) {
             continue;
         }
@@ -127,13 +133,13 @@ fn next(worker: &Arc<Worker>, is_first: bool) -> Option<Job> {
     }
 }
 
-fn execute(worker: &Arc<Worker>, job: Job, now: Instant) {
+fn execute(worker: &Arc<Worker>, job: Job, now: Instant, known: &mut Known) {
     let execution = Arc::clone(&job.execution);
     let execute = Arc::clone(&job.execute);
     // Held until the last output is out, for that can take as long as the host likes.
     let _deadline = clock::arm(worker, &execution, now);
-    let mut store = Store::new(&worker.engines.get(execute.codegen).engine, Guest::new(Arc::clone(worker), job));
-    let outcome = outcome(&execution, &execute, &mut store);
+    let mut store = Store::new(&worker.engines.get(execute.codegen).engine, Guest::new(Arc::clone(worker), job, now));
+    let outcome = outcome(&execution, &execute, &mut store, known);
     let guest = store.data_mut();
     // A stop during the last flush loses output, not the outcome.
     let _ = guest.output.flush(worker, &execution);
@@ -157,17 +163,36 @@ fn execute(worker: &Arc<Worker>, job: Job, now: Instant) {
     let _ = if was_stopped { worker.outbox.push(done) } else { worker.outbox.push_patiently(done) };
 }
 
-fn outcome(execution: &Arc<Execution>, execute: &Execute, store: &mut Store<Guest>) -> Outcome {
-    let module = match modules::get(&store.data().worker, execute.module, execute.codegen) {
-        Ok(module) => module,
+fn outcome(execution: &Arc<Execution>, execute: &Arc<Execute>, store: &mut Store<Guest>, known: &mut Known) -> Outcome {
+    let (module, entry) = match known.find(&store.data().worker, execute) {
+        Ok(found) => found,
         Err(reason) => return Outcome::Rejected { reason },
     };
-    let entry = match entry(&module, &execute.entry) {
-        Ok(entry) => entry,
-        Err(reason) => return Outcome::Rejected { reason },
-    };
-    let result = call(execution, execute.codegen, &module, entry, store);
+    let result = call(execution, execute.codegen, &module, &entry, store);
     ending::outcome(result.map(drop), store.data_mut(), &module.tasks)
+}
+
+/// What an executor ran last, so that the same once more need not be looked for. It keeps no module that is not loaded any more.
+#[derive(Default)]
+struct Known(Option<(Arc<Execute>, Weak<LoadedModule>, ModuleExport)>);
+
+impl Known {
+    fn find(
+        &mut self,
+        worker: &Worker,
+        execute: &Arc<Execute>,
+    ) -> Result<(Arc<LoadedModule>, ModuleExport), Rejection> {
+        if let Some((known, module, entry)) = &self.0
+            && Arc::ptr_eq(known, execute)
+            && let Some(module) = module.upgrade()
+        {
+            return Ok((module, *entry));
+        }
+        let module = modules::get(worker, execute.module, execute.codegen)?;
+        let entry = *entry(&module, &execute.entry)?;
+        self.0 = Some((Arc::clone(execute), Arc::downgrade(&module), entry));
+        Ok((module, entry))
+    }
 }
 
 fn entry<'a>(module: &'a LoadedModule, entry: &Entry) -> Result<&'a ModuleExport, Rejection> {
@@ -200,19 +225,19 @@ pub(crate) fn call(
     store: &mut Store<Guest>,
 ) -> Result<Instance, Failure> {
     store.limiter(|guest| &mut guest.growth);
-    let worker = Arc::clone(&store.data().worker);
-    let stopped = Arc::clone(execution);
-    store.epoch_deadline_callback(move |_| match worker.check(&stopped) {
-        Some(stop) => Err(stop.into()),
-        None => Ok(UpdateDeadline::Continue(1)),
+    store.epoch_deadline_callback(|store| {
+        let guest = store.data();
+        match guest.worker.check(&guest.execution) {
+            Some(stop) => Err(stop.into()),
+            None => Ok(UpdateDeadline::Continue(1)),
+        }
     });
     store.set_epoch_deadline(1);
     if codegen == Codegen::Metered {
         store.set_fuel(execution.limits.fuel.unwrap_or(u64::MAX)).map_err(Failure::Instantiation)?;
     }
     // From here on a stop moves the epoch beyond the deadline; one that came before is seen here.
-    let worker = Arc::clone(&store.data().worker);
-    if let Some(stop) = worker.check(execution) {
+    if let Some(stop) = store.data().worker.check(execution) {
         return Err(Failure::Run(stop.into()));
     }
     let instance = module.instance_pre.instantiate(&mut *store).map_err(|error| {

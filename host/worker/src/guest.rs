@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sandgate_wire::limits::LimitName;
 use sandgate_wire::message::Execute;
 use sandgate_wire::{ChannelId, ExecutionGrants, Message};
+use smallvec::{SmallVec, smallvec};
 use wasmtime::{Memory, ResourceLimiter};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -89,7 +90,8 @@ pub(crate) struct Report {
 }
 
 impl Guest {
-    pub(crate) fn new(worker: Arc<Worker>, job: Job) -> Guest {
+    /// A guest that begins `now`.
+    pub(crate) fn new(worker: Arc<Worker>, job: Job, now: Instant) -> Guest {
         let limits = &job.execution.limits;
         // With several executors, what one says is not what another may keep.
         let is_patient = job.execute.patient && worker.max_executions == 1;
@@ -115,7 +117,7 @@ impl Guest {
             random: None,
             fixed_time: 0,
             has_directories: !worker.directories.is_empty(),
-            pace: is_patient.then(|| Pace { since: Instant::now(), taken: 0, done: 0 }),
+            pace: is_patient.then_some(Pace { since: now, taken: 0, done: 0 }),
             worker,
             execution: job.execution,
         }
@@ -157,7 +159,7 @@ impl Guest {
 /// The channels of an instance, by handle. A handle that was given back may be used again.
 #[derive(Debug)]
 pub(crate) struct Handles {
-    slots: Vec<Option<Slot>>,
+    slots: SmallVec<[Option<Slot>; 1]>,
     free: Vec<u32>,
     /// Handles that count by themselves; those of channels the guest made count with the channel.
     given: usize,
@@ -174,7 +176,7 @@ struct Slot {
 impl Handles {
     fn new(own: ChannelId) -> Handles {
         let own = Slot { channel: own, made: false };
-        Handles { slots: vec![Some(own)], free: Vec::new(), given: 1, made: 0 }
+        Handles { slots: smallvec![Some(own)], free: Vec::new(), given: 1, made: 0 }
     }
 
     pub(crate) fn get(&self, handle: u32) -> Option<ChannelId> {

@@ -76,6 +76,9 @@ pub(crate) struct Hub {
     next_channel: ChannelId,
     /// Channels that guests made and that are not forgotten yet.
     made: usize,
+    /// Those that are whole and came last, for the execution that mostly comes next.
+    latest_arguments: Option<(ChannelId, Message)>,
+    /// All others, some of them in parts.
     arguments: ChannelMap<Arguments>,
     early_kills: ChannelMap<KilledBy>,
     pub(crate) queue: VecDeque<Job>,
@@ -101,10 +104,10 @@ struct Running {
     output_credit: u64,
 }
 
-#[derive(Debug, Default)]
-struct Arguments {
-    assembly: Assembly,
-    message: Option<Message>,
+#[derive(Debug)]
+enum Arguments {
+    InParts(Assembly),
+    Whole(Message),
 }
 
 impl Hub {
@@ -118,6 +121,7 @@ impl Hub {
             seen: Seen::default(),
             next_channel: ChannelId::first(Side::Worker),
             made: 0,
+            latest_arguments: None,
             arguments: ChannelMap::default(),
             early_kills: ChannelMap::default(),
             queue: VecDeque::new(),
@@ -170,30 +174,40 @@ impl Hub {
         if self.arguments.len() >= MAX_CONNECTION_CHANNELS {
             return Err(Violation::TooManyChannels);
         }
-        let arguments = self.arguments.entry(channel).or_default();
-        if arguments.message.is_some() {
-            return Err(Violation::Arguments(channel));
-        }
+        let are_here = self.latest_arguments.as_ref().is_some_and(|(latest, _)| *latest == channel);
+        let mut assembly = match self.arguments.remove(&channel) {
+            None if !are_here => Assembly::default(),
+            Some(Arguments::InParts(assembly)) => assembly,
+            Some(Arguments::Whole(_)) | None => return Err(Violation::Arguments(channel)),
+        };
         // Its limits come with the execution; the host has checked them.
-        let message =
-            arguments.assembly.push(chunk, u64::MAX, None).map_err(|source| Violation::Message { channel, source })?;
-        if let Some(message) = &message {
-            for attached in message.channels.clone() {
-                self.refer(attached)?;
-            }
+        let message = assembly.push(chunk, u64::MAX, None).map_err(|source| Violation::Message { channel, source })?;
+        let Some(message) = message else {
+            self.arguments.insert(channel, Arguments::InParts(assembly));
+            return Ok(());
+        };
+        for attached in &message.channels {
+            self.refer(*attached)?;
         }
-        if let Some(arguments) = self.arguments.get_mut(&channel) {
-            arguments.message = message;
+        if let Some((before, message)) = self.latest_arguments.replace((channel, message)) {
+            self.arguments.insert(before, Arguments::Whole(message));
         }
         Ok(())
+    }
+
+    /// What has arrived for an execution that comes now.
+    fn take_arguments(&mut self, channel: ChannelId) -> Option<Arguments> {
+        match self.latest_arguments.take_if(|(latest, _)| *latest == channel) {
+            Some((_, message)) => Some(Arguments::Whole(message)),
+            None => self.arguments.remove(&channel),
+        }
     }
 
     /// Queues an execution. False if it has already ended.
     pub(crate) fn execute(&mut self, channel: ChannelId, execute: Arc<Execute>) -> Result<bool, Violation> {
         self.first_use(channel)?;
-        let arguments = self.arguments.remove(&channel).map(|it| it.message);
-        let arguments = match (execute.has_arguments, arguments) {
-            (true, Some(Some(message))) => Some(message),
+        let arguments = match (execute.has_arguments, self.take_arguments(channel)) {
+            (true, Some(Arguments::Whole(message))) => Some(message),
             (false, None) => None,
             _ => return Err(Violation::Arguments(channel)),
         };

@@ -174,7 +174,7 @@ fn run_init(
     let job = Job { execution: Arc::clone(&execution), execute, arguments };
     let _deadline = clock::arm(worker, &execution, Instant::now());
     let engine = &worker.engines.get(request.codegen).engine;
-    let mut store = Store::new(engine, Guest::new(Arc::clone(worker), job));
+    let mut store = Store::new(engine, Guest::new(Arc::clone(worker), job, Instant::now()));
     let result = executor::call(&execution, request.codegen, loaded, entry, &mut store);
     let (result, instance) = match result {
         Ok(instance) => (Ok(()), Some(instance)),
