@@ -9,7 +9,8 @@
 //!
 //! Only the thread itself is asked how much it has used, so nothing has to be known about it elsewhere. One that waits
 //! uses none: it is not woken to look, but looks when its wait is over. What it does meanwhile for the whole worker, reading
-//! the connection, is not its own either.
+//! the connection, is not its own either: an execution is charged with no more than the time that has passed outside of its
+//! waits, nor with more than its thread has used. Both are at least what it has used, and a wait costs no system call.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -25,10 +26,10 @@ const LEAST_LEFT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct CpuTime {
     budget: Duration,
-    /// What its thread had used before it.
-    began: OnceLock<Duration>,
-    /// What its thread has used for others meanwhile, in nanoseconds.
-    excused: AtomicU64,
+    /// When it began, and what its thread had used before it.
+    began: OnceLock<(Instant, Duration)>,
+    /// Nanoseconds of its waits, up to the last that is over.
+    waited: AtomicU64,
     /// The budget may be used up, and the thread has not looked yet.
     due: AtomicBool,
     /// The thread waits, or is about to, and looks when it does not any more.
@@ -42,7 +43,7 @@ impl CpuTime {
         CpuTime {
             budget,
             began: OnceLock::new(),
-            excused: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             due: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             armed: Mutex::default(),
@@ -51,7 +52,7 @@ impl CpuTime {
 
     /// For the execution's thread, when it begins, which is `now`. Returns after how long to look.
     pub(crate) fn begin(&self, now: Instant) -> Duration {
-        let _ = self.began.set(used_until(now));
+        let _ = self.began.set((now, used_until(now)));
         self.budget
     }
 
@@ -71,22 +72,26 @@ impl CpuTime {
         if !self.due.load(Ordering::Relaxed) || !self.due.swap(false, Ordering::SeqCst) {
             return None;
         }
-        let began = self.began.get().copied().unwrap_or_default();
-        let excused = Duration::from_nanos(self.excused.load(Ordering::Relaxed));
-        let left = self.budget.saturating_sub(used_by_this_thread().saturating_sub(began + excused));
+        let left = self.budget.saturating_sub(self.charged());
         Some((!left.is_zero()).then(|| left.max(LEAST_LEFT)))
     }
 
-    /// Does something on the execution's thread that it is not charged for.
-    pub(crate) fn excuse(&self, action: impl FnOnce()) {
-        let before = used_by_this_thread();
-        action();
-        let used = used_by_this_thread().saturating_sub(before);
-        self.excused.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn charged(&self) -> Duration {
+        let Some((began, before)) = self.began.get() else { return Duration::ZERO };
+        let used = used_by_this_thread().saturating_sub(*before);
+        let waited = Duration::from_nanos(self.waited.load(Ordering::Relaxed));
+        used.min(began.elapsed().saturating_sub(waited))
     }
 
-    pub(crate) fn set_waiting(&self, waiting: bool) {
-        self.waiting.store(waiting, Ordering::SeqCst);
+    /// For the execution's thread, which waits in `action`.
+    pub(crate) fn wait<R>(&self, action: impl FnOnce() -> R) -> R {
+        self.waiting.store(true, Ordering::SeqCst);
+        let since = Instant::now();
+        let result = action();
+        let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+        self.waiting.store(false, Ordering::SeqCst);
+        result
     }
 }
 
@@ -129,12 +134,41 @@ mod tests {
         assert_eq!(cpu.look(), None);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(500)
-            && cpu.budget + cpu.began.get().copied().unwrap() > used_by_this_thread()
+            && cpu.budget + cpu.began.get().unwrap().1 > used_by_this_thread()
         {}
-        cpu.set_waiting(true);
-        assert!(!cpu.fall_due() && !cpu.is_overlooked());
-        cpu.set_waiting(false);
+        cpu.wait(|| assert!(!cpu.fall_due() && !cpu.is_overlooked()));
         assert!(cpu.is_overlooked());
         assert_eq!(cpu.look(), Some(None));
+    }
+
+    #[test]
+    fn what_the_thread_does_in_a_wait_is_not_charged_and_what_it_does_outside_is() {
+        const LONG: Duration = Duration::from_millis(20);
+        let cpu = CpuTime::new(Duration::from_secs(100));
+        let start = Instant::now();
+        cpu.begin(start);
+        let compute = || {
+            let start = used_by_this_thread();
+            while used_by_this_thread() - start < LONG {}
+        };
+        let mut waited = Duration::ZERO;
+        let mut wait = |action: &dyn Fn()| {
+            cpu.wait(|| {
+                let since = Instant::now();
+                action();
+                waited += since.elapsed();
+            });
+            assert!(cpu.charged() + waited <= start.elapsed());
+        };
+        wait(&compute);
+        compute();
+        assert!(cpu.charged() >= LONG);
+        // Whoever has slept has no more to use for that.
+        let sleep = || {
+            let _ = std::sync::mpsc::sync_channel::<()>(0).1.recv_timeout(LONG);
+        };
+        wait(&sleep);
+        compute();
+        assert!(cpu.charged() >= 2 * LONG);
     }
 }

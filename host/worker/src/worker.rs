@@ -32,7 +32,7 @@ use crate::hub::{Hub, HubGuard, SharedHub, Violation};
 use crate::lockdown::{Enclosure, SecondStage};
 use crate::modules::Artefact;
 use crate::process::Surroundings;
-use crate::reading::{Reading, Role, Strip, TICK};
+use crate::reading::{Reading, Strip, TICK};
 use crate::startup_pages::StartupPages;
 use crate::{executor, main_loop};
 
@@ -289,10 +289,11 @@ impl Worker {
         if let Some(result) = ready(&mut hub) {
             return Ok(Some(result));
         }
-        let cpu = execution.cpu.as_ref();
-        cpu.inspect(|cpu| cpu.set_waiting(true));
-        let result = self.wait_locked(hub, execution, deadline, strip, ready);
-        cpu.inspect(|cpu| cpu.set_waiting(false));
+        let wait = || self.wait_locked(hub, execution, deadline, strip, ready);
+        let result = match &execution.cpu {
+            Some(cpu) => cpu.wait(wait),
+            None => wait(),
+        };
         // What it waited for is not lost if its processor time is used up: it stops with its next step.
         if result.is_ok() && self.check(execution).is_some() {
             self.engines.increment_epochs();
@@ -339,12 +340,7 @@ impl Worker {
                 until = Some(until.map_or(patience, |until| until.min(patience)));
             }
             let strip = strip.as_deref_mut();
-            match &execution.cpu {
-                Some(cpu) if hub.reading.role == Role::Free => {
-                    cpu.excuse(|| execution.waker.wait(self, &mut hub, until, strip));
-                }
-                _ => execution.waker.wait(self, &mut hub, until, strip),
-            }
+            execution.waker.wait(self, &mut hub, until, strip);
         }
     }
 
