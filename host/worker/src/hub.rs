@@ -4,10 +4,9 @@
 //! operations at a time; guest memory is copied and messages are written outside of it. What has to go out in the order in
 //! which it was decided is placed in the outbox under the lock, and written after it ([`lock`]).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sandgate_wire::account::cost;
+use sandgate_wire::account::{Account, cost};
 use sandgate_wire::assembly::{Assembly, AssemblyError, Chunk};
 use sandgate_wire::flow::{Credit, FlowError, Window};
 use sandgate_wire::limits::{LimitName, MAX_CONNECTION_CHANNELS, MAX_GUEST_CHANNELS, OUTPUT_WINDOW_BYTES};
@@ -24,10 +23,12 @@ mod lock;
 mod messages;
 mod references;
 mod seen;
+mod waiting;
 
 use latest::Latest;
 pub(crate) use lock::{HubGuard, SharedHub};
 use seen::Seen;
+use waiting::{Queue, Waiting};
 
 /// The host sent something that the rules do not allow.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,7 @@ pub(crate) enum Violation {
     },
 }
 
-/// An execution that was accepted.
+/// An execution that begins.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) execution: Arc<Execution>,
@@ -81,7 +82,7 @@ pub(crate) struct Hub {
     /// All others, some of them in parts.
     arguments: ChannelMap<Arguments>,
     early_kills: ChannelMap<KilledBy>,
-    pub(crate) queue: VecDeque<Job>,
+    pub(crate) queue: Queue,
     pub(crate) latest: Latest,
     running: ChannelMap<Running>,
     /// Who reads the connection.
@@ -124,7 +125,7 @@ impl Hub {
             latest_arguments: None,
             arguments: ChannelMap::default(),
             early_kills: ChannelMap::default(),
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             latest: Latest::default(),
             running: ChannelMap::default(),
             reading: reading::State::default(),
@@ -143,7 +144,7 @@ impl Hub {
         WorkerStatus {
             running: count(self.running.len()),
             queued: count(self.queue.len()),
-            channels: count(self.channels.len()),
+            channels: count(self.channels.len() + self.queue.bare()),
             finished: self.finished,
         }
     }
@@ -211,19 +212,11 @@ impl Hub {
             (false, None) => None,
             _ => return Err(Violation::Arguments(channel)),
         };
-        let execution = Arc::new(Execution::new(channel, execute.limits.clone(), &self.waiters));
         let early_kill = self.early_kills.remove(&channel);
-        let message_bytes = execute.limits.message_bytes;
+        let (message_bytes, memory_bytes) = (execute.limits.message_bytes, execute.limits.memory_bytes);
         let too_large = arguments.as_ref().is_some_and(|message| message.bytes.len() as u64 > message_bytes);
-        let held = arguments.as_ref().map_or(0, |message| cost(message.bytes.len() as u64));
-        let fits = execution.account.arrived(held);
-        let mut endpoint = Endpoint::new(Kind::Own, message_bytes, (&execute.limits).into(), self.first_peer());
-        endpoint.references = 1;
-        // There is nothing to pay for yet.
-        let _ = endpoint.pay(Some(Arc::clone(&execution)));
-        let memory_bytes = execute.limits.memory_bytes;
-        self.channels.insert(channel, endpoint);
-        let job = Job { execution, execute, arguments };
+        let fits = Account::new(memory_bytes).arrived(held(arguments.as_ref()));
+        let waiting = Waiting { id: channel, execute, arguments, execution: None };
         let outcome = if let Some(by) = early_kill {
             Outcome::Killed { by, started: false }
         } else if self.terminating {
@@ -233,16 +226,37 @@ impl Hub {
         } else if !fits {
             Outcome::LimitExceeded { limit: LimitName::Memory, value: memory_bytes }
         } else {
-            self.queue.push_back(job);
+            self.queue.push(waiting);
             return Ok(true);
         };
-        self.finish_unstarted(job, &outcome);
+        self.finish_unstarted(waiting, &outcome);
         Ok(false)
+    }
+
+    /// Makes the channel of an execution that waits, since something has arrived for it. False if it has one, or does not wait.
+    fn give_channel(&mut self, channel: ChannelId) -> bool {
+        let waiters = &self.waiters;
+        let Some(execution) = self.queue.give_channel(channel, |waiting| new_execution(waiting, waiters)) else {
+            return false;
+        };
+        let endpoint = self.own_channel(&execution);
+        self.channels.insert(channel, endpoint);
+        true
+    }
+
+    /// The channel of an execution.
+    fn own_channel(&self, execution: &Arc<Execution>) -> Endpoint {
+        let limits = &execution.limits;
+        let mut endpoint = Endpoint::new(Kind::Own, limits.message_bytes, limits.into(), self.first_peer());
+        endpoint.references = 1;
+        // There is nothing to pay for yet.
+        let _ = endpoint.pay(Some(Arc::clone(execution)));
+        endpoint
     }
 
     pub(crate) fn credit(&mut self, channel: ChannelId, credit: Credit) -> Result<(), Violation> {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
-            return self.late(channel);
+            return if self.give_channel(channel) { self.credit(channel, credit) } else { self.late(channel) };
         };
         endpoint.credit(credit).map_err(|source| Violation::Credit { channel, source })?;
         endpoint.wake();
@@ -266,7 +280,7 @@ impl Hub {
 
     pub(crate) fn close(&mut self, channel: ChannelId, close: Close) -> Result<(), Violation> {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
-            return self.late(channel);
+            return if self.give_channel(channel) { self.close(channel, close) } else { self.late(channel) };
         };
         let says = if close.sending_only { Peer::Quiet } else { Peer::Closed };
         if endpoint.peer < Peer::Closed && endpoint.error.is_none() {
@@ -287,9 +301,8 @@ impl Hub {
         if let Some(running) = self.running.get(&channel) {
             return Ok((by != KilledBy::Recall).then(|| Arc::clone(&running.execution)));
         }
-        let queued = self.queue.iter().position(|job| job.execution.id == channel);
-        if let Some(job) = queued.and_then(|position| self.queue.remove(position)) {
-            self.finish_unstarted(job, &Outcome::Killed { by, started: false });
+        if let Some(waiting) = self.queue.remove(channel) {
+            self.finish_unstarted(waiting, &Outcome::Killed { by, started: false });
         } else if channel.side() == Side::Host && !self.seen.contains(channel) {
             // Kills overtake what they kill.
             if self.early_kills.len() >= MAX_CONNECTION_CHANNELS {
@@ -310,8 +323,8 @@ impl Hub {
         if !kill {
             return Vec::new();
         }
-        for job in std::mem::take(&mut self.queue) {
-            self.finish_unstarted(job, &killed_by_termination());
+        while let Some(waiting) = self.queue.pop() {
+            self.finish_unstarted(waiting, &killed_by_termination());
         }
         self.running_executions()
     }
@@ -329,12 +342,25 @@ impl Hub {
 
     /// Takes the next execution from the queue.
     pub(crate) fn start(&mut self) -> Option<Job> {
-        let job = self.queue.pop_front()?;
-        let execution = Arc::clone(&job.execution);
-        self.hold(execution.id, &execution);
-        let running = Running { execution, output_credit: OUTPUT_WINDOW_BYTES };
-        self.running.insert(job.execution.id, running);
-        Some(job)
+        let mut waiting = self.queue.pop()?;
+        let id = waiting.id;
+        let execution = match waiting.execution.take() {
+            Some(execution) => {
+                self.hold(id, &execution);
+                execution
+            }
+            None => {
+                let execution = new_execution(&waiting, &self.waiters);
+                let mut endpoint = self.own_channel(&execution);
+                endpoint.holders.push(Arc::clone(&execution));
+                self.channels.insert(id, endpoint);
+                execution
+            }
+        };
+        let Waiting { execute, arguments, .. } = waiting;
+        let running = Running { execution: Arc::clone(&execution), output_credit: OUTPUT_WINDOW_BYTES };
+        self.running.insert(id, running);
+        Some(Job { execution, execute, arguments })
     }
 
     /// Takes an execution that has no channel and that nothing of the host's reaches.
@@ -469,7 +495,7 @@ impl Hub {
         if channel.side() != Side::Host || !self.seen.insert(channel) {
             return Err(Violation::Reused(channel));
         }
-        if self.channels.len() - self.made >= MAX_CONNECTION_CHANNELS {
+        if self.channels.len() + self.queue.bare() - self.made >= MAX_CONNECTION_CHANNELS {
             return Err(Violation::TooManyChannels);
         }
         Ok(())
@@ -484,9 +510,9 @@ impl Hub {
         if was_here { Ok(()) } else { Err(Violation::NeverSeen(channel)) }
     }
 
-    fn finish_unstarted(&mut self, job: Job, outcome: &Outcome) {
-        let channel = job.execution.id;
-        if let Some(arguments) = job.arguments {
+    fn finish_unstarted(&mut self, waiting: Waiting, outcome: &Outcome) {
+        let channel = waiting.id;
+        if let Some(arguments) = waiting.arguments {
             self.unrefer_all(arguments.channels);
         }
         self.end_channel(channel);
@@ -505,6 +531,18 @@ impl Hub {
     fn place_urgent(&mut self, message: &ToHost<'_>) {
         self.placed |= self.outbox.place_urgent(message.encode()).is_ok();
     }
+}
+
+/// What arguments take of a guest's memory.
+fn held(arguments: Option<&Message>) -> u64 {
+    arguments.map_or(0, |message| cost(message.bytes.len() as u64))
+}
+
+fn new_execution(waiting: &Waiting, waiters: &Arc<Waiters>) -> Arc<Execution> {
+    let execution = Execution::new(waiting.id, waiting.execute.limits.clone(), waiters);
+    // That they fit was found when they came.
+    let _ = execution.account.arrived(held(waiting.arguments.as_ref()));
+    Arc::new(execution)
 }
 
 fn killed_by_termination() -> Outcome {

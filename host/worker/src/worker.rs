@@ -310,11 +310,15 @@ impl Worker {
         mut ready: impl FnMut(&mut Hub) -> Option<R>,
     ) -> Result<Option<R>, Stop> {
         let (mut has_sent, mut patience) = (false, None);
+        // The caller has looked just now, with the hub locked.
+        let mut has_looked = true;
         loop {
             if let Some(stop) = execution.stop_reason() {
                 return Err(stop);
             }
-            if let Some(result) = ready(&mut hub) {
+            if !std::mem::take(&mut has_looked)
+                && let Some(result) = ready(&mut hub)
+            {
                 return Ok(Some(result));
             }
             if !has_sent {

@@ -28,6 +28,9 @@ impl Hub {
         left: &mut usize,
     ) -> Result<Vec<(Arc<Execution>, LimitName)>, WorkerError> {
         let Some(endpoint) = self.channels.get_mut(&channel) else {
+            if self.give_channel(channel) {
+                return self.data(channel, frames, left);
+            }
             self.late(channel)?;
             // Nobody will receive the channels in it, and their other ends are to learn that.
             let Some(chunk) = next_chunk(frames, channel)? else { return Ok(Vec::new()) };

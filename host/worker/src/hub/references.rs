@@ -9,13 +9,11 @@ use crate::channel::{Kind, Peer};
 impl Hub {
     /// A message that waits names `channel`.
     pub(super) fn refer(&mut self, channel: ChannelId) -> Result<(), Violation> {
-        match self.channels.get_mut(&channel) {
-            Some(endpoint) => {
-                endpoint.references += 1;
-                Ok(())
-            }
-            None => self.late(channel),
-        }
+        let Some(endpoint) = self.channels.get_mut(&channel) else {
+            return if self.give_channel(channel) { self.refer(channel) } else { self.late(channel) };
+        };
+        endpoint.references += 1;
+        Ok(())
     }
 
     /// One reference less. The last one closes the channel, and gives up what waits in it.
