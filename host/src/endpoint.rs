@@ -181,20 +181,47 @@ impl Start {
         let limits = limits.into();
         Start { role: Role::Plain, limits, interruptible: true, run_of: None, origin: None, captures: false }
     }
+
+    /// What is held for an execution, in the place of an account that is used up.
+    fn account(&self, used_up: Option<Arc<Account>>) -> Option<Arc<Account>> {
+        if self.role == Role::Plain {
+            return None;
+        }
+        let account = Account::new(self.limits.memory_bytes);
+        let mut used_up = used_up;
+        match used_up.as_mut().and_then(Arc::get_mut) {
+            Some(place) => *place = account,
+            None => used_up = Some(Arc::new(account)),
+        }
+        used_up
+    }
 }
 
 impl Endpoint {
-    /// The end of a channel that this side made.
-    pub(crate) fn new(id: ChannelId, connection: Arc<Connection>, start: Start) -> Arc<Endpoint> {
-        let account = (start.role == Role::Execution).then(|| Arc::new(Account::new(start.limits.memory_bytes)));
-        Endpoint::with_parent(id, connection, start, account, Weak::new())
+    /// The end of a channel that this side made. It takes the place of one that is used up, if nobody else has that.
+    pub(crate) fn new(
+        id: ChannelId,
+        connection: Arc<Connection>,
+        start: Start,
+        used_up: Option<Arc<Endpoint>>,
+    ) -> Arc<Endpoint> {
+        if let Some(mut used_up) = used_up
+            && let Some(place) = Arc::get_mut(&mut used_up)
+        {
+            let account = start.account(place.account.take());
+            *place = Endpoint::with_parent(id, connection, start, account, Weak::new());
+            return used_up;
+        }
+        let account = start.account(None);
+        Arc::new(Endpoint::with_parent(id, connection, start, account, Weak::new()))
     }
 
     /// The end of a channel that a guest made. It is the parent's until somebody claims it.
     pub(crate) fn of_guest(id: ChannelId, parent: &Arc<Endpoint>) -> Arc<Endpoint> {
         let (connection, limits) = (Arc::clone(&parent.connection), Arc::clone(&parent.limits));
         let account = parent.account.clone();
-        let child = Endpoint::with_parent(id, connection, Start::plain(limits), account, Arc::downgrade(parent));
+        let start = Start::plain(limits);
+        let child = Arc::new(Endpoint::with_parent(id, connection, start, account, Arc::downgrade(parent)));
         parent.state.lock().children.insert(id, Arc::clone(&child));
         child
     }
@@ -205,7 +232,7 @@ impl Endpoint {
         start: Start,
         account: Option<Arc<Account>>,
         parent: Weak<Endpoint>,
-    ) -> Arc<Endpoint> {
+    ) -> Endpoint {
         let Start { role, limits, interruptible, run_of, origin, captures } = start;
         let window = Window::from(&*limits);
         let is_run = run_of.is_some();
@@ -218,7 +245,7 @@ impl Endpoint {
             captured: captures.then(Box::default),
             ..State::default()
         };
-        Arc::new(Endpoint {
+        Endpoint {
             id,
             connection,
             role,
@@ -233,7 +260,7 @@ impl Endpoint {
             readable: Condvar::new(),
             writable: Condvar::new(),
             ended: Condvar::new(),
-        })
+        }
     }
 
     /// So much of what has arrived was taken, or nobody will take it.

@@ -173,7 +173,7 @@ impl Connection {
                     return Some(Channel::new(&endpoint));
                 }
                 let limits = self.spec.limits().clone();
-                let endpoint = Endpoint::new(id, Arc::clone(self), Start::plain(limits));
+                let endpoint = Endpoint::new(id, Arc::clone(self), Start::plain(limits), None);
                 endpoint.end(Outcome::Closed);
                 Some(Channel::new(&endpoint))
             }
@@ -183,12 +183,17 @@ impl Connection {
 
     /// Makes a channel that belongs to no execution.
     pub(crate) fn new_channel(self: &Arc<Self>) -> Result<Channel, ExecError> {
-        let endpoint = self.register(Start::plain(self.spec.limits().clone()))?;
+        let endpoint = self.register(Start::plain(self.spec.limits().clone()), None)?;
         let _ = self.outbox.push_urgent(ToWorker::Open(endpoint.id).encode());
         Ok(Channel::new(&endpoint))
     }
 
-    pub(crate) fn register(self: &Arc<Self>, start: Start) -> Result<Arc<Endpoint>, ExecError> {
+    /// A new channel of the host's, in the place of an endpoint that is used up.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        start: Start,
+        used_up: Option<Arc<Endpoint>>,
+    ) -> Result<Arc<Endpoint>, ExecError> {
         let closed = |reason: &str| ExecError::GatewayClosed { gateway: self.id.clone(), reason: reason.to_owned() };
         let mut table = self.table.lock();
         if !table.open {
@@ -201,7 +206,7 @@ impl Connection {
         let id = ChannelId(self.next_channel.fetch_add(2, Ordering::Relaxed));
         table.first_of_host = table.first_of_host.min(id.0);
         table.end_of_host = id.0 + 1;
-        let endpoint = Endpoint::new(id, Arc::clone(self), start);
+        let endpoint = Endpoint::new(id, Arc::clone(self), start, used_up);
         table.endpoints.insert(id, Arc::clone(&endpoint));
         Ok(endpoint)
     }

@@ -43,13 +43,15 @@ pub(crate) struct Run {
     pub(crate) origin: Option<Origin>,
     /// The pool that is told of it, and has it without a handle.
     pub(crate) run_of: Option<PoolConsumer>,
+    /// The endpoint of an earlier run, which has ended.
+    pub(crate) used_up: Option<Arc<Endpoint>>,
 }
 
 impl Connection {
     pub(crate) fn execute(self: &Arc<Self>, module: &Module, call: &Call) -> Result<Channel, ExecError> {
         self.check_open()?;
         let prepared = self.prepared(module, call, call.arguments.is_some())?;
-        let run = Run { arguments: call.arguments.clone(), origin: call.origin.clone(), run_of: None };
+        let run = Run { arguments: call.arguments.clone(), origin: call.origin.clone(), run_of: None, used_up: None };
         self.run(&prepared, call, run).map(|endpoint| Channel::new(&endpoint))
     }
 
@@ -116,7 +118,7 @@ impl Connection {
     }
 
     fn run(self: &Arc<Self>, prepared: &Prepared, call: &Call, run: Run) -> Result<Arc<Endpoint>, ExecError> {
-        let Run { arguments, origin, run_of } = run;
+        let Run { arguments, origin, run_of, used_up } = run;
         let arguments: Option<Message> = match arguments {
             None => None,
             Some(encoded) => Some(message_for(self, encoded).map_err(ExecError::Arguments)?),
@@ -128,15 +130,15 @@ impl Connection {
         if is_told {
             self.reading.add_one_beside();
         }
-        let endpoint = self.register(Start {
+        let start = Start {
             role: Role::Execution,
             limits: Arc::clone(&prepared.limits),
             interruptible: prepared.is_interruptible,
             run_of,
             origin,
             captures: call.capture,
-        });
-        let endpoint = endpoint.inspect_err(|_| {
+        };
+        let endpoint = self.register(start, used_up).inspect_err(|_| {
             if is_told {
                 self.reading.end_beside();
             }

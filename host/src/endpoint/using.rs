@@ -190,6 +190,12 @@ impl Endpoint {
         Some(outcome)
     }
 
+    /// Whether nothing is left of a run that has ended.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let state = self.state.lock();
+        state.over && state.end_delivered && state.children.is_empty() && state.captured.is_none()
+    }
+
     /// Moves all messages that are here to the end of `messages`, which is empty, for a pool. Returns the end if that is next,
     /// once.
     pub(crate) fn take_deliveries(&self, messages: &mut Messages) -> Option<Outcome> {

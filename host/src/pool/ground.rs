@@ -35,6 +35,9 @@ use crate::value::Encoded;
 /// How long nobody need be woken for what comes from a lane that was given short runs. It is given more before that is over.
 const MAY_DOZE: Duration = Duration::from_millis(15);
 
+/// Endpoints of runs that have ended which are kept for the next ones.
+const MAX_USED_UP: usize = 256;
+
 /// A gateway, with the group that owns it: one each, so that nothing of a worker that was replaced is left.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -105,6 +108,8 @@ struct Place {
     /// The id of its first gateway, by which it is known.
     name: Arc<str>,
     runs: Runs<Running>,
+    /// Endpoints of runs that have ended, for those that begin next. None while nothing runs.
+    used_up: Vec<Arc<Endpoint>>,
     /// The worker of the last run.
     pid: Option<u32>,
     recycled: bool,
@@ -117,6 +122,21 @@ struct Running {
     endpoint: Arc<Endpoint>,
     last: Option<Message>,
     has_ended: bool,
+}
+
+impl Place {
+    /// A run has ended.
+    fn forget(&mut self, run: u64) {
+        let ended = self.runs.remove(run);
+        if self.runs.is_empty() {
+            self.used_up.clear();
+        } else if let Some(ended) = ended
+            && self.used_up.len() < MAX_USED_UP
+            && ended.endpoint.is_used_up()
+        {
+            self.used_up.push(Arc::clone(&ended.endpoint));
+        }
+    }
 }
 
 impl Drop for Running {
@@ -202,6 +222,7 @@ impl Ground {
     pub(crate) fn start(&mut self, lane: usize) {
         let place = &mut self.places[lane];
         let (runs, session, made) = (std::mem::take(&mut place.runs), place.session.take(), place.made.take());
+        place.used_up.clear();
         let (maker, notes) = (Arc::clone(&self.maker), self.notes.clone());
         let (before, dead) = ((runs, session, made), self.spares.dead());
         let Some(spare) = self.spares.ready.pop() else {
@@ -343,7 +364,8 @@ impl Ground {
         let origin = Some(self.origin(lane, Some(task)));
         let arguments = Some(Encoded { bytes: input.into_bytes(), channels: Vec::new() });
         let run_of = Some(PoolConsumer { told: Arc::clone(&self.told), lane, number: run, at_end: true });
-        let run_of_it = Run { arguments, origin, run_of };
+        let used_up = self.places[lane].used_up.pop();
+        let run_of_it = Run { arguments, origin, run_of, used_up };
         let endpoint = self.gateway_for(lane)?.execute_again(&self.module, &call, run_of_it).map_err(not_begun)?;
         self.begun_on(lane, endpoint.connection.pid());
         let connection = &endpoint.connection;
@@ -419,7 +441,7 @@ impl Ground {
                 Some(output) => program(name, outcome, output),
                 None => verdict(name, outcome, running.last.take()),
             };
-            drop(place.runs.remove(number));
+            place.forget(number);
             return came(Came::Ended { run: number, verdict });
         }
         let Some(session) = place.session.as_ref().filter(|session| session.number == number) else { return };
@@ -494,6 +516,7 @@ impl Ground {
         let mut gateways = Vec::new();
         for place in &mut self.places {
             (place.runs, place.session) = (Runs::default(), None);
+            place.used_up.clear();
             gateways.extend(place.made.as_ref().map(|made| made.gateway.clone()));
         }
         gateways.extend(self.spares.ready.iter().map(|made| made.gateway.clone()));

@@ -19,6 +19,10 @@ impl<V> Runs<V> {
         self.0.push_back((number, value));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn find(&self, number: u64) -> Option<usize> {
         match self.0.front() {
             Some((first, _)) if *first == number => Some(0),
