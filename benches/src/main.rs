@@ -25,6 +25,7 @@ mod idle;
 mod instructions;
 mod interpreter;
 mod machine;
+mod order;
 mod peer;
 mod ping_pong;
 mod plot;
@@ -121,6 +122,15 @@ enum Program {
         #[arg(long, value_name = "PERCENT")]
         assert: Option<f64>,
     },
+    /// Messages to a task and back, each compared with what was sent in its place
+    Order {
+        /// How many each way
+        #[arg(long, default_value_t = 100_000_000)]
+        count: u64,
+        /// Over what
+        #[arg(long, value_enum, default_value = "both")]
+        transport: order::Over,
+    },
     /// Prints what the host needs for each gateway
     #[command(hide = true)]
     HostMemory {
@@ -193,6 +203,7 @@ fn run(cli: &Cli) -> Result<bool> {
             return hostile::interruption::run(&fixtures, *runs, only.as_deref(), bound);
         }
         Some(Program::Hostile { count }) => return hostile::many::run(&fixtures, *count).map(|()| true),
+        Some(Program::Order { count, transport }) => return order::run(&fixtures, *count, *transport).map(|()| true),
         Some(Program::Layers { rounds, tasks }) => {
             return hostile::layers::run(&fixtures, *rounds, *tasks).map(|()| true);
         }

@@ -249,8 +249,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Most tasks that a gateway is given at once. Default: 512, and 1024 of one on another machine; less if tasks take longer
-    /// than some twenty microseconds.
+    /// Most tasks that a gateway is given at once. Default: 1024; less if tasks take longer than some ten microseconds.
     #[must_use]
     pub fn in_flight(mut self, tasks: usize) -> PoolBuilder {
         self.in_flight = Some(tasks.max(1));
