@@ -30,10 +30,9 @@ pub(crate) enum Over {
 pub(crate) fn run(fixtures: &Fixtures, count: u64, over: Over) -> Result<()> {
     println!("{}", Machine::describe().summary());
     println!("{count} messages to a task and as many back, each compared with what was sent in its place\n");
-    for (name, transport, is_asked) in [
-        ("ring", Transport::Ring, over != Over::Socket),
-        ("socket", Transport::Socket, over != Over::Ring),
-    ] {
+    for (name, transport, is_asked) in
+        [("ring", Transport::Ring, over != Over::Socket), ("socket", Transport::Socket, over != Over::Ring)]
+    {
         if !is_asked {
             continue;
         }

@@ -23,7 +23,7 @@ use crate::server::Server;
 
 const TASKS: &str = "SANDGATE_QUEUE_HOSTS_TASKS";
 /// How long a host is frozen or cut off: longer than a task, or a link, may go without a sign of life.
-const HELD: Duration = Duration::from_millis(1500);
+const HELD: Duration = Duration::from_millis(2500);
 /// How long a host, or the server, is gone.
 const GONE: Duration = Duration::from_millis(200);
 /// How many tasks are many, and take little time each.
@@ -165,7 +165,7 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
         let spec = |(number, host): (usize, &Host)| {
             [
                 "--gateway".to_owned(),
-                format!("{}//heartbeat=500ms//hello=60s//id=m{number}", host.machine.server.spec_text()),
+                format!("{}//heartbeat=1s//hello=60s//id=m{number}", host.machine.server.spec_text()),
             ]
         };
         let gateways: Vec<String> = hosts.iter().enumerate().flat_map(spec).collect();
@@ -176,7 +176,7 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
         eventually(LIMIT, "the job", || !Client::to(&server).job("hosts").is_null());
         let collect = collect(&server, &came);
         let enough = Enough(Arc::clone(&is_enough));
-        let failures = fail_in_turn(&mut hosts, &mut server, &came, least);
+        let failures = fail_in_turn(&mut hosts, &mut server, &mut centre, &came, least);
         drop(enough);
         let count = submit.join().unwrap();
         tell(&format!(
@@ -220,7 +220,13 @@ fn every_result_is_there_once_while_hosts_fail_in_turn_and_the_server_is_restart
 
 /// Each host in turn fails in one of five ways and is at work again, by its own worker and for the centre; until that was
 /// everybody's turn, there were as many results, and the server was killed twice, while a host was gone.
-fn fail_in_turn(hosts: &mut [Host], server: &mut Server, came: &Came, least: u64) -> BTreeMap<String, usize> {
+fn fail_in_turn(
+    hosts: &mut [Host],
+    server: &mut Server,
+    centre: &mut Running,
+    came: &Came,
+    least: u64,
+) -> BTreeMap<String, usize> {
     let mut failures = BTreeMap::new();
     let mut restarts = 0;
     let results = || came.results.load(Ordering::Acquire);
@@ -231,8 +237,13 @@ fn fail_in_turn(hosts: &mut [Host], server: &mut Server, came: &Came, least: u64
         // Another way with each round, until everybody has failed in all of them.
         let (number, failure) = (turn % 3, Failure::ALL[turn % Failure::ALL.len()]);
         let host = &mut hosts[number];
-        let is_at_work = |before: [u64; 2]| {
-            let works = comes_true(LIMIT, || came.on(number).iter().zip(before).all(|(now, before)| *now > before));
+        let mut is_at_work = |before: [u64; 2]| {
+            let mut gone = None;
+            let works = comes_true(LIMIT, || {
+                gone = centre.last_words();
+                gone.is_some() || came.on(number).iter().zip(before).all(|(now, before)| *now > before)
+            });
+            assert_eq!(gone, None, "the centre goes on, turn {turn}");
             assert!(works, "host {number} is at work, turn {turn}: {:?}, {:?}", came.own, came.centre);
         };
         is_at_work([0, 0]);

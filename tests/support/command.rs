@@ -195,6 +195,20 @@ impl Running {
     }
 }
 
+impl Running {
+    /// What it wrote to stderr and nobody has read, if it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When the system does not say whether it has.
+    pub fn last_words(&mut self) -> Option<String> {
+        self.child.try_wait().expect("a child can be waited for")?;
+        let mut stderr = Vec::new();
+        let _ = self.stderr.lock().expect("nobody else reads").read_to_end(&mut stderr);
+        Some(String::from_utf8_lossy(&stderr).into_owned())
+    }
+}
+
 fn next_line<R: Read + Send + 'static>(from: &Arc<Mutex<BufReader<R>>>, limit: Duration) -> String {
     let from = Arc::clone(from);
     within(limit, "a line of the process", move || {
