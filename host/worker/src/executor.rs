@@ -77,30 +77,29 @@ fn run(worker: &Arc<Worker>) {
     let mut known = Known::default();
     // When the one before has ended, if it is known.
     let mut ended = None;
-    let mut is_first = true;
-    while let Some((job, at_once)) = next(worker, std::mem::take(&mut is_first)) {
+    let mut is_said = true;
+    while let Some((job, at_once)) = next(worker, is_said) {
         let id = job.execution.id;
         let patient = alone && job.execute.patient;
         worker.outbox.be_patient(patient && last <= SHORT);
         let began = ended.filter(|_| at_once).unwrap_or_else(Instant::now);
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| execute(worker, job, began, &mut known)));
-        if result.is_err() {
+        let Ok(said) = result else {
             // A bug of ours in the middle of a guest. The host reports a lost worker with the panic's own message.
-            crate::process::abort(&format!("execution {id} hit a bug in the worker"));
-        }
+            crate::process::abort(&format!("execution {id} hit a bug in the worker"))
+        };
+        is_said = said;
         ended = patient.then(Instant::now);
         last = ended.map_or(Duration::MAX, |ended| ended.saturating_duration_since(began));
     }
 }
 
-/// The next execution, after the one before, if this is not the first; and whether it was there at once. None at the worker's end.
-fn next(worker: &Arc<Worker>, is_first: bool) -> Option<(Job, bool)> {
+/// The next execution, and whether it was there at once. None at the worker's end. Unless it is said already, the outcome of the
+/// one before was sent.
+fn next(worker: &Arc<Worker>, is_said: bool) -> Option<(Job, bool)> {
     let mut hub = worker.hub.lock();
-    if !is_first {
-        hub.outcome_sent();
-        if hub.is_done() {
-            hub.unlocked(|| worker.leave_if_done());
-        }
+    if !is_said {
+        outcome_sent(worker, &mut hub);
     }
     let mut at_once = true;
     loop {
@@ -133,7 +132,15 @@ fn next(worker: &Arc<Worker>, is_first: bool) -> Option<(Job, bool)> {
     }
 }
 
-fn execute(worker: &Arc<Worker>, job: Job, now: Instant, known: &mut Known) {
+fn outcome_sent(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
+    hub.outcome_sent();
+    if hub.is_done() {
+        hub.unlocked(|| worker.leave_if_done());
+    }
+}
+
+/// Whether it is said that the outcome was sent.
+fn execute(worker: &Arc<Worker>, job: Job, now: Instant, known: &mut Known) -> bool {
     let execution = Arc::clone(&job.execution);
     let execute = Arc::clone(&job.execute);
     // Held until the last output is out, for that can take as long as the host likes.
@@ -145,7 +152,7 @@ fn execute(worker: &Arc<Worker>, job: Job, now: Instant, known: &mut Known) {
     let _ = guest.output.flush(worker, &execution);
     let handles = guest.handles.take_all();
     let arguments = guest.arguments.take();
-    {
+    let is_terminating = {
         let mut hub = worker.hub.lock();
         for channel in handles {
             hub.drop_handle(channel, &execution);
@@ -154,13 +161,19 @@ fn execute(worker: &Arc<Worker>, job: Job, now: Instant, known: &mut Known) {
             hub.unrefer_all(arguments.channels);
         }
         hub.end(execution.id);
-    }
+        hub.is_terminating()
+    };
     execution.set_finished();
     // Whoever has stopped something waits for its end.
     let was_stopped = matches!(outcome, Outcome::Killed { .. } | Outcome::TimedOut { .. });
     let done = ToHost::Done(execution.id, outcome).encode();
     // If the connection is gone nobody waits for the outcome.
     let _ = if was_stopped { worker.outbox.push(done) } else { worker.outbox.push_patiently(done) };
+    if is_terminating {
+        // The process may end by this, with the instance as it is.
+        outcome_sent(worker, &mut worker.hub.lock());
+    }
+    is_terminating
 }
 
 fn outcome(execution: &Arc<Execution>, execute: &Arc<Execute>, store: &mut Store<Guest>, known: &mut Known) -> Outcome {
