@@ -77,10 +77,11 @@ impl Endpoint {
         let mut state = self.state.lock();
         let mut arrivals = Arrivals::default();
         let taken = self.take_frames(&mut state, frames, &mut arrivals);
-        // Also what came before something that is refused.
+        // Also what came before something that is refused: it can be taken until the connection ends by that.
         arrivals.small.share(&mut state.queue);
+        let counted = self.count(&mut state, &arrivals);
         taken?;
-        self.count(&mut state, &arrivals).map_err(Refused::Message)?;
+        counted.map_err(Refused::Message)?;
         if arrivals.messages > 0 {
             self.notify(&state, arrivals.messages);
         }

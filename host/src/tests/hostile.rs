@@ -7,9 +7,11 @@ use sandgate_wire::ChannelId;
 use sandgate_wire::ToHost;
 use sandgate_wire::assembly::SEVERAL;
 use sandgate_wire::flow::Credit;
+use sandgate_wire::frame::FrameReader;
 use sandgate_wire::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
 use sandgate_wire::message::{Compiled, Initialized, Output, Stream, WorkerStatus, kind};
 use sandgate_wire::outcome::WorkerLoss;
+use sandgate_wire::transport::{Descriptors, socket_pair, unix_socket};
 
 use crate::fake_worker::{
     FakeWorker, PATIENCE, Stage, bytes_of, close, credit, done, eventually, frame, hello, open, spec_of_messages,
@@ -115,6 +117,31 @@ fn several_messages_in_a_frame_that_are_none() {
         frame(kind::DATA, SEVERAL, 2, b"\x01\0z"),
     ];
     check("a message on channel 2 after its close", &raw(late.concat()));
+}
+
+#[test]
+fn what_came_before_something_that_is_refused_is_counted_and_can_be_taken() {
+    let mut stage = Stage::new();
+    let task = stage.execution();
+    let (ours, theirs) = socket_pair().unwrap();
+    for (bad, before) in
+        [(&b""[..], &[(0, &b"one"[..]), (0, b"two")][..]), (b"\x01\0a\x05", &[(SEVERAL, b"\x01\0x\x01\0y")])]
+    {
+        let chunks = before.iter().copied().chain([(SEVERAL, bad)]);
+        let bytes: Vec<u8> = chunks.flat_map(|(flags, bytes)| frame(kind::DATA, flags, 1, bytes)).collect();
+        rustix::io::write(&theirs, &bytes).unwrap();
+    }
+    let mut frames = FrameReader::new(Box::new(unix_socket(ours, Descriptors::Refuse).1));
+    // Whatever is taken is credited, and uncounted, at once.
+    task.endpoint().credit_is_wanted();
+    for expected in [[b"one".to_vec(), b"two".to_vec()], [b"x".to_vec(), b"y".to_vec()]] {
+        assert!(frames.wait_for_frame().unwrap());
+        assert!(task.endpoint().arrive(&mut frames).is_err());
+        // The connection has not ended by it yet.
+        for expected in expected {
+            assert_eq!(task.receive_bytes_timeout(PATIENCE).unwrap(), expected);
+        }
+    }
 }
 
 #[test]
