@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use sandgate::{Call, Channel, Limits, Spec, Transport};
 
@@ -57,7 +57,10 @@ fn echoed(fixtures: &Fixtures, count: u64, transport: Transport) -> Result<f64> 
             channel.close();
         }
         let sent = sender.join().expect("it does not panic");
-        received.and(sent)
+        match (received, sent) {
+            (Err(received), Err(sent)) => bail!("{received:#}; and {sent:#}"),
+            (received, sent) => received.and(sent),
+        }
     })?;
     let seconds = start.elapsed().as_secs_f64();
     channel.close_send();

@@ -65,7 +65,7 @@ pub(crate) struct Endpoint {
     begun: AtomicBool,
     /// Whether it has printed something for the sink of its group.
     had_output: AtomicBool,
-    /// It is a run of a pool, which nobody has a handle of.
+    /// It is a run of a pool, which has it without a handle.
     pub(crate) is_run: bool,
     /// The execution that made it, for a channel that a guest made.
     parent: Weak<Endpoint>,
@@ -198,7 +198,8 @@ impl Start {
 }
 
 impl Endpoint {
-    /// The end of a channel that this side made. It takes the place of one that is used up, if nobody else has that.
+    /// The end of a channel that this side made. It takes the place of one that is used up, if nobody else has that. The
+    /// table is locked: what is dropped by it is a run without children, which looks into no table and closes nothing.
     pub(crate) fn new(
         id: ChannelId,
         connection: Arc<Connection>,
@@ -426,7 +427,7 @@ impl Endpoint {
             }
             Consumer::Queue { tokens, index } => tokens.push(*index, count),
             Consumer::Callback(callback) => callback.schedule(self),
-            Consumer::Pool(pool) if pool.at_end && state.outcome.is_none() && state.queue.len() == 1 => {}
+            Consumer::Pool(pool) if pool.at_end && state.first_can_wait() => {}
             Consumer::Pool(PoolConsumer { told, lane, number, .. }) => {
                 told.tell(Note::Moved { lane: *lane, number: *number });
             }
@@ -451,6 +452,16 @@ impl Endpoint {
     fn release_child(&self, id: ChannelId) {
         let child = self.state.lock().children.remove(&id);
         drop(child);
+    }
+}
+
+impl State {
+    /// Whether there is nothing but a first message, without which the peer can go on: it has half of the window left, which is
+    /// enough for any other.
+    fn first_can_wait(&self) -> bool {
+        let bytes = || self.queue.lengths().map(|length| length as u64).sum();
+        let is_one = self.outcome.is_none() && self.queue.len() == 1;
+        is_one && !self.receive_window.is_enough(Credit { bytes: bytes(), messages: 1 })
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Table {
     pub(crate) draining: bool,
     /// Executions that are about to be given to it.
     pub(crate) pending: usize,
-    /// Those that are past, while a user still holds them: a message may yet name them.
+    /// Those that are past, while a user still holds them: a message may yet name them. Runs of pools are not remembered.
     pub(crate) past: ChannelMap<Weak<Endpoint>>,
     /// The highest id the worker gave out.
     pub(crate) newest_of_worker: u64,

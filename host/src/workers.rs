@@ -152,11 +152,13 @@ impl Workers {
         self: &Arc<Self>,
         module: &Module,
         call: &Arc<Call>,
-        run: Run,
+        mut run: Run,
     ) -> Result<Arc<Endpoint>, ExecError> {
         if self.recycle() == Recycle::default() {
             return self.current().execute_again(module, call, run);
         }
+        // Of a worker that may be replaced nothing is kept.
+        run.used_up = None;
         self.begin(None, |connection| connection.execute_again(module, call, run.clone()))
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use guest_protocol::Hostile;
-use sandgate::{EventSink, Outcome, OutcomeKind, Pool, PoolError, PoolEvent, RetryOn, TaskError, TaskHandle, TrapKind};
+use sandgate::{
+    EventSink, Limits, Outcome, OutcomeKind, Pool, PoolError, PoolEvent, RetryOn, TaskError, TaskHandle, TrapKind,
+};
 use sandgate_tests::{LIMIT, builder, module, popen, within};
 
 use crate::pool_of;
@@ -56,6 +58,22 @@ fn values_of_all_kinds_go_in_and_out() {
     assert_eq!(swell.submit::<Vec<u8>>(&(2_usize << 20)).wait().value.unwrap().len(), 2 << 20);
     let chatty = pool_of("chatty").build().unwrap();
     assert_eq!(chatty.submit::<u64>(&5000_u64).wait().value.unwrap(), 10_000, "more than a window of messages");
+}
+
+#[test]
+fn messages_that_use_up_the_window_do_not_keep_a_task_from_its_result() {
+    within(LIMIT, "the results", || {
+        for (count, bytes) in [(2_u32, 600_u32 << 10), (5, 600 << 10), (3, 2 << 20), (3, 1)] {
+            let pool =
+                Pool::builder(&module("sends_bytes")).group(builder()).spec(popen()).gateways(1).build().unwrap();
+            // The last of them is the value, whatever it is.
+            let value = pool.submit::<u8>(&(count, bytes)).wait().value;
+            assert!(matches!(value, Ok(0x5a) | Err(TaskError::Decode { .. })), "{count} of {bytes}: {value:?}");
+        }
+        let one = popen().with_limits(Limits { window_messages: 1, ..Limits::for_tasks() });
+        let pool = Pool::builder(&module("sends_bytes")).group(builder()).spec(one).gateways(1).build().unwrap();
+        assert_eq!(pool.submit::<u8>(&(3_u32, 1_u32)).wait().value.unwrap(), 0x5a);
+    });
 }
 
 #[test]

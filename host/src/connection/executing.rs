@@ -52,7 +52,8 @@ impl Connection {
         self.check_open()?;
         let prepared = self.prepared(module, call, call.arguments.is_some())?;
         let run = Run { arguments: call.arguments.clone(), origin: call.origin.clone(), run_of: None, used_up: None };
-        self.run(&prepared, call, run).map(|endpoint| Channel::new(&endpoint))
+        // Before it is sent, so that it is not without a user's handle, whoever else learns of it.
+        self.run(&prepared, call, run, Channel::new)
     }
 
     /// Runs a call with other arguments, which it has to have, than the last time. The call itself has none.
@@ -77,7 +78,7 @@ impl Connection {
                 prepared
             }
         };
-        self.run(&prepared, call, run)
+        self.run(&prepared, call, run, Arc::clone)
     }
 
     /// Checks a call, and has its module sent.
@@ -117,7 +118,14 @@ impl Connection {
         Ok(Prepared { limits: Arc::new(limits), is_interruptible: codegen != Codegen::Unchecked, execute })
     }
 
-    fn run(self: &Arc<Self>, prepared: &Prepared, call: &Call, run: Run) -> Result<Arc<Endpoint>, ExecError> {
+    /// `hold` gives whoever begins it what holds it.
+    fn run<H>(
+        self: &Arc<Self>,
+        prepared: &Prepared,
+        call: &Call,
+        run: Run,
+        hold: impl FnOnce(&Arc<Endpoint>) -> H,
+    ) -> Result<H, ExecError> {
         let Run { arguments, origin, run_of, used_up } = run;
         let arguments: Option<Message> = match arguments {
             None => None,
@@ -143,6 +151,7 @@ impl Connection {
                 self.reading.end_beside();
             }
         })?;
+        let held = hold(&endpoint);
         // If the worker goes away from here on, the endpoint's outcome says so.
         //
         // In the order in which they are sent, for that is the order in which they begin.
@@ -161,7 +170,7 @@ impl Connection {
         if let Some(endpoint) = begins {
             endpoint.watch();
         }
-        Ok(endpoint)
+        Ok(held)
     }
 
     /// What the worker has room for was decided when it started.

@@ -418,8 +418,11 @@ impl Ground {
     /// Something was begun on a lane, by this worker.
     fn begun_on(&mut self, lane: usize, pid: Option<u32>) {
         let place = &mut self.places[lane];
-        place.recycled |= place.pid != pid;
-        place.pid = pid;
+        if place.pid != pid {
+            (place.recycled, place.pid) = (true, pid);
+            // They would keep the connection before.
+            place.used_up.clear();
+        }
     }
 
     /// The worker of a lane's last run, if the gateway has replaced the one before by itself. Said once.

@@ -9,8 +9,9 @@
 //!
 //! Only the thread itself is asked how much it has used, so nothing has to be known about it elsewhere. One that waits
 //! uses none: it is not woken to look, but looks when its wait is over. What it does meanwhile for the whole worker, reading
-//! the connection, is not its own either: an execution is charged with no more than the time that has passed outside of its
-//! waits, nor with more than its thread has used. Both are at least what it has used, and a wait costs no system call.
+//! the connection, is not its own either: an execution is charged with the time that has passed outside of its waits, or with
+//! what its thread has used if that is less. Both are at least what it has used, and a wait costs no system call. Where
+//! threads wait for processors it can be charged with more: with as much of what its thread reads in its waits as it had to wait.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -83,15 +84,17 @@ impl CpuTime {
         used.min(began.elapsed().saturating_sub(waited))
     }
 
-    /// For the execution's thread, which waits in `action`.
-    pub(crate) fn wait<R>(&self, action: impl FnOnce() -> R) -> R {
-        self.waiting.store(true, Ordering::SeqCst);
+    /// For the execution's thread, which waits in `action`, and is charged with nothing of that.
+    pub(crate) fn wait(&self, action: impl FnOnce()) {
         let since = Instant::now();
-        let result = action();
+        action();
         let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.waited.fetch_add(waited, Ordering::Relaxed);
-        self.waiting.store(false, Ordering::SeqCst);
-        result
+    }
+
+    /// For the execution's thread, which waits from here on, or no more, whatever else it does meanwhile.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::SeqCst);
     }
 }
 
@@ -136,7 +139,9 @@ mod tests {
         while start.elapsed() < Duration::from_millis(500)
             && cpu.budget + cpu.began.get().unwrap().1 > used_by_this_thread()
         {}
-        cpu.wait(|| assert!(!cpu.fall_due() && !cpu.is_overlooked()));
+        cpu.set_waiting(true);
+        assert!(!cpu.fall_due() && !cpu.is_overlooked());
+        cpu.set_waiting(false);
         assert!(cpu.is_overlooked());
         assert_eq!(cpu.look(), Some(None));
     }

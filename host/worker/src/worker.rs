@@ -289,11 +289,10 @@ impl Worker {
         if let Some(result) = ready(&mut hub) {
             return Ok(Some(result));
         }
-        let wait = || self.wait_locked(hub, execution, deadline, strip, ready);
-        let result = match &execution.cpu {
-            Some(cpu) => cpu.wait(wait),
-            None => wait(),
-        };
+        let cpu = execution.cpu.as_ref();
+        cpu.inspect(|cpu| cpu.set_waiting(true));
+        let result = self.wait_locked(hub, execution, deadline, strip, ready);
+        cpu.inspect(|cpu| cpu.set_waiting(false));
         // What it waited for is not lost if its processor time is used up: it stops with its next step.
         if result.is_ok() && self.check(execution).is_some() {
             self.engines.increment_epochs();
@@ -344,7 +343,11 @@ impl Worker {
                 until = Some(until.map_or(patience, |until| until.min(patience)));
             }
             let strip = strip.as_deref_mut();
-            execution.waker.wait(self, &mut hub, until, strip);
+            let wait = || execution.waker.wait(self, &mut hub, until, strip);
+            match &execution.cpu {
+                Some(cpu) => cpu.wait(wait),
+                None => wait(),
+            }
         }
     }
 
