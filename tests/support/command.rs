@@ -193,9 +193,7 @@ impl Running {
         self.stderr.lock().expect("nobody else reads").read_to_string(&mut stderr).expect("text");
         (status.expect("it has ended"), stderr)
     }
-}
 
-impl Running {
     /// What it wrote to stderr and nobody has read, if it has ended.
     ///
     /// # Panics

@@ -172,9 +172,10 @@ fn run_init(
     });
     let arguments = Some(Message { bytes: input, channels: Vec::new() });
     let job = Job { execution: Arc::clone(&execution), execute, arguments };
-    let _deadline = clock::arm(worker, &execution, Instant::now());
+    let now = Instant::now();
+    let _deadline = clock::arm(worker, &execution, now);
     let engine = &worker.engines.get(request.codegen).engine;
-    let mut store = Store::new(engine, Guest::new(Arc::clone(worker), job, Instant::now()));
+    let mut store = Store::new(engine, Guest::new(Arc::clone(worker), job, now));
     let result = executor::call(&execution, request.codegen, loaded, entry, &mut store);
     let (result, instance) = match result {
         Ok(instance) => (Ok(()), Some(instance)),
