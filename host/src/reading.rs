@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use sandgate_wire::frame::FrameReader;
 use sandgate_wire::outcome::LossCause;
-use sandgate_wire::reading::{Alarm, Ringer};
+use sandgate_wire::reading::{Alarm, Ringer, let_threads_step_aside};
 
 use crate::connection::Connection;
 use crate::deadline::Deadline;
@@ -57,7 +57,10 @@ static RINGERS: Mutex<Vec<Arc<Ringer>>> = Mutex::new(Vec::new());
 /// Makes the ringers that are to be there. Without them callers that wait have others read.
 fn make_ringers() {
     static MADE: Once = Once::new();
-    MADE.call_once(|| RINGERS.lock().extend((0..READY_RINGERS).map_while(|_| Ringer::event().ok())));
+    MADE.call_once(|| {
+        RINGERS.lock().extend((0..READY_RINGERS).map_while(|_| Ringer::event().ok()));
+        let_threads_step_aside();
+    });
 }
 
 fn take_ringer() -> Option<Arc<Ringer>> {
@@ -81,6 +84,8 @@ pub(crate) struct Reading {
     alarm: Alarm,
     /// How often somebody has led.
     leads: AtomicU64,
+    /// The service is woken by the bell. Changed by whoever has the role.
+    attended: AtomicBool,
     /// The service looks at it with each tick.
     listed: AtomicBool,
     /// The service was here and found the role taken.
@@ -100,8 +105,6 @@ struct Role {
     place: Place,
     /// What wakes whoever leads, kept while callers lead again and again.
     ringer: Option<Arc<Ringer>>,
-    /// The service is woken by the bell.
-    attended: bool,
     /// The service looks now and then, and is woken for what cannot wait: since so many looks in vain.
     dozes: Option<u32>,
     /// The connection is over, and the service is to end it.
@@ -135,9 +138,9 @@ pub(crate) enum Visited {
 
 impl Role {
     /// Has the service woken when something arrives; false if something may be here.
-    fn attend(&mut self) -> bool {
+    fn attend(&mut self, reading: &Reading) -> bool {
         self.dozes = None;
-        self.reader.frames.about_to_wait() && self.arm()
+        self.reader.frames.about_to_wait() && self.arm(reading)
     }
 
     /// Has the service woken when something arrives that cannot wait; false if something may be here. None if it is to be woken
@@ -146,16 +149,17 @@ impl Role {
         if !reading.may_doze() {
             return None;
         }
-        let dozes = self.reader.frames.about_to_doze()? && self.arm();
+        let dozes = self.reader.frames.about_to_doze()? && self.arm(reading);
         self.dozes = dozes.then_some(0);
         Some(dozes)
     }
 
     /// Has the service hear the bell, unless it does.
-    fn arm(&mut self) -> bool {
+    fn arm(&mut self, reading: &Reading) -> bool {
         let Some(bell) = self.reader.frames.bell() else { return false };
-        self.attended = self.attended || self.place.arm(bell).is_ok();
-        self.attended
+        let attended = reading.attended.load(Ordering::SeqCst) || self.place.arm(bell).is_ok();
+        reading.attended.store(attended, Ordering::SeqCst);
+        attended
     }
 }
 
@@ -177,9 +181,9 @@ impl Reading {
         let reader = Reader::new(frames);
         place.add(reader.frames.bell().ok_or(io::ErrorKind::Unsupported)?)?;
         let _ = self.place.set(place.clone());
-        let role_of_it = role.insert(Role { reader, place, ringer: None, attended: false, dozes: None, over: None });
+        let role_of_it = role.insert(Role { reader, place, ringer: None, dozes: None, over: None });
         // What is here already has rung no bell.
-        let look = (!role_of_it.attend()).then(|| role_of_it.place.clone());
+        let look = (!role_of_it.attend(self)).then(|| role_of_it.place.clone());
         self.release(role);
         if let Some(place) = look {
             place.poke();
@@ -221,9 +225,9 @@ impl Reading {
         let Some(mut role) = self.role.try_lock() else { return };
         let mut look = None;
         if let Some(role) = &mut *role
-            && !role.attended
+            && !self.attended.load(Ordering::SeqCst)
             && role.over.is_none()
-            && !role.attend()
+            && !role.attend(self)
         {
             look = Some(role.place.clone());
         }
@@ -340,11 +344,6 @@ impl Reading {
         self.alarm.is_asleep()
     }
 
-    /// Whether somebody reads at this moment, or leads.
-    pub(crate) fn is_read(&self) -> bool {
-        self.role.is_locked()
-    }
-
     /// Whether nobody reads, and all that has arrived was read. For a socket.
     pub(crate) fn has_read_all(&self) -> bool {
         self.is(|role| {
@@ -368,7 +367,12 @@ impl Reading {
 
     /// Whether the service is woken by the bell.
     pub(crate) fn is_attended(&self) -> bool {
-        self.is(|role| role.attended)
+        self.attended.load(Ordering::SeqCst)
+    }
+
+    /// Whether the service comes when it is woken by the bell, and not before: it is in nobody's way who is about to lead.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        !self.listed.load(Ordering::SeqCst) && self.is_attended() && !self.role.is_locked()
     }
 }
 
@@ -393,11 +397,11 @@ impl Role {
             self.dozes = Some(in_vain + 1);
             return Looked::Dozes;
         }
-        if self.attend() { Looked::Done } else { Looked::Found }
+        if self.attend(reading) { Looked::Done } else { Looked::Found }
     }
 
     fn visit(&mut self, connection: &Arc<Connection>, reading: &Reading) -> Visited {
-        self.attended = false;
+        reading.attended.store(false, Ordering::SeqCst);
         if self.dozes.take().is_some()
             && let Err(error) = self.reader.frames.has_dozed()
         {
@@ -417,7 +421,7 @@ impl Role {
                 Turn::Nothing => match self.doze(reading) {
                     Some(true) => return Visited::Dozes,
                     Some(false) => {}
-                    None if self.attend() => return Visited::Done,
+                    None if self.attend(reading) => return Visited::Done,
                     None => {}
                 },
                 Turn::Over(why) => self.over = Some(why),
@@ -435,11 +439,12 @@ impl Lead<'_> {
     pub(crate) fn run(mut self, deadline: Deadline) {
         let alarm = &self.reading.alarm;
         let role = self.role.as_deref_mut().and_then(Option::as_mut);
-        let Some(Role { reader, place, attended, dozes, over, .. }) = role else { return };
+        let Some(Role { reader, place, dozes, over, .. }) = role else { return };
         *dozes = None;
-        if std::mem::take(attended)
+        if self.reading.attended.load(Ordering::SeqCst)
             && let Some(bell) = reader.frames.bell()
         {
+            self.reading.attended.store(false, Ordering::SeqCst);
             // If that fails the service looks in vain.
             let _ = place.disarm(bell);
         }
@@ -473,7 +478,7 @@ impl Drop for Lead<'_> {
         }
         let over = role.over.is_some();
         reading.leads.fetch_add(1, Ordering::SeqCst);
-        let attended = !over && reading.beside.load(Ordering::SeqCst) > 0 && role.attend();
+        let attended = !over && reading.beside.load(Ordering::SeqCst) > 0 && role.attend(reading);
         reading.release(guard);
         if over {
             place.poke();

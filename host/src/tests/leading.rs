@@ -14,9 +14,9 @@ use crate::fake_worker::{MOMENT, PATIENCE, Stage, closed_by_host, credit, done, 
 use crate::spec::Spec;
 use crate::{KilledBy, Limits, MultiChannel, Outcome};
 
-/// Waits until nobody reads, so that the next to wait leads.
+/// Waits until nobody reads, nor will by itself, so that the next to wait leads.
 fn until_free(stage: &Stage) {
-    eventually("the connection not to be read", || !stage.connection().reading.is_read());
+    eventually("the connection to be left alone", || stage.connection().reading.is_left_alone());
 }
 
 /// Waits until a caller leads, and sleeps.

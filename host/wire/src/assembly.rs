@@ -228,6 +228,11 @@ impl Assembly {
         if count == 0 { Err(AssemblyError::Short) } else { Ok((count, bytes)) }
     }
 
+    /// Whether no message is under way.
+    pub fn is_empty(&self) -> bool {
+        self.partial.is_none()
+    }
+
     /// Lends what is here of the message that is not complete, with room for a chunk of so many bytes at its end, if that fits and can
     /// be had. The chunk [came](Self::came) then, instead of being [pushed](Self::push).
     pub fn lend(&mut self, flags: u8, length: usize) -> Option<Vec<u8>> {

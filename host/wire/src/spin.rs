@@ -10,12 +10,17 @@
 //! 3. After a moment each look is followed by a yield. If that takes long, somebody else had need of the processor: then
 //!    there is no budget, and the next sleeps, ever more of them, do not bring it back.
 //! 4. Of a process no more spin at once than half of its processors.
+//! 5. If yields take as long as a turn of the peer does, again and again, both are on one processor. A kernel that is a guest itself
+//!    brings them together, since it takes processors that sleep for such as its own host has taken away, and leaves them so for tens
+//!    of milliseconds, in which a hop takes ten times as long. Then a thread of the side that [may](let_threads_step_aside) steps aside.
 
 use std::hint;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 const MOST: Duration = Duration::from_micros(50);
 const LEAST: Duration = Duration::from_micros(2);
@@ -23,8 +28,18 @@ const LEAST: Duration = Duration::from_micros(2);
 const TIGHT: Duration = Duration::from_micros(4);
 /// Looks between two looks at the clock.
 const LOOKS: u32 = 16;
-/// A yield that takes longer has let somebody else run.
-const LATE: Duration = Duration::from_micros(5);
+/// A yield that takes so long has let a peer have its turn, which looks for [`TIGHT`] at its end.
+const TURN: Duration = Duration::from_micros(3);
+/// One that takes longer than this has let somebody else run.
+const LATE: Duration = Duration::from_micros(40);
+/// Waits with such turns by which the two tell that they are on one processor: so many more than without.
+const TOGETHER: u32 = 8;
+/// A thread that has stepped aside does so again after this time at the earliest, and each time after twice as long as before.
+const FIRST_STAY: Duration = Duration::from_millis(10);
+const LONGEST_STAY: Duration = Duration::from_millis(100);
+/// How long one that may not step aside looks for what a peer says that may just do so: if it slept, the peer's ring would move it
+/// along.
+const STEP: Duration = Duration::from_micros(300);
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
 const FIRST_PENANCE: u32 = 16;
 const LONGEST_PENANCE: u32 = 4096;
@@ -33,6 +48,15 @@ const LONGEST_PENANCE: u32 = 4096;
 static SPINNING: AtomicUsize = AtomicUsize::new(0);
 /// How many may.
 static MAX_SPINNING: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(0, |it| it.get() / 2));
+
+/// Whether threads of this process may be moved.
+static STEPS_ASIDE: AtomicBool = AtomicBool::new(false);
+
+/// From here on threads of this process that wait for a peer on their own processor step aside: for hosts, since a worker may not
+/// move its threads.
+pub fn let_threads_step_aside() {
+    STEPS_ASIDE.store(true, Ordering::Relaxed);
+}
 
 /// What one side knows of whether it pays.
 #[derive(Debug)]
@@ -43,13 +67,24 @@ pub(crate) struct Spin {
     /// Sleeps that do not bring the budget back.
     penance: u32,
     next_penance: u32,
+    /// Waits in which the peer had a turn on this processor, without one in which it had not.
+    together: u32,
+    /// Until when it does not step aside again, and for how long after the next time.
+    stays: (Option<Instant>, Duration),
 }
 
 impl Default for Spin {
     fn default() -> Spin {
         // Asked for now, since a worker that is locked in cannot.
         LazyLock::force(&MAX_SPINNING);
-        Spin { budget: MOST, since: None, penance: 0, next_penance: FIRST_PENANCE }
+        Spin {
+            budget: MOST,
+            since: None,
+            penance: 0,
+            next_penance: FIRST_PENANCE,
+            together: 0,
+            stays: (None, FIRST_STAY),
+        }
     }
 }
 
@@ -69,7 +104,7 @@ impl Spin {
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
         let found = others < *MAX_SPINNING
             && loop {
-                match look(start, most, &ready) {
+                match look(start, most, &ready).0 {
                     End::Ready => break true,
                     End::TooLate => break false,
                     End::Contended => {}
@@ -87,12 +122,28 @@ impl Spin {
             return false;
         }
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
-        let end = (others < *MAX_SPINNING).then(|| look(start, self.budget, ready));
+        let budget = if self.together >= TOGETHER / 2 { self.budget.max(STEP) } else { self.budget };
+        let end = (others < *MAX_SPINNING).then(|| look(start, budget, ready));
         SPINNING.fetch_sub(1, Ordering::Relaxed);
-        end.is_some_and(|end| {
+        end.is_some_and(|(end, is_together)| {
             self.ended(&end);
+            self.together = if is_together { self.together + 1 } else { self.together / 2 };
+            if self.together >= TOGETHER && STEPS_ASIDE.load(Ordering::Relaxed) {
+                self.step_aside();
+            }
             end == End::Ready
         })
+    }
+
+    fn step_aside(&mut self) {
+        self.together = 0;
+        let (until, stay) = self.stays;
+        let now = Instant::now();
+        if until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.stays = (Some(now + stay), (stay * 2).min(LONGEST_STAY));
+        step_aside();
     }
 
     fn ended(&mut self, end: &End) {
@@ -126,24 +177,46 @@ impl Spin {
     }
 }
 
-fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> End {
+/// Has the thread go on on another processor, if it may run on any, and leaves it all that it had.
+fn step_aside() {
+    let Ok(all) = sched_getaffinity(None) else { return };
+    let mut others = all;
+    others.unset(sched_getcpu());
+    if others.count() == 0 || sched_setaffinity(None, &others).is_err() {
+        return;
+    }
+    // Nobody has restricted it further than its process's share of the machine, if that is what it gets when it asks for
+    // everything. Then it keeps that wish, since the share may grow.
+    let mut everything = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| everything.set(cpu));
+    let is_unrestricted = sched_setaffinity(None, &everything).is_ok() && sched_getaffinity(None) == Ok(all);
+    if !is_unrestricted {
+        let _ = sched_setaffinity(None, &all);
+    }
+}
+
+/// Looks until there is something or the budget is spent, and says whether a peer had a turn on this processor meanwhile.
+fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> (End, bool) {
+    let mut is_together = false;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                return End::Ready;
+                return (End::Ready, is_together);
             }
             hint::spin_loop();
         }
         let before = Instant::now();
         let spent = before.saturating_duration_since(start);
         if spent >= budget {
-            return End::TooLate;
+            return (End::TooLate, is_together);
         }
         if spent >= TIGHT {
             thread::yield_now();
-            if before.elapsed() > LATE {
-                return if ready() { End::Ready } else { End::Contended };
+            let late = before.elapsed();
+            if late > LATE {
+                return (if ready() { End::Ready } else { End::Contended }, false);
             }
+            is_together |= late >= TURN;
         }
     }
 }
@@ -171,6 +244,42 @@ mod tests {
         spin.ended(&End::Ready);
         spin.ended(&End::Ready);
         assert_eq!(spin.budget, MOST);
+    }
+
+    #[test]
+    fn who_steps_aside_may_run_wherever_it_could() {
+        let thread = |begins: fn()| {
+            let moves = move || {
+                begins();
+                let (before, cpu) = (sched_getaffinity(None).unwrap(), sched_getcpu());
+                step_aside();
+                assert_eq!(sched_getaffinity(None).unwrap(), before);
+                (cpu, before)
+            };
+            std::thread::spawn(moves).join().unwrap()
+        };
+        thread(|| {});
+        let (cpu, all) = thread(|| {
+            let mut here = CpuSet::new();
+            here.set(sched_getcpu());
+            sched_setaffinity(None, &here).unwrap();
+        });
+        assert!(all.count() == 1 && all.is_set(cpu));
+    }
+
+    #[test]
+    fn a_thread_steps_aside_now_and_then() {
+        let mut spin = Spin::default();
+        spin.step_aside();
+        let (until, stay) = spin.stays;
+        assert!(until.is_some() && stay == 2 * FIRST_STAY);
+        spin.step_aside();
+        assert_eq!(spin.stays, (until, stay), "it has just done so");
+        for _ in 0..10 {
+            spin.stays.0 = None;
+            spin.step_aside();
+        }
+        assert_eq!(spin.stays.1, LONGEST_STAY);
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Reading {
             if let Some(end) = end.transpose() {
                 return Some(end);
             }
-            if until.is_over() {
+            if strip.as_ref().is_some_and(|strip| strip.is_done()) || until.is_over() {
                 return None;
             }
         }

@@ -14,6 +14,8 @@ pub(crate) struct Consumer<M> {
     head: u64,
     /// Bytes that the producer had written when this side last looked.
     tail: u64,
+    /// Bytes that were read when this side last looked whether the producer sleeps.
+    looked_at: u64,
     /// No more than what was there then counts.
     is_closed: bool,
 }
@@ -21,7 +23,7 @@ pub(crate) struct Consumer<M> {
 impl<M: Memory> Consumer<M> {
     /// The consumer of a ring that nobody has read from.
     pub(crate) fn new(memory: M) -> Consumer<M> {
-        Consumer { memory, head: 0, tail: 0, is_closed: false }
+        Consumer { memory, head: 0, tail: 0, looked_at: 0, is_closed: false }
     }
 
     /// Copies as much as there is, and lets the producer write over it. 0 if there is nothing.
@@ -70,7 +72,16 @@ impl<M: Memory> Consumer<M> {
 
     /// Whether the producer sleeps and there is room for it by now, to be asked after each read. It is told so once: whoever
     /// is told has to ring.
-    pub(crate) fn has_to_ring(&self) -> bool {
+    ///
+    /// The producer sleeps only if it finds little room by what it sees of this side's position, which is no older than this
+    /// side's last look for it, or that would have found it asleep. So there is nothing to look for while all that was written
+    /// since then would leave much room.
+    pub(crate) fn has_to_ring(&mut self) -> bool {
+        let since = usize::try_from(self.tail.wrapping_sub(self.looked_at)).unwrap_or(usize::MAX);
+        if self.memory.capacity().saturating_sub(since) >= much(self.memory.capacity()) {
+            return false;
+        }
+        self.looked_at = self.head;
         M::fence();
         let sleeps = self.memory.word(Place::ProducerSleeps);
         if sleeps.load(Ordering::Relaxed) == 0 {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use sandgate_wire::Message;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::AssemblyError;
-use sandgate_wire::flow::Credit;
+use sandgate_wire::flow::{Credit, FlowError};
 
 use super::{Arrived, Endpoint};
 use crate::execution::Execution;
@@ -22,6 +22,9 @@ pub(crate) struct Landing {
     under_way: Option<u64>,
     /// A guest waits for parts of messages as well.
     wanted: bool,
+    /// A message has gone to the memory of the guest that waits for it, which is still to be told: so many bytes, and what goes back
+    /// to the host.
+    next: Option<(usize, Option<Credit>)>,
 }
 
 /// What a guest gets that takes a message while it arrives.
@@ -37,6 +40,24 @@ impl Endpoint {
     /// Whether a guest is taking a message that is not whole.
     pub(crate) fn is_landing(&self) -> bool {
         self.landing.under_way.is_some()
+    }
+
+    /// Whether what comes now is the next message for the guest that listens, which nobody else does.
+    pub(crate) fn can_land_next(&self) -> bool {
+        let is_first = self.messages.is_empty() && self.assembly.is_empty() && self.landing.next.is_none();
+        is_first && !self.is_landing() && !self.broken && !self.close_sent && self.holders.len() == 1
+    }
+
+    /// A message of so many bytes is where the guest wants it: it is received, and takes nobody's memory.
+    pub(crate) fn landed_next(&mut self, length: usize) -> Result<(), FlowError> {
+        self.receive.arrive(length as u64)?;
+        self.landing.next = Some((length, self.receive.take(length as u64)));
+        Ok(())
+    }
+
+    /// For the guest that waits: how long the message is that it has by now, and what goes back to the host.
+    pub(crate) fn take_next(&mut self) -> Option<(usize, Option<Credit>)> {
+        self.landing.next.take()
     }
 
     /// Whether a part that has arrived is of use to somebody.

@@ -24,6 +24,7 @@ pub(super) fn receive(
 ) -> Result<i32, Early> {
     enum Got {
         Message(Message),
+        Landed(usize),
         Begun(u64),
         Kept(Size, i32),
         Ended(i32),
@@ -38,10 +39,18 @@ pub(super) fn receive(
     let channels_left = guest.channels_left();
     let (worker, execution) = (&guest.worker, &guest.execution);
     let (mut credit, mut behind) = (None, 0);
-    let got = worker.wait(execution, deadline, |hub| {
+    let mut strip = match own {
+        true => Some(Strip::for_next(id, buffer.part(memory, buffer.0[1])?)),
+        false => None,
+    };
+    let got = worker.wait_landing(execution, deadline, strip.as_mut(), |hub| {
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
         };
+        if let Some((length, due)) = endpoint.take_next() {
+            credit = due;
+            return Some(Got::Landed(length));
+        }
         if own {
             endpoint.settle_pocket(&mut execution.pocket.lock());
         }
@@ -81,6 +90,12 @@ pub(super) fn receive(
                 set_patience(guest, behind);
             }
             buffer.write(memory, guest, &message)
+        }
+        Some(Got::Landed(length)) => {
+            guest.got(LimitName::Channels);
+            set_patience(guest, 0);
+            Size::new(length, 0).write(memory, buffer.size_pointer())?;
+            Ok(status::OK)
         }
         Some(Got::Begun(length)) => land(memory, guest, buffer, length, deadline),
         Some(Got::Kept(size, status)) => {

@@ -51,6 +51,25 @@ impl Hub {
         Ok(over.and_then(|execution| self.over_memory(execution)).into_iter().collect())
     }
 
+    /// Copies the message that is here to the memory of the guest that waits for it, if it is the next one for that guest, has no
+    /// channels, and fits. The guest finds it at its [endpoint](Endpoint::take_next).
+    pub(crate) fn land_next(
+        &mut self,
+        channel: ChannelId,
+        frames: &mut FrameReader,
+        memory: &mut [u8],
+    ) -> Result<bool, WorkerError> {
+        let Some(endpoint) = self.channels.get_mut(&channel).filter(|it| it.can_land_next()) else { return Ok(false) };
+        let most = endpoint.message_bytes.min(memory.len() as u64);
+        let fits = |header: &Header| header.flags == 0 && u64::from(header.length) <= most;
+        let Some(frame) = frames.next_if(fits)? else { return Ok(false) };
+        memory[..frame.payload.len()].copy_from_slice(frame.payload);
+        endpoint
+            .landed_next(frame.payload.len())
+            .map_err(|source| Violation::Message { channel, source: source.into() })?;
+        Ok(true)
+    }
+
     /// A chunk has gone where it belongs in a guest's memory. The execution it returns is to be stopped, as by [`data`](Self::data).
     #[must_use = "the execution is to be stopped"]
     pub(crate) fn landed(

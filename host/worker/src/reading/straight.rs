@@ -4,6 +4,8 @@
 //! 1. Whoever leads has the guest's memory along, as a [`Strip`]. What belongs to others is taken as ever.
 //! 2. A chunk of the message is opened when all before it has landed, and read to where it belongs. The hub is not locked meanwhile.
 //! 3. If the thread is to look up before the chunk is whole, all of the chunk is put back, and nothing has happened.
+//!
+//! A small message that is the next one for the guest goes there whole as soon as it is here, and ends the lead.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,13 +23,24 @@ use crate::worker::{Ended, Worker, WorkerError};
 #[cfg(test)]
 pub(crate) static PUT_BACK: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// Where a message lands of which a guest has taken the beginning.
+/// Where a message lands: one of which a guest has taken the beginning, or the next one.
 #[derive(Debug)]
 pub(crate) struct Strip<'a> {
     channel: ChannelId,
     memory: &'a mut [u8],
     /// So much of it has landed.
     at: usize,
+    lands: Lands,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lands {
+    /// What is still to come of a message.
+    Rest,
+    /// The next message, if that is a small one.
+    Next,
+    /// Nothing more: the next message has.
+    Done,
 }
 
 /// Until when a leader goes on.
@@ -53,7 +66,17 @@ impl Until<'_> {
 impl<'a> Strip<'a> {
     /// For a message of this channel, which is as long as the memory.
     pub(crate) fn new(channel: ChannelId, memory: &'a mut [u8]) -> Strip<'a> {
-        Strip { channel, memory, at: 0 }
+        Strip { channel, memory, at: 0, lands: Lands::Rest }
+    }
+
+    /// For the next message of this channel, which may be shorter than the memory.
+    pub(crate) fn for_next(channel: ChannelId, memory: &'a mut [u8]) -> Strip<'a> {
+        Strip { channel, memory, at: 0, lands: Lands::Next }
+    }
+
+    /// Whether the guest need not wait any longer.
+    pub(super) fn is_done(&self) -> bool {
+        self.lands == Lands::Done
     }
 
     /// What has landed.
@@ -111,6 +134,9 @@ pub(super) fn take_all(
     strip: &mut Strip<'_>,
     until: Until<'_>,
 ) -> Result<Option<Ended>, WorkerError> {
+    if strip.lands != Lands::Rest {
+        return take_next(worker, frames, strip);
+    }
     loop {
         let end = main_loop::take_while(worker, frames, |header| !strip.is_for(header))?;
         if end.is_some() {
@@ -128,4 +154,22 @@ pub(super) fn take_all(
             worker.stop(&execution, Stop::Limit(limit));
         }
     }
+}
+
+/// Lands the frame that is here, if that is the next message and a small one. All others are taken as ever.
+fn take_next(
+    worker: &Arc<Worker>,
+    frames: &mut FrameReader,
+    strip: &mut Strip<'_>,
+) -> Result<Option<Ended>, WorkerError> {
+    if strip.lands == Lands::Next
+        && frames.next_header()?.is_some_and(|header| strip.is_for(&header))
+        && worker.hub.lock().land_next(strip.channel, frames, strip.memory)?
+    {
+        strip.lands = Lands::Done;
+        if frames.front()?.is_none() {
+            return Ok(None);
+        }
+    }
+    main_loop::take_all(worker, frames)
 }
