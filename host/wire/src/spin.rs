@@ -32,13 +32,13 @@ const LOOKS: u32 = 16;
 const TURN: Duration = Duration::from_micros(3);
 /// One that takes longer than this has let somebody else run.
 const LATE: Duration = Duration::from_micros(40);
-/// Waits with such turns by which the two tell that they are on one processor: so many more than without.
+/// Waits with such turns, one after the other, by which the two tell that they are on one processor.
 const TOGETHER: u32 = 8;
 /// A thread that has stepped aside does so again after this time at the earliest, and each time after twice as long as before.
 const FIRST_STAY: Duration = Duration::from_millis(10);
 const LONGEST_STAY: Duration = Duration::from_millis(100);
-/// How long one that may not step aside looks for what a peer says that may just do so: if it slept, the peer's ring would move it
-/// along.
+/// How long one looks, and lets others run, that suspects to be on the peer's processor: while the peer steps aside. If it slept,
+/// the peer's ring would have it follow.
 const STEP: Duration = Duration::from_micros(300);
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
 const FIRST_PENANCE: u32 = 16;
@@ -67,7 +67,7 @@ pub(crate) struct Spin {
     /// Sleeps that do not bring the budget back.
     penance: u32,
     next_penance: u32,
-    /// Waits in which the peer had a turn on this processor, without one in which it had not.
+    /// Waits in which the peer had a turn on this processor, since the last one in which nobody took one.
     together: u32,
     /// Until when it does not step aside again, and for how long after the next time.
     stays: (Option<Instant>, Duration),
@@ -96,6 +96,14 @@ enum End {
     Contended,
 }
 
+/// What became of yields.
+#[derive(Debug, PartialEq, Eq)]
+enum Turns {
+    /// The peer had a turn on this processor, as far as can be told.
+    Given,
+    NobodyTook,
+}
+
 impl Spin {
     /// Looks for so long at most, and lets others have the processor meanwhile who need it. Nothing is remembered. Whether it found
     /// something.
@@ -104,7 +112,7 @@ impl Spin {
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
         let found = others < *MAX_SPINNING
             && loop {
-                match look(start, most, &ready).0 {
+                match look(start, most, LATE, &ready).0 {
                     End::Ready => break true,
                     End::TooLate => break false,
                     End::Contended => {}
@@ -122,12 +130,16 @@ impl Spin {
             return false;
         }
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
-        let budget = if self.together >= TOGETHER / 2 { self.budget.max(STEP) } else { self.budget };
-        let end = (others < *MAX_SPINNING).then(|| look(start, budget, ready));
+        let (budget, late) = if self.together < TOGETHER / 2 { (self.budget, LATE) } else { (STEP, STEP) };
+        let end = (others < *MAX_SPINNING).then(|| look(start, budget, late, ready));
         SPINNING.fetch_sub(1, Ordering::Relaxed);
-        end.is_some_and(|(end, is_together)| {
+        end.is_some_and(|(end, turns)| {
             self.ended(&end);
-            self.together = if is_together { self.together + 1 } else { self.together / 2 };
+            match turns {
+                None => {}
+                Some(Turns::Given) => self.together += 1,
+                Some(Turns::NobodyTook) => self.together = 0,
+            }
             if self.together >= TOGETHER && STEPS_ASIDE.load(Ordering::Relaxed) {
                 self.step_aside();
             }
@@ -195,28 +207,33 @@ fn step_aside() {
     }
 }
 
-/// Looks until there is something or the budget is spent, and says whether a peer had a turn on this processor meanwhile.
-fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> (End, bool) {
-    let mut is_together = false;
+/// Looks until there is something, the budget is spent, or a yield took longer than `late`, and says what became of yields, if there
+/// were any.
+fn look(start: Instant, budget: Duration, late: Duration, ready: impl Fn() -> bool) -> (End, Option<Turns>) {
+    let mut turns = None;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                return (End::Ready, is_together);
+                return (End::Ready, turns);
             }
             hint::spin_loop();
         }
         let before = Instant::now();
         let spent = before.saturating_duration_since(start);
         if spent >= budget {
-            return (End::TooLate, is_together);
+            return (End::TooLate, turns);
         }
         if spent >= TIGHT {
             thread::yield_now();
-            let late = before.elapsed();
-            if late > LATE {
-                return (if ready() { End::Ready } else { End::Contended }, false);
+            let taken = before.elapsed();
+            if taken > late {
+                return (if ready() { End::Ready } else { End::Contended }, None);
             }
-            is_together |= late >= TURN;
+            if taken >= TURN {
+                turns = Some(Turns::Given);
+            } else {
+                turns = turns.or(Some(Turns::NobodyTook));
+            }
         }
     }
 }
@@ -248,7 +265,7 @@ mod tests {
 
     #[test]
     fn who_steps_aside_may_run_wherever_it_could() {
-        let thread = |begins: fn()| {
+        let on_a_thread = |begins: fn()| {
             let moves = move || {
                 begins();
                 let (before, cpu) = (sched_getaffinity(None).unwrap(), sched_getcpu());
@@ -256,10 +273,10 @@ mod tests {
                 assert_eq!(sched_getaffinity(None).unwrap(), before);
                 (cpu, before)
             };
-            std::thread::spawn(moves).join().unwrap()
+            thread::scope(|scope| scope.spawn(moves).join().unwrap())
         };
-        thread(|| {});
-        let (cpu, all) = thread(|| {
+        on_a_thread(|| {});
+        let (cpu, all) = on_a_thread(|| {
             let mut here = CpuSet::new();
             here.set(sched_getcpu());
             sched_setaffinity(None, &here).unwrap();

@@ -126,6 +126,7 @@ fn next(worker: &Arc<Worker>, is_said: bool) -> Option<(Job, bool)> {
         if hub.reading.role == Role::Free && hub.is_idle() {
             reading::lead(worker, &mut hub, Role::Idle, None, None);
         } else {
+            hub.waiters.executor_sleeps();
             hub.wait(&worker.work, None);
         }
         hub.idle_executors -= 1;

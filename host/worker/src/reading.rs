@@ -81,7 +81,7 @@ pub(crate) struct Waiters {
     alarm: Alarm,
     /// Guests that wait and do not lead.
     asleep: AtomicUsize,
-    /// Threads that were woken since the main thread looked, or are awake as if they had been.
+    /// Threads that were woken since the main thread looked, or are awake as if they had been, and do not sleep again.
     woken: AtomicUsize,
 }
 
@@ -98,6 +98,17 @@ impl Waiters {
     /// An executor is awake that reads what it waits for next: it was given work, or takes a message while that arrives.
     pub(crate) fn executor_is_awake(&self) {
         self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An executor waits for work without leading: it does not come by to read.
+    pub(crate) fn executor_sleeps(&self) {
+        let _ = self.woken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |woken| woken.checked_sub(1));
+    }
+
+    /// For the main thread, with the hub locked: whether somebody else comes by to read, so that it need not. Asked once for each
+    /// time that somebody was woken.
+    fn somebody_comes(&self) -> bool {
+        self.woken.swap(0, Ordering::Relaxed) > 0 && self.asleep.load(Ordering::Relaxed) == 0
     }
 
     /// The leader is to look whether it still has to lead.
@@ -292,8 +303,7 @@ fn read_standing(worker: &Arc<Worker>, shares: bool) -> Result<Option<Ended>, Wo
             continue;
         }
         let mut hub = worker.hub.lock();
-        let woken = waiters.woken.swap(0, Ordering::Relaxed) > 0;
-        if woken && waiters.asleep.load(Ordering::Relaxed) == 0 && !hub.reading.wanted {
+        if waiters.somebody_comes() && !hub.reading.wanted {
             // Before anybody can lead.
             drop(frames);
             hub.reading.role = Role::Free;
@@ -423,5 +433,23 @@ fn stand_by(worker: &Arc<Worker>) -> Option<Result<Ended, WorkerError>> {
             continue;
         }
         hub.wait(main, Some(tick));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_executor_that_sleeps_again_does_not_come_by() {
+        let waiters = Waiters::default();
+        waiters.executor_is_awake();
+        assert!(waiters.somebody_comes() && !waiters.somebody_comes());
+        waiters.executor_is_awake();
+        waiters.executor_sleeps();
+        assert!(!waiters.somebody_comes());
+        waiters.executor_sleeps();
+        waiters.executor_is_awake();
+        assert!(waiters.somebody_comes(), "who was not woken cannot take that back");
     }
 }
