@@ -53,7 +53,7 @@ mod serving;
 
 pub use direct::{Direct, Written};
 pub use serving::Served;
-use serving::Server;
+use serving::{Server, Starter};
 
 /// Bytes of small messages that a lane may write in one turn.
 const TURN_BYTES: usize = 16 * 1024;
@@ -92,6 +92,8 @@ pub struct Outbox {
     wake_writer: Condvar,
     /// Called instead of waking the writer thread, if there is none.
     server: OnceLock<Server>,
+    /// Called before that thread is woken for the first time, if it is not there yet.
+    starter: Mutex<Option<Starter>>,
     idle: Condvar,
     bounds: Bounds,
     /// Small messages in quick succession so far.
@@ -120,8 +122,8 @@ enum Progress {
 }
 
 impl Outbox {
-    /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer), or
-    /// [`serve`](Self::serve) it.
+    /// An outbox over the sending half of a transport. Somebody must run [`run_writer`](Self::run_writer), be ready
+    /// to [start](Self::start_writer_by) that, or [`serve`](Self::serve) it.
     pub fn new(transport: Box<dyn SendHalf>) -> Outbox {
         Outbox::bounded(transport, Bounds { controls: usize::MAX, answers: usize::MAX })
     }
@@ -133,6 +135,7 @@ impl Outbox {
             state: Mutex::default(),
             wake_writer: Condvar::new(),
             server: OnceLock::new(),
+            starter: Mutex::default(),
             idle: Condvar::new(),
             bounds,
             streak: AtomicU32::new(0),
@@ -554,6 +557,8 @@ impl Outbox {
         state.lanes.clear();
         state.turns.clear();
         state.batch = Batch::default();
+        // There is nothing left for a thread that was not needed so far.
+        drop(self.starter.lock().take());
         self.call_writer();
         self.wake_writer.notify_all();
         self.idle.notify_all();

@@ -551,6 +551,38 @@ fn where_room_is_unknown_a_thread_writes_all_of_it() {
     assert_eq!(outbox.serve(), Served::Nothing);
 }
 
+/// One that says through the channel that its writer thread is to be started.
+fn unstarted() -> (Outbox, Throttled, std::sync::mpsc::Receiver<()>) {
+    let transport = Throttled::default();
+    let outbox = Outbox::new(Box::new(transport.clone()));
+    let (starts, started) = std::sync::mpsc::channel();
+    outbox.start_writer_by(move || starts.send(()).unwrap());
+    (outbox, transport, started)
+}
+
+#[test]
+fn the_writer_thread_is_started_when_it_is_needed_and_once() {
+    use std::sync::mpsc::TryRecvError::{Disconnected, Empty};
+    let (outbox, transport, started) = unstarted();
+    transport.open(HEADER_BYTES + 5);
+    outbox.push_message(ChannelId(1), message(5)).unwrap();
+    assert_eq!((transport.frames().len(), started.try_recv()), (1, Err(Empty)), "its sender writes it");
+    outbox.push_message(ChannelId(1), message(5)).unwrap();
+    assert_eq!(started.try_recv(), Ok(()), "there is no room");
+    outbox.push(control(kind::CLOSE, 1)).unwrap();
+    transport.open(usize::MAX / 2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| outbox.run_writer());
+        outbox.flush();
+        outbox.shutdown();
+    });
+    assert_eq!((transport.frames().len(), started.try_recv()), (3, Err(Disconnected)));
+
+    let (outbox, _, started) = unstarted();
+    outbox.shutdown();
+    assert_eq!(started.try_recv(), Err(Disconnected), "there is nothing to write any more");
+}
+
 #[test]
 fn small_messages_can_be_sent_together() {
     let transport = Throttled::default();

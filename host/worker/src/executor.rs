@@ -47,6 +47,11 @@ pub(crate) fn provide(worker: &Arc<Worker>, hub: &mut HubGuard<'_>) {
     start(worker, hub);
 }
 
+/// Starts the first executor, before there is anything for it to do.
+pub(crate) fn provide_first(worker: &Arc<Worker>) {
+    start(worker, &mut worker.hub.lock());
+}
+
 /// Starts all executors that there can be.
 pub(crate) fn provide_all(worker: &Arc<Worker>) {
     loop {

@@ -196,8 +196,19 @@ pub(crate) fn start(
         started: Instant::now(),
         threads: Mutex::default(),
     });
-    let outbox = Arc::clone(&worker.outbox);
-    worker.spawn("writer", move || outbox.run_writer());
+    if all_executors {
+        // Threads may not be started later.
+        worker.start_writer();
+    } else {
+        // With the first thread the C library makes a call that is not made later. This one is needed in any case.
+        executor::provide_first(&worker);
+        let worker_of_writer = Arc::downgrade(&worker);
+        worker.outbox.start_writer_by(move || {
+            if let Some(worker) = worker_of_writer.upgrade() {
+                worker.start_writer();
+            }
+        });
+    }
     let isolation = enclosure.map_or(Report::default(), Enclosure::seal);
     if isolation.is_enforced(Layer::Seccomp) {
         worker.second_stage.arm();
@@ -240,6 +251,12 @@ impl Worker {
             started: Instant::now(),
             threads: Mutex::default(),
         })
+    }
+
+    /// Starts the thread that writes what the others leave.
+    fn start_writer(&self) {
+        let outbox = Arc::clone(&self.outbox);
+        self.spawn("writer", move || outbox.run_writer());
     }
 
     /// Starts a thread of the worker's. Without its threads a worker is of no use, so a failure ends the process.

@@ -18,6 +18,15 @@ impl fmt::Debug for Server {
     }
 }
 
+/// What starts the writer thread. It does not block, and does nothing with the outbox.
+pub(super) struct Starter(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Starter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Starter").finish_non_exhaustive()
+    }
+}
+
 /// When an outbox is to be served again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
@@ -39,6 +48,12 @@ impl Outbox {
     pub fn serve_by(&self, call: impl Fn() + Send + Sync + 'static) {
         let first = self.server.set(Server(Box::new(call)));
         debug_assert!(first.is_ok(), "an outbox is served by one");
+    }
+
+    /// Has the thread that runs [`run_writer`](Self::run_writer) started once there is something for it to do, by a call of `start`
+    /// with the outbox locked: it must not block, nor use the outbox. To be called before anything is sent.
+    pub fn start_writer_by(&self, start: impl FnOnce() + Send + 'static) {
+        *self.starter.lock() = Some(Starter(Box::new(start)));
     }
 
     /// Writes what senders have left, as far as there is room and for a few batches. Never blocks.
@@ -103,6 +118,10 @@ impl Outbox {
         match self.server.get() {
             Some(Server(call)) => call(),
             None => {
+                let starter = self.starter.lock().take();
+                if let Some(Starter(start)) = starter {
+                    start();
+                }
                 self.wake_writer.notify_one();
             }
         }
