@@ -14,7 +14,8 @@
 //!    out, then moves `head` (release); the producer looks at `head` (acquire) before it writes there again.
 //! 3. Whoever is about to sleep says so in its own word, and looks once more; whoever has moved its count looks at that
 //!    word, and if it is set takes it back and *rings*: a byte on a socket. Between the two steps of each lies a fence
-//!    (sequentially consistent), so that one of the two sees the other. A consumer that *dozes* says that another thread of
+//!    (sequentially consistent), so that one of the two sees the other. A consumer does not look while all that was written since
+//!    it last did leaves half of the ring free, for no producer sleeps then. A consumer that *dozes* says that another thread of
 //!    its side reads now and then, or it itself: bytes that can wait do not wake it, unless half of the ring is full, or the
 //!    producer has nothing more to say and looks at the word once more. Before nobody reads any more the consumer says, in the
 //!    same way, that it sleeps.

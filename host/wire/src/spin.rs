@@ -30,12 +30,13 @@ const TIGHT: Duration = Duration::from_micros(4);
 const LOOKS: u32 = 16;
 /// A yield that takes so long has let a peer have its turn, which looks for [`TIGHT`] at its end.
 const TURN: Duration = Duration::from_micros(3);
-/// One that takes longer than this has let somebody else run.
-const LATE: Duration = Duration::from_micros(40);
+/// One that takes longer than this has let somebody else run, who computes.
+const LATE: Duration = Duration::from_micros(300);
 /// Waits with such turns, one after the other, by which the two tell that they are on one processor.
 const TOGETHER: u32 = 8;
-/// A thread that has stepped aside does so again after this time at the earliest, and each time after twice as long as before.
-const FIRST_STAY: Duration = Duration::from_millis(10);
+/// A thread that has stepped aside does so again after this time at the earliest, and each time after twice as long as before, unless
+/// it need not for a while.
+const FIRST_STAY: Duration = Duration::from_millis(1);
 const LONGEST_STAY: Duration = Duration::from_millis(100);
 /// How long one looks, and lets others run, that suspects to be on the peer's processor: while the peer steps aside. If it slept,
 /// the peer's ring would have it follow.
@@ -69,7 +70,7 @@ pub(crate) struct Spin {
     next_penance: u32,
     /// Waits in which the peer had a turn on this processor, since the last one in which nobody took one.
     together: u32,
-    /// Until when it does not step aside again, and for how long after the next time.
+    /// When it stepped aside last, and for how long it does not do so again.
     stays: (Option<Instant>, Duration),
 }
 
@@ -149,12 +150,14 @@ impl Spin {
 
     fn step_aside(&mut self) {
         self.together = 0;
-        let (until, stay) = self.stays;
         let now = Instant::now();
-        if until.is_some_and(|until| now < until) {
+        let (last, stay) = self.stays;
+        let since = last.map(|last| now.saturating_duration_since(last));
+        if since.is_some_and(|since| since < stay) {
             return;
         }
-        self.stays = (Some(now + stay), (stay * 2).min(LONGEST_STAY));
+        let is_anew = since.is_none_or(|since| since > 10 * stay);
+        self.stays = (Some(now), if is_anew { FIRST_STAY } else { (2 * stay).min(LONGEST_STAY) });
         step_aside();
     }
 
@@ -288,15 +291,24 @@ mod tests {
     fn a_thread_steps_aside_now_and_then() {
         let mut spin = Spin::default();
         spin.step_aside();
-        let (until, stay) = spin.stays;
-        assert!(until.is_some() && stay == 2 * FIRST_STAY);
-        spin.step_aside();
-        assert_eq!(spin.stays, (until, stay), "it has just done so");
-        for _ in 0..10 {
-            spin.stays.0 = None;
+        let (last, stay) = spin.stays;
+        assert!(last.is_some() && stay == FIRST_STAY);
+        let stays_after = |spin: &mut Spin, since: Duration| {
+            spin.stays.0 = Instant::now().checked_sub(since);
+            let before = spin.stays;
             spin.step_aside();
+            (spin.stays != before).then_some(spin.stays.1)
+        };
+        spin.stays.1 = LONGEST_STAY;
+        assert_eq!(stays_after(&mut spin, FIRST_STAY), None, "it has just done so");
+        spin.stays.1 = FIRST_STAY;
+        for stay in [2, 4, 8].map(|times| times * FIRST_STAY) {
+            let before = spin.stays.1;
+            assert_eq!(stays_after(&mut spin, 2 * before), Some(stay));
         }
-        assert_eq!(spin.stays.1, LONGEST_STAY);
+        spin.stays.1 = LONGEST_STAY;
+        assert_eq!(stays_after(&mut spin, 2 * LONGEST_STAY), Some(LONGEST_STAY));
+        assert_eq!(stays_after(&mut spin, 11 * LONGEST_STAY), Some(FIRST_STAY));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! 2. A worker that is a process locks itself in ([`lockdown`](crate::lockdown)): all but the last step with one thread,
 //!    the last once the threads are there that every worker has. Then our hello answers, with what is in force.
 //! 3. The calling thread, and executors that wait, read the connection ([`main_loop`](crate::main_loop),
-//!    [`reading`](crate::reading)) until it ends or the host asked for the end and all is done. A writer thread writes what the transport has no room for; executors come as executions do.
+//!    [`reading`](crate::reading)) until it ends or the host asked for the end and all is done. A writer thread, once there is
+//!    something for it, writes what the transport has no room for; executors, of which one is there from the start, come as
+//!    executions do.
 //! 4. [`run`] stops what still runs and joins its threads. A worker process does not: it just exits.
 
 use std::collections::HashMap;
