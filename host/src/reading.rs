@@ -54,7 +54,7 @@ const READY_RINGERS: usize = 8;
 
 static RINGERS: Mutex<Vec<Arc<Ringer>>> = Mutex::new(Vec::new());
 
-/// Makes the ringers that are to be there. Without them callers that wait have others read.
+/// Makes the ringers that are to be there, without which callers that wait have others read, and lets callers step aside.
 fn make_ringers() {
     static MADE: Once = Once::new();
     MADE.call_once(|| {
@@ -372,7 +372,8 @@ impl Reading {
 
     /// Whether the service comes when it is woken by the bell, and not before: it is in nobody's way who is about to lead.
     pub(crate) fn is_left_alone(&self) -> bool {
-        !self.listed.load(Ordering::SeqCst) && self.is_attended() && !self.role.is_locked()
+        let is_quiet = !self.listed.load(Ordering::SeqCst) && !self.missed.load(Ordering::SeqCst);
+        is_quiet && self.is_attended() && !self.role.is_locked()
     }
 }
 

@@ -51,7 +51,8 @@ impl Outbox {
     }
 
     /// Has the thread that runs [`run_writer`](Self::run_writer) started once there is something for it to do, by a call of `start`
-    /// with the outbox locked: it must not block, nor use the outbox. To be called before anything is sent.
+    /// with the outbox locked: it must not block for longer than a thread takes to start, nor use the outbox. To be called before anything
+    /// is sent.
     pub fn start_writer_by(&self, start: impl FnOnce() + Send + 'static) {
         *self.starter.lock() = Some(Starter(Box::new(start)));
     }

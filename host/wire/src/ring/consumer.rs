@@ -75,7 +75,7 @@ impl<M: Memory> Consumer<M> {
     ///
     /// The producer sleeps only if it finds little room by what it sees of this side's position, which is no older than this
     /// side's last look for it, or that would have found it asleep. So there is nothing to look for while all that was written
-    /// since then would leave much room.
+    /// since then would leave much room. After a look that finds it asleep with less than much room the next one looks again.
     pub(crate) fn has_to_ring(&mut self) -> bool {
         let since = usize::try_from(self.tail.wrapping_sub(self.looked_at)).unwrap_or(usize::MAX);
         if self.memory.capacity().saturating_sub(since) >= much(self.memory.capacity()) {

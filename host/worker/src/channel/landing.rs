@@ -1,16 +1,17 @@
 //! Messages that a guest takes while they arrive: what is here of one goes into the guest's memory, and makes room for the rest.
 //!
-//! A chunk that comes while the guest's thread reads the connection goes there at once ([`straight`](crate::reading)). Only an
+//! A chunk that comes while the guest's thread reads the connection goes there at once, and so does a small message that is the
+//! next one ([`straight`](crate::reading)). Only an
 //! execution's own channel does that, and one guest at a time. If the guest does not wait until the message is whole, all
 //! of it is put back, and nothing has happened.
 
 use std::mem;
 use std::sync::Arc;
 
-use sandgate_wire::Message;
 use sandgate_wire::account::cost;
 use sandgate_wire::assembly::AssemblyError;
 use sandgate_wire::flow::{Credit, FlowError};
+use sandgate_wire::{ChannelId, Message};
 
 use super::{Arrived, Endpoint};
 use crate::execution::Execution;
@@ -22,9 +23,15 @@ pub(crate) struct Landing {
     under_way: Option<u64>,
     /// A guest waits for parts of messages as well.
     wanted: bool,
-    /// A message has gone to the memory of the guest that waits for it, which is still to be told: so many bytes, and what goes back
-    /// to the host.
-    next: Option<(usize, Option<Credit>)>,
+    /// A message has gone to the memory of the guest that waits for it, which is still to be told.
+    next: Option<Next>,
+}
+
+#[derive(Debug)]
+struct Next {
+    of: ChannelId,
+    length: usize,
+    credit: Option<Credit>,
 }
 
 /// What a guest gets that takes a message while it arrives.
@@ -48,16 +55,20 @@ impl Endpoint {
         is_first && !self.is_landing() && !self.broken && !self.close_sent && self.holders.len() == 1
     }
 
-    /// A message of so many bytes is where the guest wants it: it is received, and takes nobody's memory.
+    /// A message of so many bytes is where the one that listens wants it: it is received, and takes nobody's memory.
     pub(crate) fn landed_next(&mut self, length: usize) -> Result<(), FlowError> {
         self.receive.arrive(length as u64)?;
-        self.landing.next = Some((length, self.receive.take(length as u64)));
+        // What was taken before is received as well.
+        self.settle();
+        let credit = self.receive.take(length as u64);
+        self.landing.next = self.holders.first().map(|holder| Next { of: holder.id, length, credit });
         Ok(())
     }
 
-    /// For the guest that waits: how long the message is that it has by now, and what goes back to the host.
-    pub(crate) fn take_next(&mut self) -> Option<(usize, Option<Credit>)> {
-        self.landing.next.take()
+    /// For a guest that waits: how long the message is that it has by now, and what goes back to the host. Others may listen, too,
+    /// since it landed.
+    pub(crate) fn take_next(&mut self, of: ChannelId) -> Option<(usize, Option<Credit>)> {
+        self.landing.next.take_if(|next| next.of == of).map(|next| (next.length, next.credit))
     }
 
     /// Whether a part that has arrived is of use to somebody.
@@ -129,5 +140,29 @@ impl Endpoint {
         }
         self.unread += bytes;
         self.payer.as_ref().is_none_or(|payer| payer.account.arrived(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sandgate_wire::Limits;
+
+    use super::super::{Kind, Peer};
+    use super::*;
+
+    #[test]
+    fn what_has_landed_is_the_message_of_the_guest_that_waited() {
+        let limits = Limits::default();
+        let [first, second] = [1, 3].map(|id| Arc::new(Execution::new(ChannelId(id), limits.clone(), &Arc::default())));
+        let mut endpoint = Endpoint::new(Kind::Own, limits.message_bytes, (&limits).into(), Peer::Open);
+        endpoint.holders.push(Arc::clone(&first));
+        assert!(endpoint.can_land_next());
+        endpoint.landed_next(5).unwrap();
+        assert!(!endpoint.can_land_next(), "one after the other");
+        endpoint.holders.push(Arc::clone(&second));
+        assert_eq!(endpoint.take_next(second.id), None);
+        assert_eq!(endpoint.take_next(first.id), Some((5, None)));
+        assert_eq!(endpoint.take_next(first.id), None);
+        assert!(!endpoint.can_land_next(), "two of them listen");
     }
 }

@@ -47,12 +47,15 @@ pub(super) fn receive(
         let Some(endpoint) = hub.channels.get_mut(&id) else {
             return Some(Got::Ended(status::CLOSED));
         };
-        if let Some((length, due)) = endpoint.take_next() {
-            credit = due;
-            return Some(Got::Landed(length));
-        }
         if own {
-            endpoint.settle_pocket(&mut execution.pocket.lock());
+            let mut pocket = execution.pocket.lock();
+            endpoint.settle_pocket(&mut pocket);
+            if let Some((length, due)) = endpoint.take_next(id) {
+                credit = due;
+                endpoint.fill(&mut pocket);
+                behind = endpoint.messages.len();
+                return Some(Got::Landed(length));
+            }
         }
         if endpoint.is_landing() {
             // What another guest is taking is not here for this one.
@@ -93,7 +96,7 @@ pub(super) fn receive(
         }
         Some(Got::Landed(length)) => {
             guest.got(LimitName::Channels);
-            set_patience(guest, 0);
+            set_patience(guest, behind);
             Size::new(length, 0).write(memory, buffer.size_pointer())?;
             Ok(status::OK)
         }

@@ -13,6 +13,8 @@ use crate::channel::{Arrived, Endpoint, Sending};
 use crate::execution::{Execution, Stop};
 use crate::worker::WorkerError;
 
+/// The largest message that goes straight to a guest's memory with the hub locked: two pages of it may have to be made for that.
+const MOST_LANDED: usize = 4096;
 /// So many bytes of small messages in one frame count as one more chunk.
 const BYTES_AS_ONE: usize = 1024;
 
@@ -60,7 +62,7 @@ impl Hub {
         memory: &mut [u8],
     ) -> Result<bool, WorkerError> {
         let Some(endpoint) = self.channels.get_mut(&channel).filter(|it| it.can_land_next()) else { return Ok(false) };
-        let most = endpoint.message_bytes.min(memory.len() as u64);
+        let most = endpoint.message_bytes.min(memory.len().min(MOST_LANDED) as u64);
         let fits = |header: &Header| header.flags == 0 && u64::from(header.length) <= most;
         let Some(frame) = frames.next_if(fits)? else { return Ok(false) };
         memory[..frame.payload.len()].copy_from_slice(frame.payload);

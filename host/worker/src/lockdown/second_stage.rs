@@ -1,7 +1,7 @@
 //! Step 13, for a worker that takes one module: once that is loaded no memory becomes executable any more, and no thread
 //! is started.
 //!
-//! What it may need later is there before: the executors and the clock. A second module is refused before the filter
+//! What it may need later is there before: the writer, the executors and the clock. A second module is refused before the filter
 //! would have to.
 
 use parking_lot::Mutex;

@@ -111,3 +111,69 @@ fn they_are_there_for_another_guest_that_listens() {
     host.kill(first);
     host.done(first);
 }
+
+/// A guest that waits, and gets each message where it wants it as it comes.
+mod landing {
+    use sandgate_wire::ToWorker;
+    use sandgate_wire::flow::Credit;
+
+    use super::*;
+
+    fn one_by_one(host: &mut Host, channel: ChannelId, messages: impl IntoIterator<Item = Vec<u8>>) {
+        for message in messages {
+            host.data(channel, &message, &[]);
+            assert_eq!(host.receive_bytes(channel), message);
+            host.send(&ToWorker::Credit(channel, Credit { bytes: message.len() as u64, messages: 1 }));
+        }
+    }
+
+    #[test]
+    fn credits_go_back_for_what_has_landed() {
+        let mut host = Host::new(1);
+        let limits = Limits { window_messages: 8, ..Limits::default() };
+        let body = format!("(loop $again (if (i32.eqz {RECEIVE}) (then (drop {ECHO}) (br $again))))");
+        let channel = host.start(&guest(&body), Call { limits, ..Call::default() });
+        one_by_one(&mut host, channel, (0..22).map(|number| vec![number; usize::from(number)]));
+        host.close(channel, None, true);
+        assert_eq!(host.done(channel), Outcome::Returned);
+        let credits = host.pending().filter_map(|event| match event {
+            Event::Credit(id, credit) if *id == channel => Some(credit.messages as usize),
+            _ => None,
+        });
+        assert_eq!(credits.sum::<usize>(), 20, "half a window, five times");
+    }
+
+    #[test]
+    fn what_is_too_large_to_land_is_received_all_the_same() {
+        let mut host = Host::new(1);
+        let too_small = RECEIVE.replace("(i32.const 4096)", "(i32.const 1)");
+        let body = format!(
+            "(if (i32.ne {too_small} (i32.const -3)) (then (call $exit (i32.const 51)))) (drop {RECEIVE}) (drop {ECHO})
+             (loop $again (if (i32.eqz {RECEIVE}) (then (drop {ECHO}) (br $again))))"
+        );
+        let channel = host.start(&guest(&body), Call::default());
+        one_by_one(&mut host, channel, [vec![7; 2], vec![8; 4096], vec![9; 1], Vec::new()]);
+        host.close(channel, None, true);
+        assert_eq!(host.done(channel), Outcome::Returned);
+    }
+
+    /// Those that were taken last, and would be counted as that with the next one, which lands.
+    #[test]
+    fn what_was_taken_before_does_not_count_any_more() {
+        let messages: Vec<_> = (0..100).map(|_| vec![0; 3000]).chain([vec![1]]).collect();
+        assert!(100 * cost(3000) > UNCOUNTED_BYTES);
+        let mut host = Host::new(1);
+        let limits = Limits { memory_bytes: 4 << 20, ..Limits::default() };
+        let body = format!(
+            "(loop $again (drop {RECEIVE}) (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $i) (i32.const {}))))
+             (drop {ECHO}) (drop {RECEIVE}) (drop {ECHO})
+             (if (i32.eq (memory.grow (i32.const 63)) (i32.const -1)) (then (call $exit (i32.const 1))))",
+            messages.len()
+        );
+        let channel = start_with(&mut host, &body, limits, &messages);
+        assert_eq!(host.receive_bytes(channel), [1]);
+        one_by_one(&mut host, channel, [vec![2]]);
+        assert_eq!(host.done(channel), Outcome::Returned);
+    }
+}
