@@ -319,7 +319,9 @@ impl Endpoint {
     /// Counts as received what was taken.
     fn settle(&mut self) {
         let taken = mem::take(&mut self.taken);
-        self.received(taken);
+        if taken > 0 {
+            self.received(taken);
+        }
     }
 
     pub(crate) fn has_payer(&self) -> bool {
