@@ -58,8 +58,12 @@ static STEPS_ASIDE: AtomicBool = AtomicBool::new(false);
 /// move its threads. A process whose system calls are filtered leaves it: the filter may end it for that.
 pub fn let_threads_step_aside() {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let is_unfiltered = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "0"]));
-    STEPS_ASIDE.store(is_unfiltered, Ordering::Relaxed);
+    STEPS_ASIDE.store(is_unfiltered(&status), Ordering::Relaxed);
+}
+
+/// Whether a process with this status (proc_pid_status(5)) has no filter of system calls, as far as that is known.
+fn is_unfiltered(status: &str) -> bool {
+    status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "0"]))
 }
 
 /// What one side knows of whether it pays.
@@ -139,16 +143,21 @@ impl Spin {
         SPINNING.fetch_sub(1, Ordering::Relaxed);
         end.is_some_and(|(end, turns)| {
             self.ended(&end);
-            match turns {
-                None => {}
-                Some(Turns::Given) => self.together = self.together.saturating_add(1),
-                Some(Turns::NobodyTook) => self.together = 0,
-            }
-            if self.together >= TOGETHER && STEPS_ASIDE.load(Ordering::Relaxed) {
+            if self.is_together_after(turns) && STEPS_ASIDE.load(Ordering::Relaxed) {
                 self.step_aside();
             }
             end == End::Ready
         })
+    }
+
+    /// Whether this side and its peer share a processor, as far as one more wait can tell.
+    fn is_together_after(&mut self, turns: Option<Turns>) -> bool {
+        self.together = match turns {
+            None => self.together,
+            Some(Turns::Given) => self.together.saturating_add(1),
+            Some(Turns::NobodyTook) => 0,
+        };
+        self.together >= TOGETHER
     }
 
     fn step_aside(&mut self) {
@@ -293,6 +302,25 @@ mod tests {
             sched_setaffinity(None, &here).unwrap();
         });
         assert_eq!(all.count(), 1);
+    }
+
+    #[test]
+    fn who_is_filtered_or_does_not_know_is_not_moved() {
+        assert!(is_unfiltered("Name:\tit\nSeccomp:\t0\nSeccomp_filters:\t0\n"));
+        for status in ["Seccomp:\t2\nSeccomp_filters:\t1\n", "Seccomp:\t1\n", "Seccomp_filters:\t0\n", ""] {
+            assert!(!is_unfiltered(status), "{status}");
+        }
+    }
+
+    #[test]
+    fn who_is_together_with_its_peer_again_and_again_notices() {
+        let mut spin = Spin::default();
+        let given = || Some(Turns::Given);
+        for _ in 1..TOGETHER {
+            assert!(!spin.is_together_after(given()) && !spin.is_together_after(None));
+        }
+        assert!(spin.is_together_after(given()) && spin.is_together_after(given()));
+        assert!(!spin.is_together_after(Some(Turns::NobodyTook)) && !spin.is_together_after(given()));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What whoever reads and the executors share: every channel, every execution, and the queue of those that wait.
 //!
 //! All of it stands behind one mutex, so that nothing has to be said about the order of locks. It is held for a few map
-//! operations at a time; guest memory is copied, but for a small message that lands there, and messages are written outside of it. What has to go out in the order in
-//! which it was decided is placed in the outbox under the lock, and written after it ([`lock`]).
+//! operations at a time; guest memory is copied, but for a small message that lands there, and messages are written
+//! outside of it. What has to go out in the order in which it was decided is placed in the outbox under the lock, and
+//! written after it ([`lock`]).
 
 use std::sync::Arc;
 

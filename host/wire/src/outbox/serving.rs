@@ -18,7 +18,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What starts the writer thread. It does not block, and does nothing with the outbox.
+/// What starts the writer thread. It does nothing with the outbox.
 pub(super) struct Starter(Box<dyn FnOnce() + Send>);
 
 impl fmt::Debug for Starter {
@@ -50,9 +50,9 @@ impl Outbox {
         debug_assert!(first.is_ok(), "an outbox is served by one");
     }
 
-    /// Has the thread that runs [`run_writer`](Self::run_writer) started once there is something for it to do, by a call of `start`
-    /// with the outbox locked: it must not block for longer than a thread takes to start, nor use the outbox. To be called before anything
-    /// is sent.
+    /// Has the thread that runs [`run_writer`](Self::run_writer) started once there is something for it to do, by a call
+    /// of `start` with the outbox locked: it must not block for longer than a thread takes to start, nor use the outbox.
+    /// To be called before anything is sent.
     pub fn start_writer_by(&self, start: impl FnOnce() + Send + 'static) {
         *self.starter.lock() = Some(Starter(Box::new(start)));
     }

@@ -1,8 +1,8 @@
 //! Step 13, for a worker that takes one module: once that is loaded no memory becomes executable any more, and no thread
 //! is started.
 //!
-//! What it may need later is there before: the writer, the executors and the clock. A second module is refused before the filter
-//! would have to.
+//! What it may need later is there before: the writer, the executors and the clock. A second module is refused before
+//! the filter would have to.
 
 use parking_lot::Mutex;
 use sandgate_wire::outcome::Rejection;
