@@ -3,14 +3,16 @@
 //! A peer that answers within microseconds is met awake, which saves it a system call and this side a wake-up, tens of
 //! microseconds. But who spins holds a processor. So:
 //!
-//! 1. Looking goes on for the *budget*, but for 5. It grows when something comes within it, up to [`MOST`], and is quartered when
+//! 1. Looking goes on for the *budget*, but for 5 and 6. It grows when something comes within it, up to [`MOST`], and is quartered when
 //!    nothing does; below [`LEAST`] there is none.
 //! 2. A sleep that was over sooner than a spin could have been is counted as one that would have paid, and brings the budget
 //!    back.
 //! 3. After a moment each look is followed by a yield. If that takes long, somebody else had need of the processor: then
 //!    there is no budget, and the next sleeps, ever more of them, do not bring it back.
 //! 4. Of a process no more spin at once than half of its processors.
-//! 5. If yields take as long as a turn of the peer does, again and again, both are on one processor. A kernel that is a guest itself
+//! 5. After many waits that were over while one looked, one looks for longer: the peer has probably been interrupted. As long as its
+//!    quick answers have taken by then, at the least, so that it costs no more than they did.
+//! 6. If yields take as long as a turn of the peer does, again and again, both are on one processor. A kernel that is a guest itself
 //!    brings them together, since it takes processors that sleep for such as its own host has taken away, and leaves them so for tens
 //!    of milliseconds, in which a hop takes ten times as long. Then a thread of the side that [may](let_threads_step_aside) steps aside.
 
@@ -42,6 +44,9 @@ const LONGEST_STAY: Duration = Duration::from_millis(100);
 /// How long one looks, and lets others run, that suspects to be on the peer's processor: while the peer steps aside. If it slept,
 /// the peer's ring would have it follow.
 const STEP: Duration = Duration::from_micros(300);
+/// One looks for so long for each wait before it, one after the other, that was over while one looked, but for [`STEP`] at most. A hop
+/// takes as long at the least. If one slept instead, the peer's ring would bring both onto one processor.
+const FOR_EACH_READY: Duration = Duration::from_micros(1);
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
 const FIRST_PENANCE: u32 = 16;
 const LONGEST_PENANCE: u32 = 4096;
@@ -75,6 +80,8 @@ pub(crate) struct Spin {
     /// Sleeps that do not bring the budget back.
     penance: u32,
     next_penance: u32,
+    /// Waits that were over while it looked, since the last one that was not.
+    ready: u32,
     /// Waits in which the peer had a turn on this processor, since the last one in which nobody took one.
     together: u32,
     /// When it stepped aside last, and for how long it does not do so again.
@@ -90,6 +97,7 @@ impl Default for Spin {
             since: None,
             penance: 0,
             next_penance: FIRST_PENANCE,
+            ready: 0,
             together: 0,
             stays: (None, FIRST_STAY),
         }
@@ -138,7 +146,7 @@ impl Spin {
             return false;
         }
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
-        let budget = if self.together < TOGETHER / 2 { self.budget } else { STEP };
+        let budget = self.patience();
         let end = (others < *MAX_SPINNING).then(|| look(start, budget, ready));
         SPINNING.fetch_sub(1, Ordering::Relaxed);
         end.is_some_and(|(end, turns)| {
@@ -148,6 +156,14 @@ impl Spin {
             }
             end == End::Ready
         })
+    }
+
+    /// How long to look this time.
+    fn patience(&self) -> Duration {
+        if self.together >= TOGETHER / 2 {
+            return STEP;
+        }
+        self.budget.max((self.ready * FOR_EACH_READY).min(STEP))
     }
 
     /// Whether this side and its peer share a processor, as far as one more wait can tell.
@@ -174,6 +190,7 @@ impl Spin {
     }
 
     fn ended(&mut self, end: &End) {
+        self.ready = if *end == End::Ready { self.ready.saturating_add(1) } else { 0 };
         match end {
             End::Ready => {
                 self.budget = (self.budget * 2).min(MOST);
@@ -280,6 +297,21 @@ mod tests {
         spin.ended(&End::Ready);
         spin.ended(&End::Ready);
         assert_eq!(spin.budget, MOST);
+    }
+
+    #[test]
+    fn a_peer_that_has_been_quick_for_long_is_waited_for_longer() {
+        let mut spin = Spin::default();
+        let mut patience = Vec::new();
+        for _ in 0..400 {
+            patience.push(spin.patience());
+            spin.ended(&End::Ready);
+        }
+        assert_eq!((patience[0], patience[50]), (MOST, MOST), "who was seldom quick");
+        assert!(patience[50] < patience[100] && patience[100] < patience[200]);
+        assert_eq!(spin.patience(), STEP, "there is an end to it");
+        spin.ended(&End::TooLate);
+        assert_eq!(spin.patience(), MOST / 4);
     }
 
     #[test]
