@@ -17,9 +17,9 @@ pub(crate) struct TwoCopies {
 }
 
 impl TwoCopies {
-    /// As many as copy a quarter of a gigabyte, or a tenth of that.
+    /// As many as copy a gigabyte, or a fortieth of that.
     pub(crate) fn of(size: u32, effort: Effort) -> TwoCopies {
-        TwoCopies { count: (effort.of(25, 250) * (1_u32 << 20) / size).clamp(5, 10_000), size }
+        TwoCopies { count: (effort.of(25, 1000) * (1_u32 << 20) / size).clamp(5, 10_000), size }
     }
 }
 
