@@ -177,7 +177,7 @@ fn tasks(effort: Effort) -> Vec<Row> {
         )
         .against_with("eryx_peer.py", "fresh_script", &FreshScript { count: effort.of(5, 20), warm_up: 2 })
         .times(4.0)
-        .note("Rhai here, Python there: a fresh `Sandbox` and `print(1)`"),
+        .note("Rhai here, which evaluates `1`; Python there, a fresh `Sandbox` and `print(1)`"),
         Row::new(
             "interpreter",
             "CPython as a module of 26 MB, cached: `print(1)`",
@@ -295,7 +295,7 @@ fn standing(effort: Effort) -> Vec<Row> {
 fn curves(effort: Effort) -> Vec<Row> {
     let mut rows = Vec::new();
     for size in [16, 256, 4 << 10, 64 << 10, MIB, 16 * MIB] {
-        let count = (64 * MIB / size).clamp(effort.of(2, 4), effort.of(50, 1000));
+        let count = (effort.of(64, 256) * MIB / size).clamp(effort.of(2, 50), effort.of(50, 1000));
         let echo = || EchoLarge { count, warm_up: 3, size };
         let row = |key: &str| {
             Row::new(

@@ -17,7 +17,7 @@ pub(crate) struct TwoCopies {
 }
 
 impl TwoCopies {
-    /// As many as copy a gigabyte, or a fortieth of that.
+    /// As many as copy a gigabyte, or a fortieth of that; 5 at least, and 10,000 at most.
     pub(crate) fn of(size: u32, effort: Effort) -> TwoCopies {
         TwoCopies { count: (effort.of(25, 1000) * (1_u32 << 20) / size).clamp(5, 10_000), size }
     }

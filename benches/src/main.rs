@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use sandgate::isolation::Layer;
 
 use crate::fixtures::Fixtures;
 use crate::machine::Machine;
@@ -218,7 +219,8 @@ fn run(cli: &Cli) -> Result<bool> {
 
     let machine = Machine::describe();
     let measured = rounds::measure(&rows, &fixtures, peers.as_ref(), rounds);
-    let results = Results::new(machine, effort, rounds, peers.as_ref(), &rows, &measured);
+    let mut results = Results::new(machine, effort, rounds, peers.as_ref(), &rows, &measured);
+    results.sandbox = sandbox(&fixtures)?;
 
     print!("{}", table::text(&results));
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -238,6 +240,18 @@ fn run(cli: &Cli) -> Result<bool> {
         write(&path, &(table::markdown(&results) + "\n" + rest))?;
     }
     Ok(results.is_complete())
+}
+
+/// Which layers of the system's sandbox are in force around a worker as the rows start theirs.
+fn sandbox(fixtures: &Fixtures) -> Result<String> {
+    let report = fixtures.group(1)?[0].isolation();
+    let missing = Layer::ALL.into_iter().filter(|layer| !report.is_enforced(*layer));
+    let missing: Vec<String> = missing.map(|layer| layer.to_string()).collect();
+    Ok(if missing.is_empty() {
+        "every layer is in force".to_owned()
+    } else {
+        format!("without {}", missing.join(", "))
+    })
 }
 
 fn write_plots(results: &Results, directory: &Path) -> Result<()> {

@@ -14,6 +14,8 @@ use crate::stats::{Spread, Statistic};
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
+    /// Which layers of the system's sandbox are around workers, if it was asked.
+    pub(crate) sandbox: String,
     pub(crate) sandgate: &'static str,
     pub(crate) optimised: bool,
     pub(crate) peers: BTreeSet<String>,
@@ -85,6 +87,7 @@ impl Results {
         let lines = rows.iter().flat_map(|row| lines_of(row, measured.get(&row.key).unwrap_or(&nothing), peers));
         Results {
             machine,
+            sandbox: String::new(),
             sandgate: env!("CARGO_PKG_VERSION"),
             optimised: !cfg!(debug_assertions),
             peers: peers.map(Peers::described).unwrap_or_default(),

@@ -37,6 +37,7 @@ pub(crate) fn markdown(results: &Results) -> String {
          better, and is the median of the rounds' ratios.\n\n",
     );
     let _ = writeln!(out, "- Machine: {}", results.machine.summary());
+    let _ = writeln!(out, "- Sandbox around workers: {}", results.sandbox);
     let _ = writeln!(out, "- Run: {}", run(results));
     let peers: Vec<&str> = results.peers.iter().map(String::as_str).collect();
     let _ = writeln!(out, "- Peers: {}", if peers.is_empty() { "none".to_owned() } else { peers.join("; ") });

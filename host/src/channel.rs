@@ -136,6 +136,9 @@ impl Channel {
 
     /// Takes the next message as a value. Blocks until there is one or the channel ends; a worker that dies ends it.
     ///
+    /// A thread that waits for one quick answer after the other on its worker's processor is moved to another one of those that it may
+    /// run on, unless system calls of this process are filtered.
+    ///
     /// # Errors
     /// [`ReceiveError`]. What [`ReceiveError::Ended`] says, every later call says too.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<T, ReceiveError> {

@@ -25,7 +25,11 @@ impl Trace {
         let threads = files.map(|path| {
             let thread = path.extension().and_then(|id| id.to_str()?.parse().ok()).expect("a thread's id");
             let text = String::from_utf8_lossy(&fs::read(&path).expect("a trace")).into_owned();
-            (thread, text.lines().filter_map(call).collect())
+            let mut calls: Calls = text.lines().filter_map(call).collect();
+            // For a thread that was killed as it entered a call, `strace` may print another thread's.
+            let was_killed = text.ends_with("+++ killed by SIGKILL +++\n");
+            calls.pop_if(|(.., line)| was_killed && line.ends_with("<unfinished ...>"));
+            (thread, calls)
         });
         Trace(threads.collect())
     }
@@ -50,11 +54,12 @@ impl Trace {
         threads
     }
 
-    /// What a process called from a moment on, with a line of each.
-    fn calls(&self, process: u32, since: f64) -> BTreeMap<&str, &str> {
-        let threads = self.threads(process);
-        let calls = threads.iter().filter_map(|thread| self.0.get(thread)).flatten();
-        calls.filter(|(at, ..)| *at > since).map(|(_, name, line)| (&**name, &**line)).collect()
+    /// What a process called from a moment on, with a thread and its line of each.
+    fn calls(&self, process: u32, since: f64) -> BTreeMap<&str, (u32, &str)> {
+        let threads = self.threads(process).into_iter().filter_map(|thread| Some((thread, self.0.get(&thread)?)));
+        let calls = threads.flat_map(|(thread, calls)| calls.iter().map(move |call| (thread, call)));
+        let calls = calls.filter(|(_, (at, ..))| *at > since);
+        calls.map(|(thread, (_, name, line))| (&**name, (thread, &**line))).collect()
     }
 }
 
@@ -92,6 +97,8 @@ fn check(arguments: &[&str], input: &[u8], code: i32, is_filtered: bool) {
         let processes = trace.processes(role);
         assert!(!processes.is_empty(), "{arguments:?} starts no `{role}`");
         let list = listed(list);
+        // Of several workers some may have had nothing to do.
+        let mut most = 0;
         for process in processes {
             let of_main = &trace.0[&process];
             // The last of its filters, which come one after the other before its first word; or that word.
@@ -102,10 +109,15 @@ fn check(arguments: &[&str], input: &[u8], code: i32, is_filtered: bool) {
             };
             let Some((since, ..)) = last_step else { panic!("{arguments:?}: `{role}` was not locked in: {of_main:?}") };
             let calls = trace.calls(process, *since);
-            assert!(calls.len() > 3, "{arguments:?}: `{role}` made these calls alone: {calls:?}");
+            most = most.max(calls.len());
             let strange: Vec<_> = calls.iter().filter(|(name, _)| !list.contains(**name)).collect();
-            assert!(strange.is_empty(), "{arguments:?}: `{role}` made calls that are not on its list: {strange:?}");
+            let threads = trace.threads(process);
+            assert!(
+                strange.is_empty(),
+                "{arguments:?}: `{role}` of {threads:?} made calls beside its list: {strange:?}"
+            );
         }
+        assert!(most > 3, "{arguments:?}: `{role}` made hardly a call");
     }
 }
 

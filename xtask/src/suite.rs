@@ -32,6 +32,9 @@ pub(crate) fn test(workspace: &Workspace, lint: bool, runner_args: &[String]) ->
     match Runner::find(workspace) {
         Runner::Nextest => {
             run_doctests(workspace, &guests, &worker, runner_args)?;
+            if lint && runner_args.is_empty() {
+                run_over_sockets(workspace, &guests, &worker)?;
+            }
             with_servers(Runner::Nextest.step(workspace, &guests, &worker)).args(runner_args).run()
         }
         Runner::CargoTest => with_servers(Runner::CargoTest.step(workspace, &guests, &worker)).args(runner_args).run(),
@@ -142,6 +145,15 @@ fn run_doctests(workspace: &Workspace, guests: &Guests, worker: &Path, runner_ar
         return Ok(());
     }
     let step = Step::cargo("doctests", &workspace.root).args(["test", "--workspace", "--doc"]).args(runner_args);
+    with_fixtures(step, guests, worker).run()
+}
+
+/// What guests can do and what is to be survived, over the transport that local gateways fall back to. What traces look for is the same.
+fn run_over_sockets(workspace: &Workspace, guests: &Guests, worker: &Path) -> Result<()> {
+    let step = Step::cargo("tests over sockets", &workspace.root)
+        .args(["nextest", "run", "--workspace", "--no-tests=warn", "-E"])
+        .args(["binary(hostile) | binary(execnet) | (binary(end_to_end) - test(/^traced::/))"])
+        .env("SANDGATE_TRANSPORT", "socket");
     with_fixtures(step, guests, worker).run()
 }
 

@@ -306,7 +306,8 @@ impl FrameReader {
     pub fn wait(&mut self, alarm: &Alarm, ringer: &Arc<Ringer>, deadline: Option<Instant>) -> io::Result<()> {
         let source = &mut self.source;
         let ready = || alarm.is_raised() || source.look() == Some(true);
-        if (source.look().is_some() && self.spin.until(ready)) || alarm.is_raised() || !source.about_to_wait() {
+        if (source.look().is_some() && self.spin.until(deadline, ready)) || alarm.is_raised() || !source.about_to_wait()
+        {
             return Ok(());
         }
         let bell = source.bell().ok_or(io::ErrorKind::Unsupported)?;

@@ -10,8 +10,8 @@
 //! 3. After a moment each look is followed by a yield. If that takes long, somebody else had need of the processor: then
 //!    there is no budget, and the next sleeps, ever more of them, do not bring it back.
 //! 4. Of a process no more spin at once than half of its processors.
-//! 5. After many waits that were over while one looked, one looks for longer: the peer has probably been interrupted. As long as its
-//!    quick answers have taken by then, at the least, so that it costs no more than they did.
+//! 5. After many quick answers one looks for longer: the peer has probably been interrupted. An answer that comes then is no quick one,
+//!    so that a peer which has become slow is waited for asleep after a few of them.
 //! 6. If yields take as long as a turn of the peer does, again and again, both are on one processor. A kernel that is a guest itself
 //!    brings them together, since it takes processors that sleep for such as its own host has taken away, and leaves them so for tens
 //!    of milliseconds, in which a hop takes ten times as long. Then a thread of the side that [may](let_threads_step_aside) steps aside.
@@ -44,9 +44,11 @@ const LONGEST_STAY: Duration = Duration::from_millis(100);
 /// How long one looks, and lets others run, that suspects to be on the peer's processor: while the peer steps aside. If it slept,
 /// the peer's ring would have it follow.
 const STEP: Duration = Duration::from_micros(300);
-/// One looks for so long for each wait before it, one after the other, that was over while one looked, but for [`STEP`] at most. A hop
-/// takes as long at the least. If one slept instead, the peer's ring would bring both onto one processor.
-const FOR_EACH_READY: Duration = Duration::from_micros(1);
+/// One looks for so long for each quick answer before it, but for [`STEP`] at most. If one slept instead, the peer's ring would bring
+/// both onto one processor.
+const FOR_EACH_ANSWER: Duration = Duration::from_micros(1);
+/// More are not counted.
+const MOST_QUICK: u32 = 300;
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
 const FIRST_PENANCE: u32 = 16;
 const LONGEST_PENANCE: u32 = 4096;
@@ -80,8 +82,8 @@ pub(crate) struct Spin {
     /// Sleeps that do not bring the budget back.
     penance: u32,
     next_penance: u32,
-    /// Waits that were over while it looked, since the last one that was not.
-    ready: u32,
+    /// Quick answers, but for a part of those before one that was not.
+    quick: u32,
     /// Waits in which the peer had a turn on this processor, since the last one in which nobody took one.
     together: u32,
     /// When it stepped aside last, and for how long it does not do so again.
@@ -97,7 +99,7 @@ impl Default for Spin {
             since: None,
             penance: 0,
             next_penance: FIRST_PENANCE,
-            ready: 0,
+            quick: 0,
             together: 0,
             stays: (None, FIRST_STAY),
         }
@@ -107,6 +109,8 @@ impl Default for Spin {
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Ready,
+    /// It came, but a wait of [`MOST`] would have been over.
+    Slow,
     TooLate,
     /// Somebody else had need of the processor.
     Contended,
@@ -129,7 +133,7 @@ impl Spin {
         let found = others < *MAX_SPINNING
             && loop {
                 match look(start, most, &ready).0 {
-                    End::Ready => break true,
+                    End::Ready | End::Slow => break true,
                     End::TooLate => break false,
                     End::Contended => {}
                 }
@@ -138,23 +142,30 @@ impl Spin {
         found
     }
 
-    /// Looks for a while, if that pays; whether it found something.
-    pub(crate) fn until(&mut self, ready: impl Fn() -> bool) -> bool {
+    /// Looks for a while, if that pays, and not beyond `deadline`; whether it found something.
+    pub(crate) fn until(&mut self, deadline: Option<Instant>, ready: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         self.since = Some(start);
         if self.budget.is_zero() || *MAX_SPINNING == 0 {
             return false;
         }
         let others = SPINNING.fetch_add(1, Ordering::Relaxed);
-        let budget = self.patience();
+        let patience = self.patience();
+        let budget = deadline.map_or(patience, |at| patience.min(at.saturating_duration_since(start)));
         let end = (others < *MAX_SPINNING).then(|| look(start, budget, ready));
         SPINNING.fetch_sub(1, Ordering::Relaxed);
+        if end.is_none() {
+            self.quick = 0;
+        }
         end.is_some_and(|(end, turns)| {
-            self.ended(&end);
+            // What a deadline has cut short says nothing.
+            if budget == patience || end != End::TooLate {
+                self.ended(&end);
+            }
             if self.is_together_after(turns) && STEPS_ASIDE.load(Ordering::Relaxed) {
                 self.step_aside();
             }
-            end == End::Ready
+            matches!(end, End::Ready | End::Slow)
         })
     }
 
@@ -163,7 +174,7 @@ impl Spin {
         if self.together >= TOGETHER / 2 {
             return STEP;
         }
-        self.budget.max((self.ready * FOR_EACH_READY).min(STEP))
+        self.budget.max((self.quick * FOR_EACH_ANSWER).min(STEP))
     }
 
     /// Whether this side and its peer share a processor, as far as one more wait can tell.
@@ -190,8 +201,13 @@ impl Spin {
     }
 
     fn ended(&mut self, end: &End) {
-        self.ready = if *end == End::Ready { self.ready.saturating_add(1) } else { 0 };
+        self.quick = match end {
+            End::Ready => (self.quick + 1).min(MOST_QUICK),
+            End::Slow => self.quick / 4,
+            End::TooLate | End::Contended => 0,
+        };
         match end {
+            End::Slow => {}
             End::Ready => {
                 self.budget = (self.budget * 2).min(MOST);
                 self.next_penance = (self.next_penance - self.next_penance / 8).max(FIRST_PENANCE);
@@ -247,15 +263,16 @@ fn step_aside() -> bool {
 /// Looks until there is something, the budget is spent, or a yield was [`LATE`], and says what became of yields, if there were any.
 fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> (End, Option<Turns>) {
     let mut turns = None;
+    let mut spent = Duration::ZERO;
     loop {
         for _ in 0..LOOKS {
             if ready() {
-                return (End::Ready, turns);
+                return (if spent < MOST { End::Ready } else { End::Slow }, turns);
             }
             hint::spin_loop();
         }
         let before = Instant::now();
-        let spent = before.saturating_duration_since(start);
+        spent = before.saturating_duration_since(start);
         if spent >= budget {
             return (End::TooLate, turns);
         }
@@ -263,7 +280,7 @@ fn look(start: Instant, budget: Duration, ready: impl Fn() -> bool) -> (End, Opt
             thread::yield_now();
             let taken = before.elapsed();
             if taken > LATE {
-                return (if ready() { End::Ready } else { End::Contended }, None);
+                return (if ready() { End::Slow } else { End::Contended }, None);
             }
             if taken >= TURN {
                 turns = Some(Turns::Given);
@@ -290,7 +307,7 @@ mod tests {
         let none = [End::TooLate, End::TooLate, End::TooLate];
         assert_eq!(after(&none).budget, Duration::ZERO);
         let mut spin = after(&none);
-        assert!(!spin.until(|| true), "without a budget nobody looks");
+        assert!(!spin.until(None, || true), "without a budget nobody looks");
         spin.slept();
         assert!(spin.budget > LEAST, "a short sleep would have paid");
         spin.ended(&End::Ready);
@@ -312,6 +329,33 @@ mod tests {
         assert_eq!(spin.patience(), STEP, "there is an end to it");
         spin.ended(&End::TooLate);
         assert_eq!(spin.patience(), MOST / 4);
+    }
+
+    #[test]
+    fn nobody_looks_beyond_a_deadline() {
+        let mut spin = Spin::default();
+        (0..400).for_each(|_| spin.ended(&End::Ready));
+        let deadline = Instant::now();
+        let (looks, patience) = (std::cell::Cell::new(0), spin.patience());
+        let ready = || {
+            looks.set(looks.get() + 1);
+            false
+        };
+        assert!(!spin.until(Some(deadline), ready));
+        assert!(looks.get() <= LOOKS);
+        // Another test may have the one place of those that look.
+        assert!(looks.get() == 0 || spin.patience() == patience);
+    }
+
+    #[test]
+    fn a_peer_that_has_become_slow_is_not_waited_for_longer() {
+        let mut spin = Spin::default();
+        (0..400).for_each(|_| spin.ended(&End::Ready));
+        for _ in 0..5 {
+            let start = Instant::now();
+            spin.until(None, || start.elapsed() > 4 * MOST);
+        }
+        assert!(spin.quick < 2 && spin.patience() <= MOST, "{spin:?}");
     }
 
     #[test]
@@ -384,11 +428,11 @@ mod tests {
         let mut spin = after(&[End::Contended]);
         assert_eq!((spin.budget, spin.penance), (Duration::ZERO, FIRST_PENANCE));
         for _ in 0..FIRST_PENANCE {
-            assert!(!spin.until(|| true));
+            assert!(!spin.until(None, || true));
             spin.slept();
             assert_eq!(spin.budget, Duration::ZERO);
         }
-        assert!(!spin.until(|| true));
+        assert!(!spin.until(None, || true));
         spin.slept();
         assert!(!spin.budget.is_zero());
         spin.ended(&End::Contended);

@@ -68,7 +68,8 @@ pub trait SendHalf: Send + Sync + fmt::Debug {
         Ok(Room::Unknown)
     }
 
-    /// Ends the connection in both directions; whoever waits on either half wakes up. Never blocks.
+    /// Ends the connection in both directions; whoever waits on either half wakes up. Never waits for the
+    /// peer: for a copy, or a short look for room, at most.
     fn shutdown(&self);
 }
 

@@ -55,7 +55,7 @@ pub(super) fn halves(
 /// The sending half of a connection over rings. When it is shut down it lets go of the memory and the descriptors.
 #[derive(Debug)]
 pub struct RingSendHalf {
-    /// Held while bytes are copied, and never while anybody waits.
+    /// Held while bytes are copied, and while one looks for room, which is for a moment ([`MOST_PATIENCE`]); never while anybody sleeps.
     sending: Mutex<Option<Sending>>,
     bells: RwLock<Option<Arc<Bells>>>,
     fault: Fault,
@@ -239,7 +239,7 @@ impl RingReceiveHalf {
             if !wait {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            if self.spin.until(|| self.consumer.has_something()) || !self.consumer.about_to_wait() {
+            if self.spin.until(None, || self.consumer.has_something()) || !self.consumer.about_to_wait() {
                 continue;
             }
             let heard = self.hear(true);
