@@ -218,9 +218,9 @@ fn run(cli: &Cli) -> Result<bool> {
     let rounds = cli.rounds.map_or(effort.rounds(), NonZeroU32::get);
 
     let machine = Machine::describe();
+    let sandbox = sandbox(&fixtures)?;
     let measured = rounds::measure(&rows, &fixtures, peers.as_ref(), rounds);
-    let mut results = Results::new(machine, effort, rounds, peers.as_ref(), &rows, &measured);
-    results.sandbox = sandbox(&fixtures)?;
+    let results = Results { sandbox, ..Results::new(machine, effort, rounds, peers.as_ref(), &rows, &measured) };
 
     print!("{}", table::text(&results));
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -14,7 +14,7 @@ use crate::stats::{Spread, Statistic};
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     pub(crate) machine: Machine,
-    /// Which layers of the system's sandbox are around workers, if it was asked.
+    /// Which layers of the system's sandbox are around workers; for who asked them to say.
     pub(crate) sandbox: String,
     pub(crate) sandgate: &'static str,
     pub(crate) optimised: bool,

@@ -14,7 +14,7 @@ use crate::servers;
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
 
-/// Runs everything: checks, if `lint`, then doctests, then tests.
+/// Runs everything: checks, if `lint`, then doctests, then tests; those that matter there over sockets before, where nextest is.
 pub(crate) fn test(workspace: &Workspace, lint: bool, runner_args: &[String]) -> Result<()> {
     if lint {
         check_format(workspace)?;

@@ -44,10 +44,10 @@ const LONGEST_STAY: Duration = Duration::from_millis(100);
 /// How long one looks, and lets others run, that suspects to be on the peer's processor: while the peer steps aside. If it slept,
 /// the peer's ring would have it follow.
 const STEP: Duration = Duration::from_micros(300);
-/// One looks for so long for each quick answer before it, but for [`STEP`] at most. If one slept instead, the peer's ring would bring
+/// One looks for so long for each quick answer before it. If one slept instead, the peer's ring would bring
 /// both onto one processor.
 const FOR_EACH_ANSWER: Duration = Duration::from_micros(1);
-/// More are not counted.
+/// More are not counted, so that this is [`STEP`] at most.
 const MOST_QUICK: u32 = 300;
 /// Sleeps that do not count after somebody else had need of the processor, at first and at most.
 const FIRST_PENANCE: u32 = 16;
@@ -174,7 +174,7 @@ impl Spin {
         if self.together >= TOGETHER / 2 {
             return STEP;
         }
-        self.budget.max((self.quick * FOR_EACH_ANSWER).min(STEP))
+        self.budget.max(self.quick * FOR_EACH_ANSWER)
     }
 
     /// Whether this side and its peer share a processor, as far as one more wait can tell.
